@@ -1,0 +1,1 @@
+"""How well a model speaks: sentences it never saw, a recogniser that listens, and the figures beside each other."""

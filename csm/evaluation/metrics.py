@@ -30,9 +30,14 @@ _ONES = (
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*|\d+")
 # One word, two spellings: hearing it right must not count as an error.
-_SPELLINGS = dict(
-    ok="okay", cancelled="canceled", colour="color", favourite="favorite", grey="gray", neighbour="neighbor"
-)
+_SPELLINGS = {
+    "ok": "okay",
+    "cancelled": "canceled",
+    "colour": "color",
+    "favourite": "favorite",
+    "grey": "gray",
+    "neighbour": "neighbor",
+}
 _COMPOUND = re.compile(r"\b(some|any|every|no) (body)\b|\b(some|any|every) (one)\b")
 
 

@@ -141,7 +141,7 @@ def install_base(report: Callable[[str], None] = print) -> Path:
     report(f"Fetching {BASE_PACKAGE} ...")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         command = [npm, "pack", BASE_PACKAGE, "--silent", "--pack-destination", scratch]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
         packed = next(Path(scratch).glob("*.tgz"), None)
         if done.returncode or packed is None:
             raise InputError(f"npm could not fetch {BASE_PACKAGE}: check the network and try again.")

@@ -1,0 +1,7 @@
+"""`python -m csm`."""
+
+import sys
+
+from csm.cli import main
+
+sys.exit(main())

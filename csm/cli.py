@@ -1,0 +1,190 @@
+"""`python -m csm`: the command line. Every subcommand is a thin layer over the module that does the work.
+
+Exit status: 0 done; 2 for input that can't be used, with one plain sentence on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from csm.errors import InputError
+
+
+def _pairs(values: list[str], option: str) -> dict[str, str]:
+    """`A=x B=y` as a dictionary. Raises `InputError` for anything else."""
+    pairs = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not (name.strip() and equals and rest.strip()):
+            raise InputError(f"{option} {value} can't be read: write it as {option} A=something.")
+        pairs[name.strip()] = rest.strip()
+    return pairs
+
+
+def _read_script(source: str) -> str:
+    try:
+        return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"The script {source} is not UTF-8 text.") from error
+    except OSError as error:
+        raise InputError(f"The script {source} can't be read: {error.strerror}.") from error
+
+
+def _check_target(path: str, what: str) -> None:
+    folder = Path(path).resolve().parent
+    if not folder.is_dir():
+        raise InputError(f"The folder {folder} for the {what} does not exist: make it first.")
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder; give a file name for the {what}.")
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from csm import load
+    from csm.audio import write_audio
+    from csm.conversation import parse_script
+    from csm.studio import Performed, Settings, TurnFinished, perform
+    from csm.voices import find_voice
+
+    lines = parse_script(_read_script(arguments.script))
+    _check_target(arguments.out, "sound")
+    if arguments.json and arguments.json != "-":
+        _check_target(arguments.json, "report")
+    transcripts = _pairs(arguments.transcript, "--transcript")
+    chosen = _pairs(arguments.voice, "--voice")
+    voices = {who: find_voice(voice, transcripts.get(who)) for who, voice in chosen.items()}
+    settings = Settings(arguments.seed, arguments.temperature, arguments.topk, arguments.max_turn_seconds)
+    generator = load(arguments.model, arguments.device)
+
+    for event in perform(generator, lines, voices, settings):
+        if isinstance(event, TurnFinished):
+            turn = event.turn
+            print(
+                f"{event.index + 1}/{event.total} {turn.speaker}: {turn.text} "
+                f"[{turn.end - turn.start:.2f} s, {turn.state}]",
+                file=sys.stderr,
+            )
+        if isinstance(event, Performed):
+            write_audio(arguments.out, event.audio)
+            report = json.dumps(event.report, indent=2, ensure_ascii=False)
+            if arguments.json == "-":
+                print(report)
+            elif arguments.json:
+                Path(arguments.json).write_text(report + "\n", encoding="utf-8")
+            if "notice" in event.report:
+                print(event.report["notice"], file=sys.stderr)
+    return 0
+
+
+def _voices(_: argparse.Namespace) -> int:
+    from csm.voices import shipped_voices
+
+    voices = shipped_voices().values()
+    width = max(len(voice.name) for voice in voices)
+    for voice in voices:
+        print(f"{voice.name:<{width}}  {voice.description} ({voice.licence}): {voice.transcript}")
+    return 0
+
+
+def _watermark_check(arguments: argparse.Namespace) -> int:
+    from csm.audio import load_audio
+    from csm.watermark import detect
+
+    found = detect(load_audio(arguments.file))
+    print(f"{'yes' if found.marked else 'no'} (confidence {found.confidence:.2f})")
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from csm.config import PRESETS, Environment
+    from csm.model.size import parameter_counts
+
+    name = arguments.model or Environment.read().model or "nano"
+    if name in PRESETS:
+        config, source = PRESETS[name], "preset"
+    else:
+        from csm import load
+
+        config, source = load(name, "cpu").config, "loaded"
+    counts = parameter_counts(config)
+    print(f"{name} ({source})")
+    for part, count in counts.items():
+        print(f"  {part:<14} {count:>13,} parameters")
+    total = counts["total"]
+    print(f"  memory         {total * 4 / 1e9:.2f} GB in float32, {total * 2 / 1e9:.2f} GB in bfloat16")
+    print(f"  codes          {config.num_codebooks} x {config.audio_vocab_size}, codec {config.codec.kind}")
+    print(f"  positions      {config.max_positions}")
+    return 0
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="nano, a folder with weights, or a hub id (default: CSM_MODEL, else nano)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    from csm import bench
+    from csm.evaluation import evaluate
+    from csm.training import commands as training
+
+    parser = argparse.ArgumentParser(prog="python -m csm", description="Conversational speech from a script.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    generate = commands.add_parser("generate", help="speak a script", description="Speak a script into a file.")
+    generate.add_argument("--script", required=True, help="a text file, or - for standard input")
+    generate.add_argument(
+        "--voice", action="append", default=[], metavar="A=NAME", help="a shipped voice or a sound file, once a speaker"
+    )
+    generate.add_argument(
+        "--transcript",
+        action="append",
+        default=[],
+        metavar="A=TEXT",
+        help="what is said in speaker A's sound file (or put it in a .txt file beside it)",
+    )
+    generate.add_argument("--out", required=True, help="the sound file to write: .wav, .flac, .mp3 or .ogg")
+    generate.add_argument("--seed", type=int, default=7, help="same seed, same speech (default 7)")
+    generate.add_argument("--temperature", type=float, default=0.9)
+    generate.add_argument("--topk", type=int, default=50)
+    generate.add_argument("--max-turn-seconds", type=float, default=20.0, help="a longer turn is capped (default 20)")
+    generate.add_argument("--json", metavar="FILE", help="write the report here, - for standard output")
+    _model_options(generate)
+    generate.set_defaults(run=_generate)
+
+    voices = commands.add_parser("voices", help="list the shipped voices")
+    voices.set_defaults(run=_voices)
+
+    mark = commands.add_parser("watermark", help="look for the watermark in a file")
+    actions = mark.add_subparsers(dest="action", required=True, metavar="check")
+    check = actions.add_parser("check", help="say whether FILE carries the watermark")
+    check.add_argument("file")
+    check.set_defaults(run=_watermark_check)
+
+    info = commands.add_parser("info", help="print a model's sizes")
+    info.add_argument("model", nargs="?", help="a preset, a folder or a hub id (default nano)")
+    info.set_defaults(run=_info)
+
+    for name, module, text in (
+        ("bench", bench, "measure speed on this machine"),
+        ("evaluate", evaluate, "measure what the speech is worth"),
+        ("train", training, "make speech, train codec and language model"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130

@@ -1,0 +1,57 @@
+"""Waveform <-> codes. One small protocol, two codecs behind it: Mimi for the published models, a light one for nano.
+
+The last step to sound: everything the generator gives out passed through `CodecStream.push`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from csm.config import CodecConfig, MimiConfig
+
+
+class CodecStream(Protocol):
+    """A decoder in the middle of a clip. Its state is its own: streams of one codec don't disturb each other."""
+
+    def push(self, codes: Tensor) -> Tensor:
+        """codes int64 (frames, K) -> float32 (num_samples,) that are ready; the rest follows later.
+
+        The model's vocabulary has three codes that no codec knows; the last known one takes their place.
+        """
+        ...
+
+    def flush(self) -> Tensor:
+        """The samples still waiting. After it, pushed and flushed samples are 1920 a frame."""
+        ...
+
+
+class Codec(Protocol):
+    num_codebooks: int
+    module: torch.nn.Module
+
+    def encode(self, wave: Tensor) -> Tensor:
+        """float32 (num_samples,) at 24 kHz -> int64 (frames, K); the last frame is filled up with silence."""
+        ...
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """int64 (frames, K) -> float32 (1920 frames,) on the codec's device."""
+        ...
+
+    def stream(self) -> CodecStream: ...
+
+
+def build_codec(config: CodecConfig) -> Codec:
+    """The codec that `config` describes, with random weights, in evaluation mode."""
+    if isinstance(config, MimiConfig):
+        from csm.codec.mimi import MimiCodec
+
+        return MimiCodec(config)
+    from csm.codec.light import LightCodec
+
+    return LightCodec(config)
+
+
+__all__ = ["Codec", "CodecStream", "build_codec"]

@@ -1,0 +1,127 @@
+"""Mimi, from the `moshi` package, behind the codec protocol.
+
+moshi keeps the state of a stream inside the module. Here every stream owns its state and puts it in place only
+while it decodes, under a lock, so two conversations can share one Mimi.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from moshi.models.compression import MimiModel
+from moshi.modules import SEANetDecoder, SEANetEncoder, transformer
+from moshi.quantization import SplitResidualVectorQuantizer
+from torch import Tensor
+
+from csm.config import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE, MimiConfig
+
+
+def build_mimi(config: MimiConfig) -> MimiModel:
+    """moshi's Mimi in the shape of `config`; the defaults give the published module, key by key."""
+    seanet: dict[str, Any] = {
+        "channels": 1,
+        "dimension": config.dim,
+        "causal": True,
+        "n_filters": config.filters,
+        "n_residual_layers": 1,
+        "activation": "ELU",
+        "compress": 2,
+        "dilation_base": 2,
+        "disable_norm_outer_blocks": 0,
+        "kernel_size": 7,
+        "residual_kernel_size": 3,
+        "last_kernel_size": 3,
+        "norm": "none",  # the published weights have their weight norm folded in
+        "pad_mode": "constant",
+        "ratios": [8, 6, 5, 4],
+        "true_skip": True,
+    }
+    attention: dict[str, Any] = {
+        "d_model": config.dim,
+        "num_heads": config.heads,
+        "num_layers": config.layers,
+        "causal": True,
+        "layer_scale": 0.01,
+        "context": 250,
+        "conv_layout": True,
+        "max_period": 10_000,
+        "gating": "none",
+        "norm": "layer_norm",
+        "positional_embedding": "rope",
+        "dim_feedforward": config.mlp_dim,
+        "input_dimension": config.dim,
+        "output_dimensions": [config.dim],
+    }
+    encoder, decoder = SEANetEncoder(**seanet), SEANetDecoder(**seanet)
+    model = MimiModel(
+        encoder,
+        decoder,
+        SplitResidualVectorQuantizer(
+            dimension=config.codebook_dim,
+            n_q=config.total_codebooks,
+            bins=config.codebook_size,
+            input_dimension=config.dim,
+            output_dimension=config.dim,
+        ),
+        channels=1,
+        sample_rate=SAMPLE_RATE,
+        frame_rate=FRAME_RATE,
+        encoder_frame_rate=SAMPLE_RATE / encoder.hop_length,
+        causal=True,
+        resample_method="conv",
+        encoder_transformer=transformer.ProjectedTransformer(**attention),
+        decoder_transformer=transformer.ProjectedTransformer(**attention),
+    )
+    model.set_num_codebooks(config.num_codebooks)
+    return model.eval()
+
+
+class MimiStream:
+    def __init__(self, codec: MimiCodec) -> None:
+        self._codec = codec
+        self._state: dict[str, Any] | None = None
+
+    @torch.inference_mode()
+    def push(self, codes: Tensor) -> Tensor:
+        module, codes = self._codec.module, self._codec.known(codes)
+        with self._codec.lock:
+            with module.streaming(1):  # fresh states; our own take their place below
+                if self._state is not None:
+                    module.set_streaming_state(self._state)
+                waves = [module.decode(frame.unsqueeze(0)) for frame in codes.T.split(1, dim=1)]
+                self._state = module.get_streaming_state()
+        return torch.cat(waves, dim=-1)[0, 0].float()
+
+    def flush(self) -> Tensor:
+        """Mimi's decoder is causal: nothing waits."""
+        self._state = None
+        return torch.zeros(0)
+
+
+class MimiCodec:
+    def __init__(self, config: MimiConfig) -> None:
+        self.num_codebooks = config.num_codebooks
+        self.module = build_mimi(config)
+        self.lock = threading.Lock()
+
+    @torch.inference_mode()
+    def encode(self, wave: Tensor) -> Tensor:
+        padded = F.pad(wave, (0, -wave.shape[0] % FRAME_SIZE))
+        with self.lock:
+            return self.module.encode(padded.view(1, 1, -1))[0].T
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        if not len(codes):
+            return torch.zeros(0)
+        with self.lock:
+            return self.module.decode(self.known(codes).T.unsqueeze(0))[0, 0, : len(codes) * FRAME_SIZE].float()
+
+    def known(self, codes: Tensor) -> Tensor:
+        return codes.clamp_max(self.module.cardinality - 1)
+
+    def stream(self) -> MimiStream:
+        return MimiStream(self)

@@ -1,0 +1,190 @@
+"""The embedded model's codec: waveform <-> codes with work at 100 Hz instead of 24 kHz.
+
+Same split residual vector quantiser, frame rate and protocol as Mimi, at a thousandth of the cost: a log-mel
+encoder and an inverse-STFT decoder, both stacks of causal ConvNeXt blocks. The decoder's head follows Vocos
+(Siuzdak 2023, arXiv:2306.00814); the blocks follow ConvNeXt (Liu et al. 2022, arXiv:2201.03545).
+
+Time line: step n of a clip ends at sample 240 (n + 1). The encoder sees samples up to there and no further.
+The decoder's spectrum n covers samples 240 n - 720 to 240 n + 240, so 720 samples wait for the next frame.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from moshi.quantization import SplitResidualVectorQuantizer
+from torch import Tensor, nn
+
+from csm.config import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE, SpectralConfig
+
+HOP = 240
+STEPS_PER_FRAME = FRAME_SIZE // HOP
+MEL_WINDOW = 1024
+SPECTRUM = 960
+TAIL = SPECTRUM - HOP  # samples of the last windows that wait for what comes next
+
+
+def mel_filters(mels: int, window: int, sample_rate: int = SAMPLE_RATE) -> Tensor:
+    """Triangular filters on the HTK mel scale: float32 (window // 2 + 1, mels)."""
+    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (torch.linspace(0, top, mels + 2, dtype=torch.float64) / 2595) - 1)
+    bins = torch.linspace(0, sample_rate / 2, window // 2 + 1, dtype=torch.float64)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rising, falling).clamp_min(0).float()
+
+
+class ConvNeXtBlock(nn.Module):
+    """Causal depthwise convolution over 7 steps, then a pointwise MLP, added to the input."""
+
+    reach = 6  # steps of the past that the convolution reads
+
+    def __init__(self, dim: int, mlp_dim: int, layers: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(dim, dim, self.reach + 1, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, mlp_dim)
+        self.down = nn.Linear(mlp_dim, dim)
+        self.scale = nn.Parameter(torch.full((dim,), 1 / layers))
+
+    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, steps, dim) and the last `reach` inputs before it -> (B, steps, dim) and the new past."""
+        if past is None:
+            past = x.new_zeros(x.shape[0], self.reach, x.shape[2])
+        inputs = torch.cat([past, x], dim=1)
+        y = self.conv(inputs.transpose(1, 2)).transpose(1, 2)
+        y = self.down(F.gelu(self.up(self.norm(y))))
+        return x + self.scale * y, inputs[:, -self.reach :]
+
+
+class ConvNeXtStack(nn.Module):
+    def __init__(self, dim: int, mlp_dim: int, layers: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ConvNeXtBlock(dim, mlp_dim, layers) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, past: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        states = []
+        for index, block in enumerate(self.blocks):
+            x, state = block(x, past[index] if past else None)
+            states.append(state)
+        return self.norm(x), states
+
+
+class SpectralEncoder(nn.Module):
+    """Log-mel spectra (B, 8 frames, mels) of a waveform -> latents (B, frames, dim)."""
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.register_buffer("filters", mel_filters(config.mels, MEL_WINDOW), persistent=False)
+        self.register_buffer("window", torch.hann_window(MEL_WINDOW), persistent=False)
+        self.embed = nn.Linear(config.mels, config.dim)
+        self.stack = ConvNeXtStack(config.dim, config.mlp_dim, config.encoder_blocks)
+        self.stacked = nn.Linear(STEPS_PER_FRAME * config.dim, config.dim)
+
+    def log_mel(self, wave: Tensor) -> Tensor:
+        """(B, samples) -> (B, samples / 240, mels), each step seeing only its past."""
+        frames = F.pad(wave, (MEL_WINDOW - HOP, 0)).unfold(1, MEL_WINDOW, HOP)
+        power = torch.fft.rfft(frames * self.window).abs()
+        return torch.log10(power @ self.filters + 1e-3)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        x, _ = self.stack(self.embed(mel))
+        return self.stacked(x.reshape(x.shape[0], -1, STEPS_PER_FRAME * x.shape[2]))
+
+
+class SpectralDecoder(nn.Module):
+    """Quantised latents (B, frames, dim) -> windowed spectra, overlap-added to a waveform."""
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.dim = config.dim
+        self.register_buffer("window", torch.hann_window(SPECTRUM), persistent=False)
+        self.unstack = nn.Linear(config.dim, STEPS_PER_FRAME * config.dim)
+        self.stack = ConvNeXtStack(config.dim, config.mlp_dim, config.decoder_blocks)
+        self.head = nn.Linear(config.dim, 2 * (SPECTRUM // 2 + 1))
+
+    def forward(self, latents: Tensor, past: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """-> features (B, 8 frames, dim), and the new past."""
+        batch, frames, _ = latents.shape
+        return self.stack(self.unstack(latents).view(batch, frames * STEPS_PER_FRAME, self.dim), past)
+
+    def pieces(self, features: Tensor) -> Tensor:
+        """(B, n, dim) -> windowed pieces of waveform (B, n, 960), still to be overlap-added."""
+        magnitude, phase = self.head(features).chunk(2, dim=-1)
+        magnitude = magnitude.clamp_max(6).exp()
+        spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+        return torch.fft.irfft(spectrum, n=SPECTRUM) * self.window
+
+
+def overlap_add(pieces: Tensor, tail: Tensor) -> Tensor:
+    """Add windowed pieces (B, n, 960), 240 samples apart, after `tail` (B, 720) of earlier ones.
+
+    -> (B, 240 n + 720), of which the last 720 samples are the new tail. The squared Hann windows sum to 1.5.
+    """
+    count = pieces.shape[1]
+    length = HOP * count + TAIL
+    wave = F.fold(pieces.transpose(1, 2) / 1.5, (1, length), (1, SPECTRUM), stride=(1, HOP)).view(-1, length)
+    return wave + F.pad(tail, (0, length - TAIL))
+
+
+class SpectralCodec(nn.Module):
+    """Encoder, split RVQ and decoder as one module; `csm.codec` wraps it in the streaming protocol."""
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = SpectralEncoder(config)
+        self.decoder = SpectralDecoder(config)
+        self.quantizer = SplitResidualVectorQuantizer(
+            n_q=config.num_codebooks,
+            n_q_semantic=1,
+            dimension=config.codebook_dim,
+            input_dimension=config.dim,
+            output_dimension=config.dim,
+            bins=config.codebook_size,
+        )
+
+    def encode(self, wave: Tensor) -> Tensor:
+        """float32 (B, samples), samples a multiple of 1920 -> int64 (B, K, frames)."""
+        return self.quantizer.encode(self.encoder(self.encoder.log_mel(wave)).transpose(1, 2))
+
+    def decode_step(self, codes: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
+        """int64 (B, K, frames) and the state after what came before -> (B, samples ready), new state.
+
+        The first call gives 720 samples fewer than its frames; `state[1]` holds them until more comes.
+        """
+        past, tail = state or (None, None)
+        features, past = self.decoder(self.quantizer.decode(codes).transpose(1, 2), past)
+        pieces = self.decoder.pieces(features)
+        if tail is None:
+            wave = overlap_add(pieces, pieces.new_zeros(pieces.shape[0], TAIL))[:, TAIL:]
+        else:
+            wave = overlap_add(pieces, tail)
+        ready = wave.shape[1] - TAIL
+        return wave[:, :ready], (past, wave[:, ready:])
+
+    def forward(self, wave: Tensor, quantise: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Training: (B, samples) -> reconstruction (B, samples), commitment loss, code 0's vectors (B, frames, dim).
+
+        The two stacks run in bfloat16; spectra and quantiser stay in float32, where they have to be.
+        """
+        mel = self.encoder.log_mel(wave)
+        with torch.autocast(wave.device.type, torch.bfloat16):
+            latents = self.encoder(mel).transpose(1, 2)
+        vectors, semantic, commitment = self._quantise(latents.float(), quantise)
+        with torch.autocast(wave.device.type, torch.bfloat16):
+            features, _ = self.decoder(vectors.transpose(1, 2))
+        pieces = self.decoder.pieces(features.float())
+        wave = overlap_add(pieces, pieces.new_zeros(pieces.shape[0], TAIL))[:, TAIL:]
+        return wave, commitment, semantic.transpose(1, 2)
+
+    def _quantise(self, latents: Tensor, quantise: bool) -> tuple[Tensor, Tensor, Tensor]:
+        first, rest = self.quantizer.rvq_first, self.quantizer.rvq_rest
+        if quantise:
+            semantic, acoustic = first(latents, FRAME_RATE), rest(latents, FRAME_RATE)
+            return semantic.x + acoustic.x, semantic.x, semantic.penalty + acoustic.penalty
+        semantic = first.output_proj(first.input_proj(latents))
+        return semantic + rest.output_proj(rest.input_proj(latents)), semantic, latents.new_zeros(())

@@ -1,0 +1,180 @@
+"""The sizes of a model, as data: frozen dataclasses and the four presets. No torch, no file access.
+
+Everything below this file is one code path that reads a `ModelConfig`; nothing else knows a preset's name.
+Numbers of `tiny` are those of sesame/csm-1b (Llama 3.2 1B backbone, a 100M decoder); `small` and `medium`
+take their backbones from Llama 3.2 3B and Llama 3.1 8B.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+SAMPLE_RATE = 24_000
+FRAME_RATE = 12.5
+FRAME_SIZE = 1_920  # samples at 24 kHz: 80 ms
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Rotary position embedding with Llama 3's frequency scaling; `factor` 1 leaves the frequencies alone."""
+
+    theta: float = 500_000.0
+    factor: float = 32.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int = 8_192
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A Llama-style decoder: pre-norm, grouped-query attention, SwiGLU."""
+
+    layers: int
+    dim: int
+    heads: int
+    kv_heads: int
+    mlp_dim: int
+    norm_eps: float = 1e-5
+    rope: RopeConfig = RopeConfig()
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+
+@dataclass(frozen=True)
+class MimiConfig:
+    """Mimi as the `moshi` package builds it; the defaults are the published shape for CSM-1B."""
+
+    kind: str = "mimi"
+    num_codebooks: int = 32
+    codebook_size: int = 2_048
+    total_codebooks: int = 32
+    dim: int = 512
+    filters: int = 64
+    codebook_dim: int = 256
+    layers: int = 8
+    heads: int = 8
+    mlp_dim: int = 2_048
+
+
+@dataclass(frozen=True)
+class SpectralConfig:
+    """The light codec: log-mel frames in, short-time spectra out, matrix products at 100 Hz throughout."""
+
+    kind: str = "spectral"
+    num_codebooks: int = 6
+    codebook_size: int = 512
+    dim: int = 256
+    mlp_dim: int = 768
+    codebook_dim: int = 128
+    encoder_blocks: int = 3
+    decoder_blocks: int = 5
+    mels: int = 100
+
+
+CodecConfig = MimiConfig | SpectralConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole CSM. `audio_vocab_size` counts the codec's codes and three that never reach the codec."""
+
+    backbone: TransformerConfig
+    decoder: TransformerConfig
+    codec: CodecConfig
+    text_vocab_size: int
+    audio_vocab_size: int
+    tokenizer: str = "llama3"
+    max_positions: int = 2_048
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.codec.num_codebooks
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
+        """The inverse of `to_dict`. Raises `ValueError` naming a missing or unknown field."""
+
+        def build(kind: type, values: dict[str, Any]) -> Any:
+            known = {field.name for field in fields(kind)}
+            if unknown := sorted(set(values) - known):
+                raise ValueError(f"Unknown field {unknown[0]!r} in a {kind.__name__}.")
+            try:
+                return kind(**values)
+            except TypeError as error:
+                raise ValueError(f"A {kind.__name__} is incomplete: {error}.") from error
+
+        def transformer(values: dict[str, Any]) -> TransformerConfig:
+            return build(TransformerConfig, {**values, "rope": build(RopeConfig, values.get("rope", {}))})
+
+        codec = build(MimiConfig if data["codec"]["kind"] == "mimi" else SpectralConfig, data["codec"])
+        return build(
+            cls,
+            {
+                **data,
+                "backbone": transformer(data["backbone"]),
+                "decoder": transformer(data["decoder"]),
+                "codec": codec,
+            },
+        )
+
+
+_PLAIN_ROPE = RopeConfig(theta=10_000.0, factor=1.0)
+
+
+def _llama(backbone: TransformerConfig, decoder: TransformerConfig) -> ModelConfig:
+    return ModelConfig(backbone, decoder, MimiConfig(), text_vocab_size=128_256, audio_vocab_size=2_051)
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "nano": ModelConfig(
+        backbone=TransformerConfig(layers=6, dim=256, heads=4, kv_heads=2, mlp_dim=704, rope=_PLAIN_ROPE),
+        decoder=TransformerConfig(layers=3, dim=192, heads=3, kv_heads=1, mlp_dim=512, rope=_PLAIN_ROPE),
+        codec=SpectralConfig(),
+        text_vocab_size=258,
+        audio_vocab_size=515,
+        tokenizer="bytes",
+    ),
+    "tiny": _llama(
+        TransformerConfig(layers=16, dim=2_048, heads=32, kv_heads=8, mlp_dim=8_192),
+        TransformerConfig(layers=4, dim=1_024, heads=8, kv_heads=2, mlp_dim=8_192),
+    ),
+    # The decoders of small and medium are known by size only (250M, 300M). Each runs K-1 times a frame, so
+    # they stay as shallow as tiny's and grow in width: 4 layers x 1536 for 250M, a fifth layer for 300M.
+    "small": _llama(
+        TransformerConfig(layers=28, dim=3_072, heads=24, kv_heads=8, mlp_dim=8_192),
+        TransformerConfig(layers=4, dim=1_536, heads=12, kv_heads=3, mlp_dim=12_288),
+    ),
+    "medium": _llama(
+        TransformerConfig(layers=32, dim=4_096, heads=32, kv_heads=8, mlp_dim=14_336),
+        TransformerConfig(layers=5, dim=1_536, heads=12, kv_heads=3, mlp_dim=11_776),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The environment variables that the program reads, read here and nowhere else."""
+
+    model: str | None
+    device: str
+    token: str | None
+    watermark_key: str | None
+
+    @classmethod
+    def read(cls) -> Environment:
+        return cls(
+            model=os.environ.get("CSM_MODEL") or None,
+            device=os.environ.get("CSM_DEVICE") or "auto",
+            token=os.environ.get("HF_TOKEN") or None,
+            watermark_key=os.environ.get("CSM_WATERMARK_KEY") or None,
+        )
+
+    def __repr__(self) -> str:  # a token must not reach a log
+        return f"Environment(model={self.model!r}, device={self.device!r})"

@@ -1,0 +1,83 @@
+"""Prefill, step, snapshot, rewind: the only owner of KV caches between rows of ids and sampled frames.
+
+A `Context` is one conversation's memory; it only grows, except when it is rewound to a snapshot. The engine
+itself holds weights and nothing else, so any number of contexts can use it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from csm.frames import Rows, audio_rows
+from csm.model import CSM, KVCache, Sampling
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment to come back to: how many positions were in use, and the state at the last of them."""
+
+    length: int
+    state: Tensor | None
+
+
+class Context:
+    """One growing context. `length` positions are in use; `prefilled` counts those that were read in, not sampled."""
+
+    def __init__(self, cache: KVCache) -> None:
+        self.cache = cache
+        self.state: Tensor | None = None
+        self.prefilled = 0
+
+    @property
+    def length(self) -> int:
+        return self.cache.length
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(self.cache.length, self.state)
+
+    def rewind(self, snapshot: Snapshot) -> None:
+        """Back to `snapshot`, which must lie in this context's past; nothing is computed again."""
+        if snapshot.length > self.cache.length:
+            raise ValueError("A context can only be rewound to its own past.")
+        self.cache.length, self.state = snapshot.length, snapshot.state
+
+
+class Engine:
+    def __init__(self, model: CSM) -> None:
+        self.model = model
+        self.config = model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.projection.weight.device
+
+    def new_context(self) -> Context:
+        like = self.model.projection.weight
+        return Context(KVCache(self.config.backbone, self.config.max_positions, 1, like))
+
+    @torch.inference_mode()
+    def prefill(self, context: Context, rows: Rows) -> None:
+        """Read rows into the context. Raises `IndexError` when they don't fit."""
+        self._read(context, rows)
+        context.prefilled += len(rows)
+
+    @torch.inference_mode()
+    def step(self, context: Context, sampling: Sampling, generator: torch.Generator) -> Tensor:
+        """Sample the next frame, int64 (K,), and feed it back. All zeros is the end of the turn."""
+        codes = self.model.sample_frame(context.state, sampling, generator)
+        self._read(context, audio_rows(codes))
+        return codes[0]
+
+    @torch.inference_mode()
+    def close(self, context: Context) -> None:
+        """End a turn that did not end itself: feed the zero frame."""
+        zeros = torch.zeros(1, self.config.num_codebooks, dtype=torch.int64, device=self.device)
+        self._read(context, audio_rows(zeros))
+
+    def _read(self, context: Context, rows: Rows) -> None:
+        ids, mask = rows.ids.to(self.device), rows.mask.to(self.device)
+        hidden = self.model.backbone(self.model.embed_rows(ids[None], mask[None]), context.cache)
+        context.state = hidden[:, -1]

@@ -1,0 +1,174 @@
+"""A Llama-style transformer over embeddings, with an optional KV cache: the backbone and the depth decoder.
+
+Parameter names and the interleaved rotary pairs are those of the original CSM checkpoint (torchtune), so that
+file loads as it is. Architecture: Llama 3 (arXiv:2407.21783), RoPE (arXiv:2104.09864), GQA (arXiv:2305.13245).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from csm.config import RopeConfig, TransformerConfig
+
+
+def rope_frequencies(head_dim: int, rope: RopeConfig) -> Tensor:
+    """Angle per position of each pair, float32 (head_dim / 2,), with Llama 3's scaling of the low frequencies."""
+    frequencies = 1.0 / rope.theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    if rope.factor == 1:
+        return frequencies
+    wavelengths = 2 * math.pi / frequencies
+    turns = rope.original_positions / wavelengths
+    smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    smooth = smooth.clamp(0, 1)
+    return frequencies * (smooth + (1 - smooth) / rope.factor)
+
+
+class RotaryTable(nn.Module):
+    """Cosine and sine of every position's angles, (positions, head_dim / 2) each; built when first needed, so a
+    model on the meta device costs nothing and a checkpoint never stores them."""
+
+    def __init__(self, head_dim: int, positions: int, rope: RopeConfig) -> None:
+        super().__init__()
+        self.head_dim, self.positions, self.rope = head_dim, positions, rope
+        self.register_buffer("cos", None, persistent=False)
+        self.register_buffer("sin", None, persistent=False)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions (S,) or (B, S) -> cos, sin of shape (..., S, 1, head_dim / 2)."""
+        if self.cos is None or self.cos.device != positions.device:
+            angles = torch.outer(
+                torch.arange(self.positions, dtype=torch.float32), rope_frequencies(self.head_dim, self.rope)
+            ).to(positions.device)
+            self.cos, self.sin = angles.cos(), angles.sin()
+        return self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate neighbouring pairs of x (..., S, heads, head_dim), computed in float32."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.scale
+
+
+class KVCache:
+    """Keys and values of every layer for the positions so far; whoever owns the conversation owns it.
+
+    Shape of each: (layers, B, kv_heads, positions, head_dim). It grows by writing at `length`; going back to an
+    earlier moment is setting `length`, because what lies beyond it is never read.
+    """
+
+    def __init__(self, config: TransformerConfig, positions: int, batch: int, like: Tensor) -> None:
+        shape = (config.layers, batch, config.kv_heads, positions, config.head_dim)
+        self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.values = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.length = 0
+
+    @property
+    def positions(self) -> int:
+        return self.keys.shape[3]
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put (B, kv_heads, S, head_dim) behind what is there; returns all keys and values of the layer."""
+        end = self.length + keys.shape[2]
+        if end > self.positions:
+            raise IndexError(f"The KV cache holds {self.positions} positions; {end} were asked for.")
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class Attention(nn.Module):
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        self.q_proj = nn.Linear(config.dim, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.dim, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.dim, self.kv_heads * self.head_dim, bias=False)
+        self.output_proj = nn.Linear(self.heads * self.head_dim, config.dim, bias=False)
+
+    def queries_keys(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, dim) -> rotated queries (B, heads, S, head_dim) and keys (B, kv_heads, S, head_dim)."""
+        q = self.q_proj(x).unflatten(-1, (self.heads, self.head_dim))
+        k = self.k_proj(x).unflatten(-1, (self.kv_heads, self.head_dim))
+        return rotate(q, cos, sin).transpose(1, 2), rotate(k, cos, sin).transpose(1, 2)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: KVCache | None) -> Tensor:
+        q, k = self.queries_keys(x, cos, sin)
+        v = self.v_proj(x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
+        past = 0 if cache is None else cache.length
+        if cache is not None:
+            k, v = cache.write(layer, k, v)
+        if past == 0:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, enable_gqa=True)
+        elif q.shape[2] == 1:
+            y = self._one_query(q, k, v)
+        else:
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(past)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        return self.output_proj(y.transpose(1, 2).flatten(2))
+
+    def _one_query(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """One step of decoding: the queries of a KV group share its keys, so they become one small matrix."""
+        grouped = q.view(q.shape[0], self.kv_heads, -1, self.head_dim)
+        return F.scaled_dot_product_attention(grouped, k, v).view(q.shape)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.dim, config.mlp_dim, bias=False)
+        self.w2 = nn.Linear(config.mlp_dim, config.dim, bias=False)
+        self.w3 = nn.Linear(config.dim, config.mlp_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.sa_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attn = Attention(config)
+        self.mlp_norm = RMSNorm(config.dim, config.norm_eps)
+        self.mlp = FeedForward(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: KVCache | None) -> Tensor:
+        x = x + self.attn(self.sa_norm(x), cos, sin, layer, cache)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(nn.Module):
+    """Embeddings (B, S, dim) -> hidden states (B, S, dim) after the final norm."""
+
+    def __init__(self, config: TransformerConfig, positions: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.rotary = RotaryTable(config.head_dim, positions, config.rope)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        """With a cache, x continues after `cache.length` positions, and the cache grows by S."""
+        start = 0 if cache is None else cache.length
+        cos, sin = self.rotary(torch.arange(start, start + x.shape[1], device=x.device))
+        for index, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, index, cache)
+        if cache is not None:
+            cache.length += x.shape[1]
+        return self.norm(x)

@@ -1,0 +1,141 @@
+"""Train the embedded model's codec on synthetic speech (`python -m csm train codec`).
+
+Reconstruction is judged by log-mel distance at four window sizes and a little waveform distance. Code 0 is
+made semantic by distillation, as in Mimi, except that the teacher is the synthesiser itself: a linear head
+must read the phones of each frame from code 0's vector alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from csm.codec.spectral import SpectralCodec, mel_filters
+from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
+from csm.training.corpus import Corpus, Utterance
+from csm.training.run import Run, warmup_cosine
+
+PHONE_TIMES = (0.02, 0.06)  # seconds into a frame at which the teacher names the phone
+PHONES = (
+    "pau aa ae ah ao aw ax ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw v w y z zh"
+).split()
+PHONE_IDS = {phone: index for index, phone in enumerate(PHONES)}
+
+
+class MelDistance(nn.Module):
+    """Mean absolute difference of log-mel spectra at several window sizes.
+
+    The floor inside the logarithm is added, not clamped: below a clamp there is no gradient, and a model
+    that starts near silence stays there.
+    """
+
+    def __init__(self, windows: tuple[tuple[int, int], ...] = ((256, 32), (512, 64), (1024, 100), (2048, 128))) -> None:
+        super().__init__()
+        self.windows = [window for window, _ in windows]
+        for window, mels in windows:
+            self.register_buffer(f"filters_{window}", mel_filters(mels, window), persistent=False)
+            self.register_buffer(f"window_{window}", torch.hann_window(window), persistent=False)
+
+    def log_mel(self, wave: Tensor, window: int) -> Tensor:
+        spectrum = torch.stft(
+            wave, window, window // 4, window=getattr(self, f"window_{window}"), return_complex=True, pad_mode="reflect"
+        )
+        return torch.log10(spectrum.abs().transpose(1, 2) @ getattr(self, f"filters_{window}") + 1e-3)
+
+    def forward(self, made: Tensor, target: Tensor) -> Tensor:
+        distances = [F.l1_loss(self.log_mel(made, w), self.log_mel(target, w)) for w in self.windows]
+        return torch.stack(distances).mean()
+
+
+def phones_at(utterance: Utterance, start: float, frames: int) -> np.ndarray:
+    """The teacher's answer: int64 (frames, 2), phone ids at `PHONE_TIMES` of each frame from `start` seconds on."""
+    ends = np.array([end for _, end in utterance.phones])
+    ids = np.array([PHONE_IDS.get(phone, 0) for phone, _ in utterance.phones] + [0])
+    times = start + np.arange(frames)[:, None] * 0.08 + np.array(PHONE_TIMES)
+    return ids[np.searchsorted(ends, times)]
+
+
+class CodecTrainer(nn.Module):
+    """The codec with its phone reader, and one batch's losses."""
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.codec = SpectralCodec(config)
+        self.phone_reader = nn.Linear(config.dim, len(PHONE_TIMES) * len(PHONES))
+        self.distance = MelDistance()
+
+    def forward(self, wave: Tensor, phones: Tensor, quantise: bool) -> tuple[Tensor, dict[str, float]]:
+        """wave (B, samples), phones (B, frames, 2) -> loss, metrics."""
+        made, commitment, semantic = self.codec(wave, quantise)
+        mel = self.distance(made, wave)
+        waveform = F.l1_loss(made, wave)
+        read = self.phone_reader(semantic).view(*phones.shape, len(PHONES))
+        phone = F.cross_entropy(read.flatten(0, 2), phones.flatten())
+        loss = 10 * mel + waveform + phone + commitment
+        correct = (read.argmax(-1) == phones).float().mean()
+        return loss, {"mel": mel.item(), "phone_accuracy": correct.item(), "commitment": float(commitment)}
+
+
+def _crops(corpus: Corpus, clips: list[Utterance], rng: np.random.Generator, batch: int, frames: int):
+    length = frames * FRAME_SIZE
+    waves = np.zeros((batch, length), np.float32)
+    phones = np.zeros((batch, frames, len(PHONE_TIMES)), np.int64)
+    for row in range(batch):
+        clip = clips[rng.integers(len(clips))]
+        start = int(rng.integers(max(1, clip.samples - length)))
+        pcm = corpus.audio(clip)[start : start + length]
+        gain = 10 ** (rng.uniform(-4, 2) / 20)
+        waves[row, : len(pcm)] = pcm.astype(np.float32) / 32768 * gain
+        phones[row] = phones_at(clip, start / SAMPLE_RATE, frames)
+    return torch.from_numpy(waves), torch.from_numpy(phones)
+
+
+def train_codec(
+    data: Path,
+    folder: Path,
+    config: SpectralConfig,
+    steps: int = 5_000,
+    batch: int = 8,
+    frames: int = 10,
+    rate: float = 1e-3,
+    unquantised: int = 1_000,
+    seed: int = 1,
+    every: int = 250,
+) -> SpectralCodec:
+    """Train (or resume) in `folder` on the speech in `data`; the quantiser starts by k-means after
+    `unquantised` steps, when the latents mean something. Returns the codec in evaluation mode."""
+    torch.manual_seed(seed)
+    corpus = Corpus(data)
+    train = [u for u in corpus.utterances if not u.held_out]
+    held_out = [u for u in corpus.utterances if u.held_out]
+    trainer = CodecTrainer(config)
+    optimiser = torch.optim.AdamW(trainer.parameters(), lr=rate, betas=(0.8, 0.99), weight_decay=1e-2)
+    run = Run(folder, trainer, [optimiser])
+
+    def train_step(step: int) -> dict[str, float]:
+        trainer.train()
+        quantise = step >= unquantised
+        # The first quantised batch feeds k-means: it must hold several vectors for every code.
+        size = batch * (1 + 5 * (step == unquantised))
+        wave, phones = _crops(corpus, train, np.random.default_rng((seed, step)), size, frames)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * warmup_cosine(step, steps)
+        loss, metrics = trainer(wave, phones, quantise)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trainer.parameters(), 5.0)
+        optimiser.step()
+        return metrics
+
+    @torch.no_grad()
+    def validate() -> dict[str, float]:
+        trainer.eval()
+        wave, phones = _crops(corpus, held_out, np.random.default_rng(0), 32, frames)
+        return trainer(wave, phones, run.step > unquantised)[1]
+
+    run.loop(steps, train_step, validate, every)
+    return trainer.codec.eval()

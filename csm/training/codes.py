@@ -1,0 +1,151 @@
+"""The training speech as codes: encode every clip once, then build conversations of rows from them.
+
+A training row is a conversation packed to a fixed length: a few speakers in random slots, each turn its text,
+its frames and the zero frame, exactly as the engine feeds them. So a voice prompt is nothing special: it is an
+earlier turn of the same speaker, and the model learns to carry the voice on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from csm.codec.spectral import SpectralCodec
+from csm.config import FRAME_SIZE, SAMPLE_RATE
+from csm.text import Tokenizer, turn_text
+from csm.training.corpus import Corpus, Utterance
+
+FRAME_SECONDS = FRAME_SIZE / SAMPLE_RATE
+SLOTS = 8
+
+
+def frames_of(utterance: Utterance) -> int:
+    return -(-utterance.samples // FRAME_SIZE)
+
+
+@torch.inference_mode()
+def encode_corpus(corpus: Corpus, codec: SpectralCodec, folder: Path, batch: int = 16, report=print) -> None:
+    """Write `codes-NNN.npy`, int16 (frames, K) for every shard's clips one after another; skips finished shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = sorted({u.shard for u in corpus.utterances})
+    for shard in shards:
+        target = folder / f"codes-{shard:03d}.npy"
+        if target.exists():
+            continue
+        clips = [u for u in corpus.utterances if u.shard == shard]
+        by_length = sorted(range(len(clips)), key=lambda i: clips[i].samples)
+        codes: dict[int, np.ndarray] = {}
+        for start in range(0, len(clips), batch):
+            chosen = by_length[start : start + batch]
+            longest = max(frames_of(clips[i]) for i in chosen)
+            waves = np.zeros((len(chosen), longest * FRAME_SIZE), np.float32)
+            for row, i in enumerate(chosen):
+                waves[row, : clips[i].samples] = corpus.audio(clips[i]).astype(np.float32) / 32768
+            made = codec.encode(torch.from_numpy(waves)).transpose(1, 2).numpy().astype(np.int16)
+            for row, i in enumerate(chosen):
+                codes[i] = made[row, : frames_of(clips[i])]
+        np.save(target.with_suffix(".partial.npy"), np.concatenate([codes[i] for i in range(len(clips))]))
+        target.with_suffix(".partial.npy").replace(target)
+        report(f"encoded shard {shard + 1} of {len(shards)}")
+
+
+@dataclass
+class Clip:
+    """One clip ready for packing: its text ids, its codes (frames + 1, K) with the zero frame, and for each frame
+    the first and last text id being spoken (-1 where unknown)."""
+
+    speaker: str
+    text: str
+    codes: np.ndarray
+    guide: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """ids int64 and mask bool (B, S, K+1); guide int64 (B, S, 2): the rows of the text being spoken in the frame
+    that each row predicts, or -1."""
+
+    ids: Tensor
+    mask: Tensor
+    guide: Tensor
+
+
+def spoken_text(utterance: Utterance, frames: int, prefix: int) -> np.ndarray:
+    """int64 (frames + 1, 2): first and last text position (counted from the turn's BOS) of each frame's speech.
+
+    `prefix` ids come before the text: BOS and the slot. Within a word, letters are spread evenly over its time.
+    The zero frame looks at the end of the text.
+    """
+    times = np.arange(frames + 1) * FRAME_SECONDS
+    anchors, places = [0.0], [0.0]
+    for first, last, start, end in utterance.words:
+        if start >= anchors[-1] and end > start:
+            anchors += [start + 1e-4, end]
+            places += [first, last]
+    begin = np.interp(times, anchors, places)
+    finish = np.interp(times + FRAME_SECONDS, anchors, places)
+    guide = np.stack([np.floor(begin) - 1, np.ceil(finish) + 1], axis=1).clip(0, len(utterance.text)) + prefix
+    return guide.astype(np.int64)
+
+
+class Conversations:
+    """Random packed conversations from encoded clips; `batch(step)` is a function of the seed and the step."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        folder: Path,
+        tokenizer: Tokenizer,
+        num_codebooks: int,
+        held_out: bool = False,
+        seed: int = 1,
+    ) -> None:
+        self.tokenizer, self.k, self.seed = tokenizer, num_codebooks, seed
+        self.clips: dict[str, list[Clip]] = {}
+        offsets: dict[int, int] = {}
+        shards: dict[int, np.ndarray] = {}
+        for utterance in corpus.utterances:
+            path = folder / f"codes-{utterance.shard:03d}.npy"
+            if not path.exists():
+                continue
+            codes = shards.setdefault(utterance.shard, np.load(path))
+            start = offsets.get(utterance.shard, 0)
+            frames = frames_of(utterance)
+            offsets[utterance.shard] = start + frames
+            if utterance.held_out == held_out:
+                ended = np.concatenate([codes[start : start + frames], np.zeros((1, num_codebooks), np.int16)])
+                prefix = 1 + len("[0]")
+                clip = Clip(utterance.speaker, utterance.text, ended, spoken_text(utterance, frames, prefix))
+                self.clips.setdefault(utterance.speaker, []).append(clip)
+
+    def _conversation(self, rng: np.random.Generator, length: int):
+        ids = np.zeros((length, self.k + 1), np.int64)
+        mask = np.zeros((length, self.k + 1), bool)
+        guide = np.full((length, 2), -1, np.int64)
+        names = rng.choice(list(self.clips), size=min(len(self.clips), int(rng.integers(1, 4))), replace=False)
+        slots = rng.permutation(SLOTS if rng.random() < 0.3 else len(names))
+        at, misses = 0, 0
+        while misses < 4:
+            who = int(rng.integers(len(names)))
+            clips = self.clips[names[who]]
+            clip = clips[rng.integers(len(clips))]
+            tokens = self.tokenizer.encode(turn_text(clip.text, int(slots[who])))
+            t, f = len(tokens), len(clip.codes)
+            if at + t + f > length:
+                misses += 1
+                continue
+            ids[at : at + t, -1], mask[at : at + t, -1] = tokens, True
+            ids[at + t : at + t + f, :-1], mask[at + t : at + t + f, :-1] = clip.codes, True
+            if t == len(clip.text) + len("[0]") + 2:
+                guide[at + t - 1 : at + t + f - 1] = at + clip.guide
+            at += t + f
+        return ids, mask, guide
+
+    def batch(self, step: int, rows: int, length: int) -> Batch:
+        rng = np.random.default_rng((self.seed, step))
+        parts = [self._conversation(rng, length) for _ in range(rows)]
+        return Batch(*(torch.from_numpy(np.stack(column)) for column in zip(*parts)))

@@ -1,0 +1,120 @@
+"""`python -m csm train data|codec|codes|lm|export|prompts`: the recipe's steps, in this order.
+
+Each step reads the folders of the ones before, saves as it goes, and carries on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from csm.config import PRESETS
+from csm.evaluation.sentences import SENTENCES
+from csm.text import ByteTokenizer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads for training (default: torch's own choice)")
+    steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
+
+    data = steps.add_parser("data", help="synthesise the training speech")
+    data.add_argument("--out", type=Path, default=Path("runs/speech"))
+    data.add_argument("--workers", type=int, default=2)
+    data.add_argument("--phrases", type=int, default=10_000, help="sentences of the phrase grammar")
+    data.add_argument("--mixes", type=int, default=8_000, help="sentences of unrelated words")
+    data.set_defaults(action=_data)
+
+    codec = steps.add_parser("codec", help="train the codec")
+    codec.add_argument("--data", type=Path, default=Path("runs/speech"))
+    codec.add_argument("--out", type=Path, default=Path("runs/codec"))
+    codec.add_argument("--steps", type=int, default=4_200)
+    codec.set_defaults(action=_codec)
+
+    codes = steps.add_parser("codes", help="encode the training speech")
+    codes.add_argument("--data", type=Path, default=Path("runs/speech"))
+    codes.add_argument("--codec", type=Path, default=Path("runs/codec"))
+    codes.add_argument("--out", type=Path, default=Path("runs/codes"))
+    codes.set_defaults(action=_codes)
+
+    lm = steps.add_parser("lm", help="train backbone and depth decoder")
+    lm.add_argument("--data", type=Path, default=Path("runs/speech"))
+    lm.add_argument("--codes", type=Path, default=Path("runs/codes"))
+    lm.add_argument("--out", type=Path, default=Path("runs/lm"))
+    lm.add_argument("--steps", type=int, default=8_000)
+    lm.add_argument("--depth-share", type=float, default=0.25, help="part of the frames the depth decoder learns")
+    lm.set_defaults(action=_lm)
+
+    export = steps.add_parser("export", help="pack both runs into a folder that --model takes")
+    export.add_argument("--codec", type=Path, default=Path("runs/codec"))
+    export.add_argument("--lm", type=Path, default=Path("runs/lm"))
+    export.add_argument("--out", type=Path, default=Path("csm/assets/nano"))
+    export.set_defaults(action=_export)
+
+    prompts = steps.add_parser("prompts", help="make the shipped voice prompts again")
+    prompts.add_argument("--out", type=Path, default=Path("prompts"))
+    prompts.set_defaults(action=_prompts)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    arguments.action(arguments)
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    from csm.training.corpus import synthesise
+    from csm.training.sentences import normalise
+
+    excluded = frozenset(map(normalise, SENTENCES))  # what the evaluation asks for must stay unheard
+    for done, shards in synthesise(
+        arguments.out, arguments.phrases, arguments.mixes, workers=arguments.workers, excluded=excluded
+    ):
+        _say(f"shard {done} of {shards}")
+
+
+def _codec(arguments: argparse.Namespace) -> None:
+    from csm.training.codec import train_codec
+
+    train_codec(arguments.data, arguments.out, PRESETS["nano"].codec, arguments.steps)
+
+
+def _codes(arguments: argparse.Namespace) -> None:
+    from csm.training.codes import encode_corpus
+    from csm.training.corpus import Corpus
+    from csm.training.export import trained_codec
+
+    codec = trained_codec(arguments.codec, PRESETS["nano"])
+    encode_corpus(Corpus(arguments.data), codec, arguments.out, report=_say)
+
+
+def _lm(arguments: argparse.Namespace) -> None:
+    from csm.training.lm import train_lm
+
+    train_lm(
+        arguments.data,
+        arguments.codes,
+        arguments.out,
+        PRESETS["nano"],
+        ByteTokenizer(),
+        arguments.steps,
+        depth_share=arguments.depth_share,
+    )
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from csm.training.export import export
+
+    export(arguments.codec, arguments.lm, arguments.out, PRESETS["nano"])
+
+
+def _prompts(arguments: argparse.Namespace) -> None:
+    from csm.training.prompts import make_prompts
+
+    make_prompts(arguments.out)

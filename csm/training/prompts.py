@@ -1,0 +1,85 @@
+"""Make the shipped voice prompts again (`prompts/`): the five synthetic speakers, two everyday sentences each.
+
+The same recipe as the training speech (`csm/training/corpus.py`), so that the embedded model knows the voices;
+the same Flite gives the same files bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from csm.audio import write_audio
+from csm.config import SAMPLE_RATE
+from csm.training.corpus import SPEAKERS, say
+from csm.training.flite import Flite
+
+LICENCE = (
+    "CMU Flite licence (free to use, copy, modify, distribute and sell; keep the copyright notice, mark "
+    "modifications, keep the authors' names, no endorsement). Copyright Carnegie Mellon University."
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a shipped voice says, and what it sounds like in a few words."""
+
+    transcript: str
+    description: str
+
+
+PROMPTS: dict[str, Prompt] = {
+    "slt": Prompt(
+        "My grandmother always baked apple pies on Sundays. Everybody gathered around her table.",
+        "woman, American",
+    ),
+    "rms": Prompt(
+        "Our neighborhood has a wonderful bookstore. The owner recommends something different every week.",
+        "man, American",
+    ),
+    "awb": Prompt(
+        "Yesterday morning we visited the old lighthouse. Hundreds of seabirds rested along the rocks.",
+        "man, Scottish",
+    ),
+    "slt-low": Prompt(
+        "Several musicians performed outside this afternoon. People stopped to listen and clapped.",
+        "deep voice, American (slt lowered to 0.85 times its pitch)",
+    ),
+    "rms-high": Prompt(
+        "The mountains looked beautiful after the storm. We photographed every valley before breakfast.",
+        "light voice, American (rms raised to 1.18 times its pitch)",
+    ),
+}
+
+
+def make_prompts(folder: Path) -> list[Path]:
+    """Write one 16-bit 24 kHz mono wav a voice and `index.json` into `folder`; returns the wavs' paths.
+
+    Raises `FileNotFoundError` when Flite is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    engine = Flite()
+    entries, paths = [], []
+    for name, prompt in PROMPTS.items():
+        wave, _, _ = say(engine, prompt.transcript, name)
+        paths.append(folder / f"{name}.wav")
+        write_audio(paths[-1], torch.from_numpy(wave), SAMPLE_RATE)
+        speaker = SPEAKERS[name]
+        entries.append(
+            {
+                "name": name,
+                "file": paths[-1].name,
+                "transcript": prompt.transcript,
+                "licence": LICENCE,
+                "origin": f"Synthesised by this project (csm/training/prompts.py) with CMU Flite, voice cmu_us_"
+                f"{speaker.voice}, built by Carnegie Mellon University from the CMU ARCTIC recordings; "
+                + ("not modified." if speaker.pitch == 1 else f"modified: pitch times {speaker.pitch}."),
+                "description": prompt.description,
+            }
+        )
+    index = json.dumps({"voices": entries}, indent=2, ensure_ascii=False) + "\n"
+    (folder / "index.json").write_text(index, encoding="utf-8")
+    return paths

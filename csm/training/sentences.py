@@ -1,0 +1,150 @@
+"""What the synthetic speakers say: the sentences of the embedded model's training speech.
+
+Three sources, mixed because each teaches something else. Debian's `fortunes` are real, varied English.
+The phrase grammar below is how people talk to each other. Word mixes make no sense at all, so a model
+that wants to say them right has to read the text instead of guessing the next word.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+FORTUNES = Path("/usr/share/games/fortunes")
+DICTIONARY = Path("/usr/share/dict/american-english")
+
+SHORT_TURNS = """
+Hi. Hello. Hey there. Yes. No. Maybe. Sure. Okay. Right. Really? Thanks. Thank you. Welcome. Sorry. Please. Goodbye.
+See you. Good morning. Good night. Good evening. Of course. Not yet. Not really. I see. I know. Me too. Come on. Oh no.
+Well done. Why not? What now? How so? Never mind. No problem. All right. Go ahead. Hold on. Wait. Stop. Look. Listen.
+Exactly. Absolutely. Perfect. Wonderful. Great. Fine. Nice. Cool. Wow. Yes, please. No, thanks. I agree. That's it.
+""".replace("\n", " ").strip()
+
+# Slots of the phrase grammar. A word in braces in a phrase is replaced by one of these.
+SLOTS: dict[str, str] = {
+    "open": "well, | so, | oh, | and | but | you know, | honestly, | actually, | look, | yes, | no, | okay, | right, | hey, | | | | | | | |",
+    "who": "my brother | my sister | my mother | my father | the teacher | the doctor | our neighbor | her friend | his boss | the driver | "
+    "the girl next door | that old man | a friend of mine | the whole family | nobody | everyone | somebody | the captain | the cook",
+    "pron": "I | you | we | they",
+    "thing": "the book | the key | a letter | the car | my phone | the table | that song | the picture | a ticket | the window | the door | "
+    "your bag | the old clock | a cup of coffee | the blue shirt | some bread | the red box | a glass of water | the computer | "
+    "the radio | my bicycle | his coat | the garden | a warm blanket | the map | the camera | an apple | the paper | our dinner",
+    "place": "the station | the kitchen | the park | the office | school | the beach | the river | the city | the market | the library | "
+    "the hospital | the garden | the corner | the bridge | home | the mountains | the airport | the shop | the house | the village",
+    "time": "today | tomorrow | tonight | this morning | next week | on Monday | on Friday | on Sunday | in the evening | after lunch | "
+    "before dinner | at noon | last night | every day | right now | in an hour | in the summer | all winter | soon | later",
+    "adj": "good | bad | new | old | big | small | happy | sad | quick | slow | warm | cold | bright | dark | quiet | loud | strange | easy | "
+    "hard | funny | clever | tired | hungry | late | early | safe | useful | expensive | beautiful | important | different | simple",
+    "verb": "see | find | buy | bring | take | move | clean | open | close | carry | lose | keep | need | want | like | hear | fix | forget | "
+    "remember | paint | draw | sell | send | show | wash | watch | break | hold | leave | use",
+    "act": "go for a walk | cook dinner | read a book | play the piano | learn to swim | call my mother | take the train | stay at home | "
+    "watch a movie | drink some tea | write a letter | listen to music | clean the kitchen | work late | sleep for a while | ride a horse | "
+    "plant a tree | wait for the bus | talk about it | start again | make some soup | look at the stars | leave early | fix the roof",
+    "doing": "walking to work | looking for a job | reading the news | cooking rice | singing a song | driving home | waiting outside | "
+    "painting the fence | learning French | thinking about it | running in the rain | playing chess | washing the dishes | telling a story",
+    "number": "one | two | three | four | five | six | seven | eight | nine | ten | eleven | twelve | twenty | thirty | a hundred",
+    "unit": "days | hours | minutes | years | people | dogs | cats | times | weeks | friends | children | pages | miles | dollars | birds",
+    "weather": "raining | snowing | getting dark | cold outside | windy | a lovely day | too hot | cloudy | sunny again | freezing",
+    "feel": "think | believe | hope | guess | know | am sure | was afraid | heard | thought | suppose",
+    "food": "pizza | soup | rice | bread | cheese | chicken | fish | salad | cake | chocolate | ice cream | an orange | fresh fruit | breakfast",
+    "subject": "the weather | music | the game | the meeting | history | science | the future | the story | money | politics | the plan | art",
+    "end": "| | | | | , please | , right | , I think | , you know | , for sure | , my friend | , of course",
+}
+
+PHRASES: tuple[str, ...] = (
+    "{open} I {feel} {who} will {act} {time}.", "{open} can you {verb} {thing} {time}?", "{open} {who} is {doing}{end}.",
+    "{open} do you want to {act}?", "{open} let us {act} {time}.", "{open} I would like {food}{end}.", "{open} it is {weather}{end}.",
+    "{open} where did you {verb} {thing}?", "{open} I left {thing} at {place} {time}.", "{open} that sounds {adj}.",
+    "{open} this is a very {adj} idea.", "{open} how do you {verb} {thing}?", "{open} we have {number} {unit} left.",
+    "{open} there are {number} {unit} in {place}.", "{open} why is {who} so {adj} {time}?", "{open} {pron} never {verb} {thing}.",
+    "{open} I was {doing} when you called.", "{open} did you hear about {subject}?", "{open} tell me about {subject}{end}.",
+    "{open} it took {number} {unit} to {verb} {thing}.", "{open} I can't {verb} {thing} without you.", "{open} what a {adj} surprise.",
+    "{open} are you {adj} or just {adj}?", "{open} I don't know what to say about {subject}.", "{open} we should {act} together {time}.",
+    "{open} {who} wants to {verb} {thing}.", "{open} my favorite food is {food}.", "{open} is it {weather}?",
+    "{open} she said it was {adj}, but I don't agree.", "{open} he has been {doing} for {number} {unit}.", "{open} please {verb} {thing}.",
+    "{open} I'm going to {place} {time}.", "{open} who is going to {verb} {thing}?", "{open} when will you be at {place}?",
+    "{open} if it is {weather}, {pron} can {act}.", "{open} {pron} used to {act} {time}.", "{open} thank you for {doing}.",
+    "{open} I {feel} it is too {adj} to {act}.", "{open} you look {adj} {time}.", "{open} what do you think of {subject}?",
+    "{open} could we meet at {place} {time}?", "{open} nothing is as {adj} as {thing}.", "{open} that was the most {adj} part.",
+    "{open} {who} gave me {thing}{end}.", "{open} I'll {verb} {thing} if you {verb} {thing}.", "{open} don't {verb} {thing} {time}.",
+    "{open} they sell {food} at {place}.", "{open} have you ever tried to {act}?", "{open} I've never been to {place} {time}.",
+    "{open} it's not {adj}, it's {adj}.", "{open} {pron} can see {place} from {place}.", "{open} we talked about {subject} for {number} {unit}.",
+)
+
+WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
+
+
+def normalise(text: str) -> str:
+    """Lower-case words only: two sentences with the same words are the same sentence."""
+    return " ".join(WORD.findall(text.lower()))
+
+
+def speakable(text: str, most_words: int = 14) -> bool:
+    """Whether every character can be read out as it stands, and the sentence is of a length people say."""
+    words = text.split()
+    return (
+        1 <= len(words) <= most_words
+        and re.fullmatch(r"[A-Za-z ,.?!';:-]+", text) is not None
+        and not re.search(r"[A-Z]{2}|--|\.\.|\b[b-hj-zB-HJ-Z]\b", text)
+        and all(len(word) <= 14 for word in words)
+    )
+
+
+def fortune_sentences(folder: Path = FORTUNES) -> list[str]:
+    """All distinct sentences of 3 to 14 words in Debian's fortunes.
+
+    Raises `FileNotFoundError` when the packages `fortunes` and `fortunes-min` are missing.
+    """
+    files = sorted(folder.glob("*.u8"))
+    if not files:
+        raise FileNotFoundError(f"No fortunes in {folder}: install the Debian packages fortunes and fortunes-min.")
+    seen: dict[str, str] = {}
+    for file in files:
+        for fortune in file.read_text(encoding="utf-8", errors="ignore").split("\n%\n"):
+            plain = re.sub(r"\s+", " ", re.split(r"\n\s*--", fortune)[0]).replace("’", "'")
+            for sentence in re.split(r"(?<=[.?!])\s+", plain):
+                sentence = sentence.strip(" \"'")
+                if len(sentence.split()) >= 3 and sentence[-1:] in ".?!" and speakable(sentence):
+                    seen.setdefault(normalise(sentence), sentence)
+    return list(seen.values())
+
+
+def phrase(rng: random.Random) -> str:
+    """One sentence of the phrase grammar."""
+
+    def fill(match: re.Match[str]) -> str:
+        return rng.choice(SLOTS[match[1]].split("|")).strip()
+
+    text = re.sub(r"\{(\w+)\}", fill, rng.choice(PHRASES))
+    text = re.sub(r"\s+", " ", re.sub(r"\s+([,.?!])", r"\1", text)).strip()
+    return text[0].upper() + text[1:]
+
+
+def word_mix(rng: random.Random, common: list[str], rare: list[str]) -> str:
+    """A sentence-shaped list of unrelated words, three quarters of them common."""
+    words = [rng.choice(common if rng.random() < 0.75 else rare) for _ in range(rng.randint(2, 9))]
+    text = " ".join(words)
+    return text[0].upper() + text[1:] + rng.choice(".....?!")
+
+
+def vocabulary(sentences: list[str], size: int = 3000) -> tuple[list[str], list[str]]:
+    """The `size` most frequent words of `sentences`, and the short words of the system's dictionary."""
+    counts = Counter(word for sentence in sentences for word in normalise(sentence).split())
+    common = [word for word, _ in counts.most_common(size) if len(word) > 1 or word in "ai"]
+    rare = [w for w in DICTIONARY.read_text().split() if re.fullmatch(r"[a-z]{3,9}", w)]
+    return common, rare
+
+
+def training_sentences(rng: random.Random, phrases: int, mixes: int) -> Iterator[str]:
+    """Every fortune, then `phrases` of the grammar, short turns among them, then `mixes` of unrelated words."""
+    fortunes = fortune_sentences()
+    yield from fortunes
+    grammar = [phrase(rng) for _ in range(phrases)]
+    yield from grammar
+    short = re.findall(r"[^.?!]+[.?!]", SHORT_TURNS)
+    yield from (rng.choice(short).strip() for _ in range(phrases // 12))
+    common, rare = vocabulary(fortunes + grammar)
+    yield from (word_mix(rng, common, rare) for _ in range(mixes))

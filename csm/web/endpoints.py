@@ -1,0 +1,275 @@
+"""What the page and the Gradio client call: requests checked and turned into jobs, before any model runs."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from csm.audio import load_audio
+from csm.conversation import Line, parse_script, speakers
+from csm.errors import InputError
+from csm.generator import Generator
+from csm.studio import Settings
+from csm.voices import Voice, find_voice, load_prompt, shipped_voices
+from csm.watermark import detect
+from csm.web.gpu import Conversation, Job, Refused, Speak, Update
+
+EXAMPLE_SCRIPT = """\
+A: Good morning! Did you sleep well?
+B: Not really. The wind kept me awake all night.
+A: Then you need some coffee. I just made a fresh pot.
+B: You are a good friend. Thank you."""
+
+SLOTS = ("A", "B")
+MODEL_QUEUE = "model"  # one concurrency id: whatever speaks waits for the same model
+RANDOM_SEED = -1
+
+
+class MisplacedError(InputError):
+    """Input that can't be used, and `place`, where the user gave it: `script`, `A`, `B` or `settings`."""
+
+    def __init__(self, sentence: str, place: str) -> None:
+        super().__init__(sentence)
+        self.place = place
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The voice chosen for A or B: a recording with its transcript, or else the name of a shipped voice."""
+
+    name: str | None
+    recording: str | None = None
+    transcript: str | None = None
+    own: bool = False
+
+    def voice(self) -> Voice:
+        """The voice, its recording checked. Raises `InputError`."""
+        if self.own and not self.recording:
+            raise InputError("There is no recording yet; upload or record one, or choose a shipped voice.")
+        if self.recording:
+            voice = find_voice(self.recording, self.transcript or "")
+            load_prompt(voice)
+            return voice
+        shipped = shipped_voices()
+        if self.name not in shipped:  # find_voice would also take a path, and clients have no business with those
+            raise InputError(f"There is no voice called “{self.name}”; choose one of {', '.join(shipped)}.")
+        return shipped[self.name]
+
+
+@contextmanager
+def _given_at(place: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise MisplacedError(str(error), place) from error
+
+
+def default_voices() -> tuple[str, str]:
+    """Names of the voices for A and B at first: a woman's and a man's where the library has both."""
+    voices = list(shipped_voices().values())
+
+    def first(pattern: str, other_than: str = "") -> str:
+        named = [voice.name for voice in voices if voice.name != other_than]
+        fits = [v.name for v in voices if v.name in named and re.search(pattern, v.description.lower())]
+        return (fits or named or [other_than])[0]
+
+    woman = first(r"\b(woman|female)\b")
+    return woman, first(r"\b(man|male)\b", other_than=woman)
+
+
+def read_settings(
+    seed: float | None, temperature: float | None, topk: float | None, max_turn_seconds: float | None
+) -> Settings:
+    """Checked settings; a seed of -1 or None draws one. Raises `MisplacedError`."""
+    with _given_at("settings"):
+        if seed is None or seed == RANDOM_SEED:
+            seed = secrets.randbelow(2**31)
+        try:
+            return Settings(int(seed), float(temperature), int(topk), float(max_turn_seconds))  # type: ignore[arg-type]
+        except InputError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError("Seed, temperature, top-k and the longest turn must be numbers; correct them.") from error
+
+
+def cast(lines: list[Line], choices: dict[str, Choice]) -> dict[str, Voice]:
+    """Speaker label -> voice.
+
+    Speakers called A and B have the voices A and B. Other names take those that are left, in order of their
+    first turn, then shipped voices that nobody has. Raises `InputError` for a voice that can't be used and for
+    more speakers than voices.
+    """
+    labels = speakers(lines)
+    slots = {label: label for label in labels if label in SLOTS}
+    for label in labels:
+        free = [slot for slot in SLOTS if slot not in slots.values()]
+        if label not in slots and free:
+            slots[label] = free[0]
+    voices: dict[str, Voice] = {}
+    for label, slot in slots.items():
+        with _given_at(slot):
+            voices[label] = choices[slot].voice()
+    taken = {voice.name for voice in voices.values()}
+    spare = [voice for name, voice in shipped_voices().items() if name not in taken]
+    for label in labels:
+        if label not in voices:
+            if not spare:
+                raise MisplacedError(
+                    f"Speaker “{label}” has no voice; this script has {len(labels)} speakers and there are voices for "
+                    f"{len(voices)}, so give the turns of “{label}” to someone else.",
+                    "script",
+                )
+            voices[label] = spare.pop(0)
+    return voices
+
+
+def plan(script: str | None, choices: dict[str, Choice], settings: Settings, folder: Path) -> Job:
+    """A request -> a job. Raises `MisplacedError`."""
+    with _given_at("script"):
+        lines = parse_script(script or "")
+    return Job(lines, cast(lines, choices), settings, folder)
+
+
+def new_folder() -> Path:
+    """A folder that no other request uses, where Gradio serves files from and cleans up after an hour."""
+    root = Path(get_upload_folder())
+    root.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="csm-", dir=root))
+
+
+def updates(speak: Speak, job: Job) -> Iterator[Update]:
+    """What `speak` yields, with refused input raised as `InputError` again."""
+    for update in speak(job):
+        if isinstance(update, Refused):
+            raise InputError(update.sentence)
+        yield update
+
+
+@contextmanager
+def _told_to_the_client() -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """The named functions of the API page. Shares the model's weights between users, and nothing else."""
+
+    generator: Generator
+    speak: Speak
+
+    def generate(
+        self,
+        script: str,
+        voice_a: str,
+        voice_b: str,
+        seed: float,
+        temperature: float,
+        topk: float,
+        max_turn_seconds: float,
+        prompt_a: str | None = None,
+        transcript_a: str = "",
+        prompt_b: str | None = None,
+        transcript_b: str = "",
+    ) -> tuple[str, dict[str, Any]]:
+        """Speak a script as a conversation.
+
+        Args:
+            script: one turn a line, "A: text" or "Name: text"; bare lines alternate between the speakers.
+            voice_a: a shipped voice for speaker A, or for the first name of the script; `/voices` lists them.
+            voice_b: a shipped voice for speaker B, or for the second name.
+            seed: the same seed and inputs give the same sound; -1 draws one, which the report names.
+            temperature: how freely codes are drawn; lower is calmer.
+            topk: how many of the likeliest codes are drawn from.
+            max_turn_seconds: where a turn that does not end by itself is cut.
+            prompt_a: a recording of a voice of your own for speaker A, instead of `voice_a`.
+            transcript_a: exactly what is said in `prompt_a`.
+            prompt_b: a recording for speaker B, instead of `voice_b`.
+            transcript_b: exactly what is said in `prompt_b`.
+
+        Returns:
+            The watermarked conversation as a wav file, and the report that `--json` writes on the command line.
+        """
+        with _told_to_the_client():
+            choices = {"A": Choice(voice_a, prompt_a, transcript_a), "B": Choice(voice_b, prompt_b, transcript_b)}
+            settings = read_settings(seed, temperature, topk, max_turn_seconds)
+            job = plan(script, choices, settings, new_folder())
+            for update in updates(self.speak, job):
+                if isinstance(update, Conversation) and update.path:
+                    return str(update.path), update.report
+        raise gr.Error("No turn of the script gave any sound; try another seed.", print_exception=False)
+
+    def voices(self) -> list[dict[str, str]]:
+        """The shipped voices: name, description, transcript, licence and origin of each."""
+        return [
+            {
+                "name": voice.name,
+                "description": voice.description,
+                "transcript": voice.transcript,
+                "licence": voice.licence,
+                "origin": voice.origin,
+            }
+            for voice in shipped_voices().values()
+        ]
+
+    def check_watermark(self, audio: str) -> dict[str, Any]:
+        """Whether a sound file carries this program's watermark, with the confidence from 0 to 1.
+
+        Args:
+            audio: a sound file in any common format.
+        """
+        with _told_to_the_client():
+            if not audio:
+                raise InputError("There is no sound to check; give an audio file.")
+            found = detect(load_audio(audio))
+        return {"marked": found.marked, "confidence": found.confidence}
+
+    def declare(self) -> None:
+        """Name the functions for clients inside the `gr.Blocks` being built.
+
+        Hidden components, not `gr.api`: they check that a file was really uploaded and serve the one returned.
+        """
+        woman, man = default_voices()
+        usual = Settings()
+        with gr.Row(visible=False):
+            inputs = [
+                gr.Textbox(EXAMPLE_SCRIPT, label="Script", lines=4),
+                gr.Textbox(woman, label="Voice of A"),
+                gr.Textbox(man, label="Voice of B"),
+                gr.Number(usual.seed, label="Seed", precision=0),
+                gr.Number(usual.temperature, label="Temperature"),
+                gr.Number(usual.topk, label="Top-k", precision=0),
+                gr.Number(usual.max_turn_seconds, label="Longest turn in seconds"),
+                gr.Audio(label="Recording for A", type="filepath"),
+                gr.Textbox("", label="Transcript for A"),
+                gr.Audio(label="Recording for B", type="filepath"),
+                gr.Textbox("", label="Transcript for B"),
+            ]
+            conversation = gr.Audio(label="Conversation", type="filepath")
+            report = gr.JSON(label="Report")
+            gr.Button("Generate").click(
+                self.generate,
+                inputs,
+                [conversation, report],
+                api_name="generate",
+                concurrency_id=MODEL_QUEUE,
+                concurrency_limit=1,
+            )
+            gr.Button("Voices").click(self.voices, None, gr.JSON(label="Voices"), api_name="voices")
+            gr.Button("Check").click(
+                self.check_watermark,
+                gr.Audio(label="Sound", type="filepath"),
+                gr.JSON(label="Watermark"),
+                api_name="check_watermark",
+            )

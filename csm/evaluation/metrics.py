@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from num2words import num2words
 from torch import Tensor
 
 from csm.audio import resample
@@ -23,12 +24,7 @@ from csm.errors import InputError
 _RATE = 16_000  # Hz, what both judges listen to
 _SHORTEST = _RATE // 4  # samples; less than this has no voice to compare
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*|\d+")
+_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*|\d+(?:st|nd|rd|th)?")
 # One word, two spellings: hearing it right must not count as an error.
 _SPELLINGS = {
     "ok": "okay",
@@ -42,17 +38,14 @@ _COMPOUND = re.compile(r"\b(some|any|every|no) (body)\b|\b(some|any|every) (one)
 
 
 def normalise(text: str) -> list[str]:
-    """The words of `text` as they are compared: lower-case, no punctuation, whole numbers below a million
+    """The words of `text` as they are compared: lower-case, no punctuation, whole numbers (20th, too)
     spelled out, contractions kept as one word, two spellings of a word ("some one", "cancelled") made one."""
     text = text.lower().replace("\u2019", "'").replace("\u02bc", "'")
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
     text = _COMPOUND.sub(lambda match: match[0].replace(" ", ""), text)
     words: list[str] = []
     for word in _WORD.findall(text):
-        if word.isdigit():
-            words += _spell(int(word)) if len(word) <= 6 else [word]
-        else:
-            words.append(_SPELLINGS.get(word, word))
+        words += _spell(word) if word[0].isdigit() else [_SPELLINGS.get(word, word)]
     return words
 
 
@@ -74,7 +67,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> flo
 class SpeakerSimilarity:
     """How alike two voices are: the cosine of Resemblyzer's embeddings (GE2E, Wan et al. 2018).
 
-    About 0.8 and more is the same speaker, 0.5 to 0.7 two different ones.
+    Between Flite's voices: 0.86 to 0.93 for two sentences in one voice, 0.52 to 0.67 for two voices.
     """
 
     def __init__(self) -> None:
@@ -127,14 +120,12 @@ def cosine(one: np.ndarray | None, other: np.ndarray | None) -> float | None:
     return None if one is None or other is None else float(np.dot(one, other))
 
 
-def _spell(number: int) -> list[str]:
-    if number < 20:
-        return [_ONES[number]]
-    for unit, name in ((1_000, "thousand"), (100, "hundred")):
-        if number >= unit:
-            rest = number % unit
-            return [*_spell(number // unit), name, *(_spell(rest) if rest else [])]
-    return [_TENS[number // 10 - 2], *(_spell(number % 10) if number % 10 else [])]
+def _spell(number: str) -> list[str]:
+    digits = number.rstrip("dhnrst")
+    if len(digits) > 12:  # nobody says it, and a recogniser that repeats itself may write it
+        return [number]
+    words = num2words(int(digits), to="cardinal" if digits == number else "ordinal")
+    return [word for word in re.findall("[a-z]+", words) if word != "and"]
 
 
 def _edits(reference: list[str], hypothesis: list[str]) -> int:

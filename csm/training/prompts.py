@@ -17,11 +17,24 @@ from csm.config import SAMPLE_RATE
 from csm.training.corpus import SPEAKERS, say
 from csm.training.flite import Flite
 
-LICENCE = (
-    "CMU Flite licence (free to use, copy, modify, distribute and sell; keep the copyright notice, mark "
-    "modifications, keep the authors' names, no endorsement). Copyright (c) 1999-2001 Language Technologies "
-    "Institute, Carnegie Mellon University. Authors of Flite: Alan W Black, David Huggins-Daines and others."
-)
+LICENCE = "CMU Flite licence (permissive)"
+TERMS = """\
+Copyright (c) 1999-2001 Language Technologies Institute, Carnegie Mellon University. All Rights Reserved.
+Authors: Language Technologies Institute, Alan W Black, David Huggins-Daines and others.
+Permission is hereby granted, free of charge, to use and distribute this software and its documentation without \
+restriction, including without limitation the rights to use, copy, modify, merge, publish, distribute, sublicense, \
+and/or sell copies of this work, and to permit persons to whom this work is furnished to do so, subject to the \
+following conditions:
+1. The code must retain the above copyright notice, this list of conditions and the following disclaimer.
+2. Any modifications must be clearly marked as such.
+3. Original authors' names are not deleted.
+4. The authors' names are not used to endorse or promote products derived from this software without specific prior \
+written permission.
+CARNEGIE MELLON UNIVERSITY AND THE CONTRIBUTORS TO THIS WORK DISCLAIM ALL WARRANTIES WITH REGARD TO THIS SOFTWARE, \
+INCLUDING ALL IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS, IN NO EVENT SHALL CARNEGIE MELLON UNIVERSITY NOR THE \
+CONTRIBUTORS BE LIABLE FOR ANY SPECIAL, INDIRECT OR CONSEQUENTIAL DAMAGES OR ANY DAMAGES WHATSOEVER RESULTING FROM \
+LOSS OF USE, DATA OR PROFITS, WHETHER IN AN ACTION OF CONTRACT, NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF \
+OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,7 @@ class Prompt:
 
 PROMPTS: dict[str, Prompt] = {
     "slt": Prompt(
-        "My grandmother always baked apple pies on Sundays. Everybody gathered around her table.",
+        "My grandmother always baked apple pies on Sundays. Everybody sat together around her table.",
         "woman, American",
     ),
     "rms": Prompt(
@@ -42,7 +55,7 @@ PROMPTS: dict[str, Prompt] = {
         "man, American",
     ),
     "awb": Prompt(
-        "Yesterday morning we visited the old lighthouse. Hundreds of seabirds rested along the rocks.",
+        "Yesterday morning we visited an old castle. Hundreds of seabirds rested along the rocks.",
         "man, Scottish",
     ),
     "slt-low": Prompt(
@@ -85,6 +98,8 @@ def make_prompts(folder: Path) -> list[Path]:
                 "description": prompt.description,
             }
         )
-    index = json.dumps({"voices": entries}, indent=2, ensure_ascii=False) + "\n"
+    index = (
+        json.dumps({"voices": entries, "licences": {LICENCE: TERMS.splitlines()}}, indent=2, ensure_ascii=False) + "\n"
+    )
     (folder / "index.json").write_text(index, encoding="utf-8")
     return paths

@@ -167,7 +167,7 @@ def peak_memory_mb() -> float | None:
     except ImportError:  # Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1e6 if platform.system() == "Darwin" else 1e3 / 1.024), 1)
+    return round(peak * (1 if platform.system() == "Darwin" else 1024) / 1e6, 1)
 
 
 def random_generator(preset: str, device: str = "auto") -> Generator:
@@ -189,7 +189,7 @@ def random_generator(preset: str, device: str = "auto") -> Generator:
 
 def table(figures: dict[str, Any]) -> str:
     """The figures as lines of text."""
-    rows = [("", "median", "min", "max", "p95")]
+    rows: list[tuple[str, ...]] = [("", "median", "min", "max", "p95")]
     rows += [
         (name.replace("_", " "), *(f"{value[key]:.4g}" for key in ("median", "min", "max", "p95")))
         for name, value in figures.items()

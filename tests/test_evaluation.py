@@ -18,7 +18,7 @@ from csm.evaluation import evaluate as evaluation
 from csm.evaluation import recogniser
 from csm.evaluation.evaluate import EvaluationSettings, Judges, evaluate
 from csm.evaluation.metrics import Naturalness, SpeakerSimilarity, normalise, word_error_rate
-from csm.evaluation.sentences import SENTENCES
+from csm.training.held_out import SENTENCES
 from csm.voices import Voice, load_prompt, shipped_voices
 
 
@@ -211,10 +211,19 @@ def test_codec_and_recordings_stand_beside_the_model_when_there_is_something_to_
 
 def test_kept_sound_is_whole_and_listed_with_what_was_heard(stand, tmp_path):
     settings = EvaluationSettings(out=tmp_path / "kept")
-    evaluate(stand, VOICES, FOUR_WORDS, Judges(stand), settings, report=lambda _: None)
+    for _ in range(2):  # a second run into the same folder replaces the first
+        stand.asked.clear()
+        evaluate(stand, VOICES, FOUR_WORDS, Judges(stand), settings, report=lambda _: None)
     assert len(load_audio(tmp_path / "kept" / "01-x.wav")) == 24_000
     rows = (tmp_path / "kept" / "heard.tsv").read_text().splitlines()
     assert len(rows) == 6 and rows[0].split("\t") == ["01-x", "ended", "a b c d", "b c d"]
+
+
+def test_a_folder_that_can_not_be_made_is_refused_before_anything_is_spoken(stand, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="choose another for --out"):
+        evaluate(stand, VOICES, FOUR_WORDS, Judges(stand), EvaluationSettings(out=tmp_path / "file"))
+    assert not stand.asked
 
 
 def test_nothing_to_evaluate_is_refused_in_one_sentence(stand):

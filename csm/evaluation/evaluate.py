@@ -25,7 +25,7 @@ from csm.errors import InputError
 from csm.evaluation import recogniser as recognisers
 from csm.evaluation.metrics import Naturalness, SpeakerSimilarity, cosine, word_error_rate
 from csm.evaluation.recogniser import Recogniser
-from csm.evaluation.sentences import SENTENCES
+from csm.training.held_out import SENTENCES
 from csm.frames import Segment
 from csm.generator import Generator, load
 from csm.voices import Voice, load_prompt, shipped_voices
@@ -34,6 +34,7 @@ from csm.watermark import mark
 Report = Callable[[str], None]
 Figures = dict[str, Any]
 
+HEARD = "heard.tsv"  # name, state, sentence, what was heard
 COLUMNS = {  # key of a figure: heading, format, factor
     "clips": ("clips", "d", 1),
     "word_error_rate": ("WER %", ".1f", 100),
@@ -114,13 +115,13 @@ def evaluate(
 
     Returns the figures of the model, its `voices` one by one, and of `codec` and `recordings`, which are None
     where Flite can't make recordings. Rates and shares are between 0 and 1 (a word error rate can be above).
-    Raises `InputError` when there are no voices or a prompt can't be used.
+    Raises `InputError` when there are no voices, or a prompt or the folder can't be used.
     """
     settings = settings or EvaluationSettings()
     if not voices or not sentences:
         raise InputError("There is nothing to evaluate: give at least one voice and one sentence.")
     if settings.out:
-        settings.out.mkdir(parents=True, exist_ok=True)
+        _prepare(settings.out)
     prompts = {name: load_prompt(voice) for name, voice in voices.items()}
     names = [list(voices)[index % len(voices)] for index in range(len(sentences))]
     lines = list(zip(names, sentences))
@@ -280,10 +281,18 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
+def _prepare(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / HEARD).write_text("", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"The folder {folder} can't be written to: choose another for --out.") from error
+
+
 def _keep(folder: Path | None, name: str, wave: Tensor, clip: Clip) -> None:
     if folder is None:
         return
     if wave.numel():
         write_audio(folder / f"{name}.wav", mark(wave))
-    with (folder / "heard.tsv").open("a", encoding="utf-8") as file:
+    with (folder / HEARD).open("a", encoding="utf-8") as file:
         file.write(f"{name}\t{clip.state or ''}\t{clip.sentence}\t{clip.heard}\n")

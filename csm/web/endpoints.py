@@ -56,7 +56,9 @@ class Choice:
         if self.own and not self.recording:
             raise InputError("There is no recording yet; upload or record one, or choose a shipped voice.")
         if self.recording:
-            voice = find_voice(self.recording, self.transcript or "")
+            if not (self.transcript or "").strip():
+                raise InputError("The transcript is missing; write exactly what is said in the recording.")
+            voice = find_voice(self.recording, self.transcript)
             load_prompt(voice)
             return voice
         shipped = shipped_voices()

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from csm.conversation import Line
+from csm.voices import Voice
 
 LONGEST_TABLE = 200  # turns; more than any conversation has positions for
 
@@ -48,6 +50,16 @@ def _row(number: int, row: TurnRow) -> str:
         f'<th scope="row">{escape(row.speaker)}<small>{escape(row.voice)}</small></th>'
         f'<td class="csm-text">{escape(row.text)}</td>'
         f'<td><span class="csm-state">{escape(row.state)}</span></td><td>{seconds}</td></tr>'
+    )
+
+
+def sample(slot: str, voice: Voice) -> str:
+    """A small player with the recording of a shipped voice, which `launch_options` allows the server to give out."""
+    # Gradio's own player without a waveform breaks the page in 6.17.3, and one with a waveform is four times as tall.
+    source = f"gradio_api/file={quote(str(voice.path.resolve()))}"
+    return (
+        f'<figure class="csm-sample"><figcaption>How voice {escape(slot)} sounds</figcaption>'
+        f'<audio controls preload="none" src="{escape(source)}" aria-label="How voice {escape(slot)} sounds"></audio></figure>'
     )
 
 

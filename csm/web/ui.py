@@ -14,7 +14,7 @@ from gradio.components import Component
 from csm.errors import InputError
 from csm.generator import Generator
 from csm.studio import Settings, TurnStarted
-from csm.voices import shipped_voices
+from csm.voices import Voice, shipped_voices
 from csm.web import markup
 from csm.web.endpoints import (
     EXAMPLE_SCRIPT,
@@ -204,6 +204,12 @@ def _choice(name: str, recording: str | None, transcript: str) -> Choice:
     return Choice(name, recording if own else None, transcript if own else None, own)
 
 
+def _title(voice: Voice) -> str:
+    """`slt: woman, American`: the name and the description as far as its first parenthesis."""
+    described = voice.description.partition(" (")[0]
+    return f"{voice.name}: {described}" if described else voice.name
+
+
 def _waiting(job: Job) -> list[markup.TurnRow]:
     shipped = shipped_voices()
     names = {label: v.name if shipped.get(v.name) == v else "own voice" for label, v in job.voices.items()}
@@ -213,47 +219,52 @@ def _waiting(job: Job) -> list[markup.TurnRow]:
 def _voice_panel(slot: str, chosen: str) -> VoicePanel:
     """The choice for speaker A or B, with room for a voice of one's own that shows when it is asked for."""
     voices = shipped_voices()
-    choices = [(f"{v.name}: {v.description}" if v.description else v.name, v.name) for v in voices.values()]
+    choices = [(_title(voice), voice.name) for voice in voices.values()]
     with gr.Column(min_width=220):
         name = gr.Dropdown(
             [*choices, ("My own voice …", OWN_VOICE)], value=chosen, label=f"Voice {slot}", filterable=False
         )
-        sample = gr.Audio(
-            str(voices[chosen].path),
-            label=f"How voice {slot} sounds",
-            interactive=False,
-            buttons=[],
-            elem_classes="csm-sample",
-        )
+        sample = gr.HTML(markup.sample(slot, voices[chosen]))
         with gr.Column(visible=False) as own:
             recording = gr.Audio(
-                sources=["upload", "microphone"], type="filepath", label=f"Voice {slot}: upload or record"
+                sources=["upload", "microphone"], type="filepath", label=f"Recording for {slot}", buttons=[]
             )
             transcript = gr.Textbox(
-                label=f"Voice {slot}: what is said in it",
+                label=f"What is said in it ({slot})",
                 info="Every word, exactly. One person, 5 to 15 quiet seconds; use only a voice you have the right to use.",
                 lines=2,
             )
         note = gr.HTML("", visible=False)
 
     def show(chosen: str) -> Changes:
-        mine = chosen == OWN_VOICE
-        voice = None if mine else str(shipped_voices()[chosen].path)
-        return {own: gr.update(visible=mine), sample: gr.update(visible=not mine, value=voice)}
+        voice = shipped_voices().get(chosen)
+        played = gr.update(visible=True, value=markup.sample(slot, voice)) if voice else gr.update(visible=False)
+        return {own: gr.update(visible=chosen == OWN_VOICE), sample: played}
 
     name.change(show, name, [own, sample], queue=False, show_progress="hidden", api_visibility="private")
     return VoicePanel(name, recording, transcript, note)
 
 
 def _settings() -> list[Component]:
+    """Seed, temperature, top-k, longest turn: in the order in which `Page.prepare` takes them."""
     usual = Settings()
     with gr.Row():
-        return [
-            gr.Number(usual.seed, label="Seed", info="The same seed gives the same sound; -1 draws one.", precision=0),
-            gr.Slider(0.1, 1.5, usual.temperature, step=0.05, label="Temperature", info="Lower is calmer."),
-            gr.Slider(1, 200, usual.topk, step=1, label="Top-k", info="How many codes compete."),
-            gr.Number(usual.max_turn_seconds, label="Longest turn", info="In seconds; longer turns are cut."),
-        ]
+        seed = gr.Number(
+            usual.seed,
+            label="Seed",
+            info="The same seed gives the same sound; -1 draws one.",
+            precision=0,
+            min_width=200,
+        )
+        longest = gr.Number(
+            usual.max_turn_seconds, label="Longest turn", info="In seconds; longer turns are cut.", min_width=200
+        )
+    with gr.Row():
+        temperature = gr.Slider(
+            0.1, 1.5, usual.temperature, step=0.05, label="Temperature", info="Lower is calmer.", min_width=200
+        )
+        topk = gr.Slider(1, 200, usual.topk, step=1, label="Top-k", info="How many codes compete.", min_width=200)
+    return [seed, temperature, topk, longest]
 
 
 def build_app(generator: Generator) -> gr.Blocks:

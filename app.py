@@ -1,0 +1,12 @@
+"""The web app's entry point, here and on a Space: `python app.py` serves on 127.0.0.1:7860."""
+
+import spaces  # noqa: F401  ZeroGPU patches torch, so this comes before anything that imports it
+
+# isort: split
+import csm
+from csm.web import build_app, launch_options
+
+demo = build_app(csm.load())
+
+if __name__ == "__main__":
+    demo.launch(**launch_options())

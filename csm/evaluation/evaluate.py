@@ -25,9 +25,9 @@ from csm.errors import InputError
 from csm.evaluation import recogniser as recognisers
 from csm.evaluation.metrics import Naturalness, SpeakerSimilarity, cosine, word_error_rate
 from csm.evaluation.recogniser import Recogniser
-from csm.training.held_out import SENTENCES
 from csm.frames import Segment
 from csm.generator import Generator, load
+from csm.training.held_out import SENTENCES
 from csm.voices import Voice, load_prompt, shipped_voices
 from csm.watermark import mark
 

@@ -3,6 +3,7 @@
 from csm.errors import InputError
 from csm.frames import Segment
 from csm.generator import Conversation, Generator, Turn, load
+from csm.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["Conversation", "Generator", "InputError", "Segment", "Turn", "load"]
+
+__all__ = ["Conversation", "Generator", "InputError", "Segment", "Turn", "__version__", "load"]

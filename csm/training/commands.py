@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from csm.config import PRESETS
-from csm.evaluation.sentences import SENTENCES
+from csm.training.held_out import SENTENCES
 from csm.text import ByteTokenizer
 
 

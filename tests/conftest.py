@@ -1,0 +1,72 @@
+"""Fixtures that several files of tests share: the app itself, running as a user starts it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parent.parent
+LONGEST_START = 120  # seconds; a warm machine needs a tenth of it, but tests also run on busy ones
+
+
+@dataclass(frozen=True)
+class RunningApp:
+    """`url` of a `python app.py`, how many seconds it took to answer, and where its output goes."""
+
+    url: str
+    seconds: float
+    log: Path
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    """`python app.py` on a free port, with the embedded model, ended after the last test."""
+    folder = tmp_path_factory.mktemp("app")
+    log = folder / "log.txt"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    changed = {
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(folder / "files"),
+        "CSM_MODEL": "nano",
+        "CSM_DEVICE": "cpu",
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+    url = f"http://127.0.0.1:{port}/"
+    started = time.monotonic()
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=TOP, env=os.environ | changed, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        while not _answers(url):
+            if process.poll() is not None or time.monotonic() - started > LONGEST_START:
+                pytest.fail(f"The app did not start:\n{log.read_text()[-3000:]}")
+            time.sleep(0.3)
+        yield RunningApp(url, time.monotonic() - started, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(url: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, OSError):
+        return False

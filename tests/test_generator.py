@@ -1,0 +1,209 @@
+"""Conversations: streaming, seeds, growing context, rewinding, budgets."""
+
+import threading
+
+import pytest
+import torch
+
+from csm import InputError, Segment
+from csm.config import FRAME_SIZE
+from csm.frames import text_rows
+from csm.generator import ConversationFull
+from tests.small import SMALL_MIMI, end_after, small_generator
+
+
+@pytest.fixture(params=["light", "mimi"])
+def generator(request):
+    return small_generator() if request.param == "light" else small_generator(SMALL_MIMI)
+
+
+@pytest.fixture
+def light():
+    return small_generator()
+
+
+def text_positions(generator, text, speaker=0):
+    return len(text_rows(generator.tokenizer, text, speaker, generator.config.num_codebooks))
+
+
+def prompt(generator, seconds=1.0, speaker=0):
+    time = torch.arange(int(24_000 * seconds)) / 24_000
+    return Segment(speaker, "Hum.", audio=0.3 * torch.sin(2 * torch.pi * 220 * time))
+
+
+def test_streamed_equals_whole(generator):
+    options = dict(text="Hello.", speaker=0, context=[prompt(generator)], max_audio_length_ms=2000, seed=7)
+    chunks = list(generator.stream(**options))
+    assert len(chunks) > 2
+    assert torch.equal(torch.cat(chunks), generator.generate(**options))
+
+
+def test_streamed_sound_equals_decoding_the_codes_at_once(generator):
+    options = dict(text="Hello.", speaker=0, max_audio_length_ms=2000, seed=7)
+    codes = generator.generate_codes(**options)
+    audio = generator.generate(**options)
+    assert codes.shape == (25, 4) and codes.dtype == torch.int64
+    assert audio.shape == (25 * FRAME_SIZE,) and audio.dtype == torch.float32
+    assert torch.allclose(generator.codec.decode(codes), audio, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_samples_and_another_seed_others(light):
+    first, second, other = (light.generate("Hi.", 0, max_audio_length_ms=1000, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_a_second_turn_prefills_only_its_own_text(light):
+    conversation = light.conversation([prompt(light)], seed=1)
+    first = conversation.say("Hello there.", 0, max_audio_length_ms=800)
+    second = conversation.say("How are you?", 1, max_audio_length_ms=800)
+    prompt_positions = text_positions(light, "Hum.") + 13 + 1
+    assert first.positions_prefilled == prompt_positions + text_positions(light, "Hello there.")
+    assert second.positions_prefilled == text_positions(light, "How are you?")
+    frames = len(first.codes) + len(second.codes)
+    assert conversation.positions_used == conversation.positions_prefilled + frames + 2
+
+
+def test_a_growing_context_equals_one_built_from_its_codes(light):
+    """What the second turn hears is the first turn's codes: giving them as context gives the same second turn."""
+    conversation = light.conversation([prompt(light)], seed=1)
+    first = conversation.say("Hello there.", 0, max_audio_length_ms=800)
+    second = conversation.say("How are you?", 1, max_audio_length_ms=800)
+    history = [prompt(light), Segment(0, "Hello there.", codes=first.codes)]
+    again = light.conversation(history).say("How are you?", 1, max_audio_length_ms=800, seed=2)
+    assert torch.equal(again.codes, second.codes)
+
+
+def test_later_turns_depend_on_what_was_said(light):
+    spoken = []
+    for opening in ("Hello there.", "Go away."):
+        conversation = light.conversation(seed=1)
+        conversation.say(opening, 0, max_audio_length_ms=800)
+        spoken.append(conversation.say("How are you?", 1, max_audio_length_ms=800).codes)
+    assert not torch.equal(*spoken)
+
+
+def test_a_rewound_turn_costs_its_text_and_comes_back_the_same(light):
+    conversation = light.conversation([prompt(light)], seed=1)
+    first = conversation.say("Hello there.", 0, max_audio_length_ms=800)
+    second = conversation.say("How are you?", 1, max_audio_length_ms=800)
+    conversation.rewind(second)
+    assert conversation.turns == [first]
+    again = conversation.say("How are you?", 1, max_audio_length_ms=800)
+    assert torch.equal(again.codes, second.codes)
+    assert again.positions_prefilled == text_positions(light, "How are you?")
+    conversation.rewind(first)
+    redone = conversation.say("Hello there.", 0, max_audio_length_ms=800)
+    assert torch.equal(redone.codes, first.codes)
+    assert redone.positions_prefilled == text_positions(light, "Hello there.")
+
+
+def test_another_take_differs(light):
+    conversation = light.conversation(seed=1)
+    first = conversation.say("Hello there.", 0, max_audio_length_ms=800)
+    conversation.rewind(first)
+    assert not torch.equal(conversation.say("Hello there.", 0, max_audio_length_ms=800, seed=99).codes, first.codes)
+
+
+def test_a_foreign_turn_cannot_be_rewound(light):
+    turn = light.conversation(seed=1).say("Hi.", 0, max_audio_length_ms=400)
+    with pytest.raises(ValueError, match="not part"):
+        light.conversation().rewind(turn)
+
+
+def test_two_conversations_at_once_do_not_mix(generator):
+    def speak(seed, text, found):
+        conversation = generator.conversation(seed=seed)
+        found[seed] = [conversation.say(text, 0, max_audio_length_ms=800).audio for _ in range(2)]
+
+    alone: dict = {}
+    speak(1, "One.", alone)
+    speak(2, "Two.", alone)
+    together: dict = {}
+    threads = [threading.Thread(target=speak, args=(*job, together)) for job in ((1, "One."), (2, "Two."))]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    for seed in (1, 2):
+        assert all(torch.equal(a, b) for a, b in zip(alone[seed], together[seed], strict=True))
+
+
+def test_interleaved_streams_do_not_mix(generator):
+    options = dict(speaker=0, max_audio_length_ms=1600)
+    one = generator.stream("One.", seed=1, **options)
+    two = generator.stream("Two.", seed=2, **options)
+    pairs = list(zip(one, two, strict=True))
+    assert torch.equal(torch.cat([a for a, _ in pairs]), generator.generate("One.", seed=1, **options))
+    assert torch.equal(torch.cat([b for _, b in pairs]), generator.generate("Two.", seed=2, **options))
+
+
+def test_a_turn_says_that_it_ended(light):
+    end_after(light, 5)
+    turn = light.conversation(seed=1).say("Hi.", 0)
+    assert (turn.state, len(turn.codes), len(turn.audio)) == ("ended", 5, 5 * FRAME_SIZE)
+
+
+def test_a_turn_says_that_it_was_capped(light):
+    turn = light.conversation(seed=1).say("Hi.", 0, max_audio_length_ms=800)
+    assert (turn.state, len(turn.codes)) == ("capped", 10)
+
+
+def test_a_turn_says_that_it_was_stopped_and_keeps_what_was_made(light):
+    conversation = light.conversation(seed=1)
+    stream = conversation.stream("Hello.", 0, max_audio_length_ms=4000)
+    heard = [next(stream), next(stream)]
+    stream.close()
+    turn = conversation.turns[-1]
+    assert turn.state == "stopped"
+    assert torch.equal(turn.audio, torch.cat(heard))
+    assert conversation.say("Go on.", 0, max_audio_length_ms=400).state == "capped"
+
+
+def test_the_zero_frame_as_the_very_first_frame_is_an_empty_turn(generator):
+    end_after(generator, 0)
+    conversation = generator.conversation(seed=1)
+    turn = conversation.say("Hi.", 0)
+    assert (turn.state, turn.codes.shape, turn.audio.shape) == ("ended", (0, 4), (0,))
+    assert generator.generate("Hi.", 0).shape == (0,)
+    assert list(generator.stream("Hi.", 0)) == []
+    assert conversation.say("Again.", 0).state == "ended"
+
+
+def test_codes_that_no_codec_knows_never_reach_it(generator):
+    codes = torch.full((3, 4), 34)
+    known = torch.full((3, 4), 31)
+    assert torch.equal(generator.codec.decode(codes), generator.codec.decode(known))
+
+
+def test_a_turn_that_fills_the_budget_is_capped_and_the_next_is_refused():
+    light = small_generator(max_positions=64)
+    conversation = light.conversation(seed=1)
+    turn = conversation.say("Hello.", 0)
+    assert turn.state == "capped"
+    assert conversation.positions_used == 64
+    with pytest.raises(ConversationFull, match="no longer fits: 64 of 64 positions"):
+        conversation.say("More.", 0)
+
+
+def test_a_prompt_that_does_not_fit_says_how_many_seconds_would(light):
+    with pytest.raises(InputError, match=r"lasts 60.0 s, and only \d+\.\d s fit"):
+        light.conversation([prompt(light, seconds=60)])
+
+
+@pytest.mark.parametrize("text", ["", "   ", "...", "\n", "你好"])
+def test_a_text_without_words_is_refused_in_one_sentence(light, text):
+    with pytest.raises(InputError, match="nothing to say"):
+        light.generate(text, 0)
+
+
+@pytest.mark.parametrize(
+    "segment,words",
+    [
+        (Segment(0, "Hi."), "no sound"),
+        (Segment(0, "Hi.", audio=torch.zeros(2, 24_000)), "num_samples"),
+        (Segment(0, "Hi.", codes=torch.zeros(5, 9, dtype=torch.int64)), "needs"),
+        (Segment(0, "", audio=torch.zeros(24_000)), "nothing to say"),
+    ],
+)
+def test_a_broken_segment_is_refused_in_one_sentence(light, segment, words):
+    with pytest.raises(InputError, match=words):
+        light.conversation([segment])

@@ -1,0 +1,125 @@
+"""The network: sizes, rotary scaling, caches, sampling, losses."""
+
+import pytest
+import torch
+
+from csm.config import PRESETS, ModelConfig, RopeConfig
+from csm.errors import InputError
+from csm.model import CSM, KVCache, Sampling, sample
+from csm.model.size import parameter_counts
+from csm.model.transformer import rope_frequencies
+from tests.small import small_config
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return CSM(small_config()).init_weights().eval()
+
+
+def rows(config, length=12, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 32, (1, length, config.num_codebooks + 1), generator=generator)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    mask[:, : length // 2, -1] = True
+    mask[:, length // 2 :, :-1] = True
+    return ids, mask
+
+
+def test_tiny_has_the_parameters_of_the_published_file():
+    # model.safetensors of sesame/csm-1b: 6 211 186 784 bytes of float32 and a header of some kilobytes.
+    total = parameter_counts(PRESETS["tiny"])["total"]
+    assert total == 1_552_791_552
+    assert 0 < 6_211_186_784 - 4 * total < 100_000
+
+
+def test_tiny_has_the_published_shapes():
+    with torch.device("meta"):
+        shapes = {name: tuple(p.shape) for name, p in CSM(PRESETS["tiny"]).named_parameters()}
+    assert shapes["text_embeddings.weight"] == (128_256, 2048)
+    assert shapes["audio_embeddings.weight"] == (65_632, 2048)
+    assert shapes["projection.weight"] == (1024, 2048)
+    assert shapes["codebook0_head.weight"] == (2051, 2048)
+    assert shapes["audio_head"] == (31, 1024, 2051)
+    assert shapes["backbone.layers.15.attn.k_proj.weight"] == (512, 2048)
+    assert shapes["decoder.layers.3.mlp.w2.weight"] == (1024, 8192)
+
+
+@pytest.mark.parametrize("name,backbone,decoder", [("small", 2.82e9, 250e6), ("medium", 6.98e9, 300e6)])
+def test_the_larger_presets_build_at_their_published_sizes(name, backbone, decoder):
+    counts = parameter_counts(PRESETS[name])  # Llama 3.2 3B and 3.1 8B without their vocabularies
+    assert counts["backbone"] == pytest.approx(backbone, rel=0.01)
+    assert counts["depth decoder"] == pytest.approx(decoder, rel=0.01)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_config_survives_its_dictionary(name):
+    assert ModelConfig.from_dict(PRESETS[name].to_dict()) == PRESETS[name]
+
+
+def test_llama_scaling_slows_only_the_slow_pairs():
+    plain = rope_frequencies(64, RopeConfig(factor=1.0))
+    scaled = rope_frequencies(64, RopeConfig())
+    assert torch.equal(plain[:10], scaled[:10])
+    assert torch.allclose(scaled[-5:], plain[-5:] / 32)
+
+
+def test_cached_equals_uncached(model):
+    config = model.config
+    ids, mask = rows(config)
+    with torch.inference_mode():
+        embedded = model.embed_rows(ids, mask)
+        whole = model.backbone(embedded)
+        cache = KVCache(config.backbone, 64, 1, embedded)
+        parts = [model.backbone(part, cache) for part in embedded.split([5, 1, 1, 4, 1], dim=1)]
+    assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-5)
+
+
+def test_the_cached_depth_decoder_equals_its_training_pass(model):
+    torch.manual_seed(1)
+    state = torch.randn(2, model.config.backbone.dim)
+    with torch.inference_mode():
+        codes = model.sample_frame(state, Sampling(topk=1), torch.Generator())
+        logits = model.depth_logits(state, codes)
+    assert torch.equal(codes[:, 0], model.codebook0_head(state).argmax(-1))
+    assert torch.equal(codes[:, 1:], logits.argmax(-1))
+
+
+def test_a_full_cache_says_so(model):
+    embedded = torch.zeros(1, 9, 32)
+    with pytest.raises(IndexError, match="8 positions"):
+        model.backbone(embedded, KVCache(model.config.backbone, 8, 1, embedded))
+
+
+def test_sampling_draws_in_proportion_and_only_from_the_top_k():
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).log_softmax(-1).repeat(20_000, 1)
+    drawn = sample(logits, Sampling(temperature=1.0, topk=3), torch.Generator().manual_seed(0))
+    share = torch.bincount(drawn, minlength=4) / len(drawn)
+    expected = torch.tensor([3.0, 2.0, 1.0]).softmax(-1)
+    assert share[3] == 0
+    assert torch.allclose(share[:3], expected, atol=0.02)
+
+
+def test_top_k_of_one_is_greedy():
+    logits = torch.randn(5, 35, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(sample(logits, Sampling(topk=1), torch.Generator()), logits.argmax(-1))
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": -1.0}, {"topk": 0}])
+def test_impossible_sampling_is_refused_in_one_sentence(options):
+    with pytest.raises(InputError, match="choose"):
+        Sampling(**options)
+
+
+def test_the_losses_see_only_what_they_should(model):
+    """Changing a frame that no loss covers, or a masked column, changes nothing."""
+    ids, mask = rows(model.config)
+    chosen = torch.zeros(ids.shape[:2], dtype=torch.bool)
+    chosen[:, 8] = True
+    first, depth = model.losses(ids, mask, chosen)
+    changed = ids.clone()
+    changed[:, -1, 1:] = 3  # the last frame: only its code 0 is a target, and nothing reads it
+    assert torch.equal(model.losses(changed, mask, chosen)[0], first)
+    assert torch.equal(model.losses(changed, mask, chosen)[1], depth)
+    changed[:, 8, 2] = (ids[:, 8, 2] + 1) % 32
+    assert not torch.equal(model.losses(changed, mask, chosen)[1], depth)

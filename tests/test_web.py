@@ -1,0 +1,210 @@
+"""The named endpoints of the web app, through the Gradio client and a running `python app.py`."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from csm.conversation import parse_script
+from csm.errors import InputError
+from csm.studio import Settings
+from csm.voices import find_voice, shipped_voices
+from csm.web.endpoints import EXAMPLE_SCRIPT, Choice, MisplacedError, cast, default_voices, read_settings
+from csm.web.gpu import LONGEST_LEASE, Job, lease_seconds
+
+REPORT_KEYS = {
+    "model", "device", "seed", "sample_rate", "audio_seconds", "generation_seconds", "real_time_factor",
+    "first_audio_seconds", "positions_prefilled", "turns",
+}  # fmt: skip
+TURN_KEYS = {"speaker", "text", "start", "end", "frames", "state", "positions_prefilled"}
+BOTH = {"A": Choice("slt"), "B": Choice("rms")}
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    return Client(app.url, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def spoken(client):
+    return client.predict(script="A: Hi.\nB: Hello.", api_name="/generate")
+
+
+def speak(client, script="A: Good morning.", **settings):
+    return client.predict(script=script, **{"max_turn_seconds": 1.5, **settings}, api_name="/generate")
+
+
+def wav(path: Path, seconds: float, level: float = 0.2) -> Path:
+    noise = np.random.default_rng(0).standard_normal(int(seconds * 24_000)).astype(np.float32)
+    soundfile.write(path, level * noise.clip(-2, 2), 24_000)
+    return path
+
+
+def test_the_client_gets_a_wav_and_the_report_with_everything_else_at_its_default(spoken):
+    path, report = spoken
+    sound, rate = soundfile.read(path)
+    assert rate == report["sample_rate"] == 24_000
+    assert len(sound) / rate == pytest.approx(report["audio_seconds"], abs=0.01)
+    assert np.abs(sound).max() > 0.001
+    assert set(report) == REPORT_KEYS
+    assert report["model"] == "nano" and report["seed"] == Settings().seed
+    assert [(turn["speaker"], turn["text"]) for turn in report["turns"]] == [("A", "Hi."), ("B", "Hello.")]
+    assert all(set(turn) == TURN_KEYS for turn in report["turns"])
+    assert all(turn["state"] in ("ended", "capped") for turn in report["turns"])
+
+
+def test_what_the_client_gets_is_marked_and_a_human_made_file_is_not(client, spoken):
+    path, _ = spoken
+    found = client.predict(handle_file(path), api_name="/check_watermark")
+    assert found["marked"] is True and 0 <= found["confidence"] <= 1
+    prompt = next(iter(shipped_voices().values())).path
+    assert client.predict(handle_file(prompt), api_name="/check_watermark")["marked"] is False
+
+
+def test_the_same_seed_gives_the_same_file_and_another_seed_another(client):
+    first, again, other = (Path(speak(client, seed=seed)[0]).read_bytes() for seed in (3, 3, 4))
+    assert first == again != other
+
+
+def test_a_drawn_seed_is_reported_and_gives_the_same_again(client):
+    path, report = speak(client, seed=-1)
+    assert report["seed"] >= 0
+    assert Path(speak(client, seed=report["seed"])[0]).read_bytes() == Path(path).read_bytes()
+
+
+def test_a_recording_with_its_transcript_is_a_voice(client):
+    voice = find_voice("awb")
+    path, report = speak(client, prompt_a=handle_file(voice.path), transcript_a=voice.transcript)
+    assert report["audio_seconds"] > 0
+    assert Path(path).read_bytes() == Path(speak(client, voice_a="awb")[0]).read_bytes()
+
+
+def test_two_clients_at_once_get_each_their_own(app, client):
+    scripts = ["Anna: The rain has stopped.", "Ben: My train is late again."]
+    alone = [Path(speak(client, script, seed=5)[0]).read_bytes() for script in scripts]
+    with ThreadPoolExecutor() as pool:
+        at_once = list(pool.map(lambda s: speak(Client(app.url, verbose=False), s, seed=5), scripts))
+    assert [report["turns"][0]["text"] for _, report in at_once] == [line.partition(": ")[2] for line in scripts]
+    assert [Path(path).read_bytes() for path, _ in at_once] == alone
+
+
+def test_a_script_beyond_the_budget_gives_what_fits_and_says_where_it_ended(client):
+    line = "this is a very long line that goes on and on until the listener has fallen asleep " * 5
+    script = "\n".join(f"{'AB'[turn % 2]}: {line}" for turn in range(8))
+    path, report = speak(client, script, max_turn_seconds=1)
+    said = len(report["turns"])
+    assert 0 < said < 8
+    assert f"Turn {said + 1} of 8" in report["notice"]
+    assert soundfile.info(path).duration == pytest.approx(report["audio_seconds"], abs=0.01)
+
+
+BAD = {
+    "an empty script": (dict(script="  \n"), "script is empty"),
+    "nine speakers": (dict(script="\n".join(f"{name}: Hi." for name in "ABCDEFGHI")), "at most 8"),
+    "an unknown voice": (dict(voice_a="nobody"), "no voice called “nobody”; choose one of"),
+    "a path of the server": (dict(voice_a="/etc/hostname"), "no voice called"),
+    "no transcript": (dict(prompt_a="speech.wav"), "transcript is missing"),
+    "a silent prompt": (dict(prompt_a="silent.wav", transcript_a="Hi."), "silent"),
+    "a short prompt": (dict(prompt_a="short.wav", transcript_a="Hi."), "too short"),
+    "a long prompt": (dict(prompt_a="long.wav", transcript_a="Hi."), r"at most 30 s fit"),
+    "not audio": (dict(prompt_a="text.wav", transcript_a="Hi."), "not audio|can't be read"),
+    "a negative seed": (dict(seed=-5), "seed"),
+    "no temperature": (dict(temperature=0), "temperature"),
+    "a word for a number": (dict(max_turn_seconds="long"), "must be numbers"),
+    "top-k of 0": (dict(topk=0), "Top-k"),
+    "turns of no length": (dict(max_turn_seconds=0), "longest turn"),
+}
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prompts")
+    wav(folder / "speech.wav", 3)
+    wav(folder / "silent.wav", 3, level=0.0)
+    wav(folder / "short.wav", 0.3)
+    wav(folder / "long.wav", 40)
+    (folder / "text.wav").write_text("This is no sound.")
+    return folder
+
+
+@pytest.mark.parametrize("given, sentence", BAD.values(), ids=BAD)
+def test_bad_input_gets_one_sentence(client, prompts, given, sentence):
+    given = {key: handle_file(prompts / value) if key == "prompt_a" else value for key, value in given.items()}
+    with pytest.raises(AppError, match=f"(?i){sentence}") as caught:
+        speak(client, **given)
+    told = str(caught.value)
+    assert "Traceback" not in told and "\n" not in told and len(told) < 300
+
+
+def test_a_client_cannot_have_files_of_the_server_read(client):
+    stolen = {"path": str(shipped_voices()["slt"].path), "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(AppError):
+        speak(client, prompt_a=stolen, transcript_a="Hi.")
+
+
+def test_the_app_serves_on_after_bad_input_and_tells_no_tracebacks_of_it(app, client):
+    with pytest.raises(AppError):
+        speak(client, script="")
+    assert speak(client)[1]["audio_seconds"] > 0
+    assert "InputError" not in app.log.read_text()
+
+
+def test_the_voices_endpoint_lists_what_ships(client):
+    listed = client.predict(api_name="/voices")
+    assert [voice["name"] for voice in listed] == list(shipped_voices())
+    assert all(voice["transcript"] and voice["licence"] and voice["origin"] for voice in listed)
+
+
+def test_only_the_named_functions_are_for_clients(client):
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/generate", "/voices", "/check_watermark"}
+
+
+def test_the_first_two_names_have_voices_a_and_b_and_others_a_voice_that_is_free():
+    voices = cast(parse_script("Anna: Hi.\nBen: Hi.\nCleo: Hi.\nAnna: Bye."), BOTH)
+    assert (voices["Anna"].name, voices["Ben"].name) == ("slt", "rms")
+    assert voices["Cleo"].name not in ("slt", "rms")
+
+
+def test_a_speaker_called_b_has_voice_b_wherever_it_first_speaks():
+    assert cast(parse_script("B: Hi."), BOTH)["B"].name == "rms"
+    voices = cast(parse_script("B: Hi.\nAnna: Hi."), BOTH)
+    assert (voices["B"].name, voices["Anna"].name) == ("rms", "slt")
+
+
+def test_a_voice_that_nobody_uses_is_not_asked_for():
+    assert set(cast(parse_script("A: Hi."), {**BOTH, "B": Choice(None, own=True)})) == {"A"}
+
+
+def test_more_speakers_than_voices_are_refused_by_name():
+    names = "ABCDEFGH"[: len(shipped_voices()) + 1]
+    if len(names) <= len(shipped_voices()):
+        pytest.skip("there are voices for all speakers that a script may have")
+    with pytest.raises(InputError, match=f"“{names[-1]}” has no voice"):
+        cast(parse_script("\n".join(f"{name}: Hi." for name in names)), BOTH)
+
+
+def test_bad_input_knows_where_it_was_given():
+    with pytest.raises(MisplacedError) as caught:
+        cast(parse_script("A: Hi.\nB: Hi."), {**BOTH, "B": Choice(None, own=True)})
+    assert caught.value.place == "B"
+    with pytest.raises(MisplacedError) as caught:
+        read_settings(7, float("nan"), 50, 20)
+    assert caught.value.place == "settings"
+
+
+def test_the_default_voices_are_a_womans_and_a_mans_and_the_example_has_both():
+    woman, man = (shipped_voices()[name] for name in default_voices())
+    assert "woman" in woman.description and "woman" not in man.description
+    assert [line.speaker for line in parse_script(EXAMPLE_SCRIPT)] == ["A", "B", "A", "B"]
+
+
+def test_the_accelerator_is_asked_for_as_long_as_the_script_needs(tmp_path):
+    def lease(script: str) -> int:
+        return lease_seconds(Job(parse_script(script), {}, Settings(), tmp_path))
+
+    assert lease("A: Hi.") < lease(EXAMPLE_SCRIPT) < lease(EXAMPLE_SCRIPT * 4) <= LONGEST_LEASE
+    assert lease("\n".join(["A: Hi."] * 1_000)) == LONGEST_LEASE

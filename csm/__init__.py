@@ -5,5 +5,4 @@ from csm.frames import Segment
 from csm.generator import Conversation, Generator, Turn, load
 from csm.version import __version__
 
-
 __all__ = ["Conversation", "Generator", "InputError", "Segment", "Turn", "__version__", "load"]

@@ -53,7 +53,7 @@ def save_folder(folder: Path, model: CSM, codec: nn.Module) -> None:
         size += tensor.nbytes
     for stale in folder.glob("model-*.safetensors"):
         stale.unlink()
-    places = {}
+    places: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file, metadata={"format": "pt"})

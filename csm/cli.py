@@ -43,13 +43,13 @@ def _check_target(path: str, what: str) -> None:
 
 def _generate(arguments: argparse.Namespace) -> int:
     from csm import load
-    from csm.audio import write_audio
+    from csm.audio import check_output, write_audio
     from csm.conversation import parse_script
     from csm.studio import Performed, Settings, TurnFinished, perform
     from csm.voices import find_voice
 
     lines = parse_script(_read_script(arguments.script))
-    _check_target(arguments.out, "sound")
+    check_output(arguments.out)
     if arguments.json and arguments.json != "-":
         _check_target(arguments.json, "report")
     transcripts = _pairs(arguments.transcript, "--transcript")

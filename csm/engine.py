@@ -67,6 +67,8 @@ class Engine:
     @torch.inference_mode()
     def step(self, context: Context, sampling: Sampling, generator: torch.Generator) -> Tensor:
         """Sample the next frame, int64 (K,), and feed it back. All zeros is the end of the turn."""
+        if context.state is None:
+            raise ValueError("Nothing has been prefilled: there is no state to speak from.")
         codes = self.model.sample_frame(context.state, sampling, generator)
         self._read(context, audio_rows(codes))
         return codes[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import warnings
+from collections.abc import Generator as Chunks
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -93,7 +94,7 @@ class Conversation:
         temperature: float = 0.9,
         topk: int = 50,
         seed: int | None = None,
-    ) -> Iterator[Tensor]:
+    ) -> Chunks[Tensor, None, None]:
         """Chunks of float32 samples at 24 kHz as they are made. The turn is in `turns` once the iterator ends;
         closing the iterator early keeps what was made, as `stopped`.
 

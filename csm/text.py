@@ -33,14 +33,16 @@ class ByteTokenizer:
     @staticmethod
     def normalise(text: str) -> str:
         """ASCII, lower case, digits as words; the speaker's slot in front stays as it is."""
-        slot, text = re.fullmatch(r"(\[\d+\])?(.*)", text, re.DOTALL).groups()
+        found = re.match(r"\[\d+\]", text)
+        slot = found[0] if found else ""
+        text = text.removeprefix(slot)
         text = text.translate(str.maketrans("’‘“”—–…", "''\"\"--."))
         text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
         text = text.replace("&", " and ").replace("%", " percent").replace("$", " dollars ")
         text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
         text = re.sub(r"\d+(?:\.\d+)?", ByteTokenizer._spell, text)
         text = re.sub(r"[^a-z ,.?!';:-]+", " ", text)
-        return (slot or "") + re.sub(r"\s+", " ", text).strip()
+        return slot + re.sub(r"\s+", " ", text).strip()
 
     @staticmethod
     def _spell(match: re.Match[str]) -> str:

@@ -30,7 +30,11 @@ class CodecStream(Protocol):
 
 class Codec(Protocol):
     num_codebooks: int
-    module: torch.nn.Module
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The network, to move to a device and to load weights into."""
+        ...
 
     def encode(self, wave: Tensor) -> Tensor:
         """float32 (num_samples,) at 24 kHz -> int64 (frames, K); the last frame is filled up with silence."""

@@ -78,6 +78,8 @@ class SpectralEncoder(nn.Module):
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
+        self.filters: Tensor
+        self.window: Tensor
         self.register_buffer("filters", mel_filters(config.mels, MEL_WINDOW), persistent=False)
         self.register_buffer("window", torch.hann_window(MEL_WINDOW), persistent=False)
         self.embed = nn.Linear(config.mels, config.dim)
@@ -101,6 +103,7 @@ class SpectralDecoder(nn.Module):
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
         self.dim = config.dim
+        self.window: Tensor
         self.register_buffer("window", torch.hann_window(SPECTRUM), persistent=False)
         self.unstack = nn.Linear(config.dim, STEPS_PER_FRAME * config.dim)
         self.stack = ConvNeXtStack(config.dim, config.mlp_dim, config.decoder_blocks)

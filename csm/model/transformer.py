@@ -34,17 +34,17 @@ class RotaryTable(nn.Module):
     def __init__(self, head_dim: int, positions: int, rope: RopeConfig) -> None:
         super().__init__()
         self.head_dim, self.positions, self.rope = head_dim, positions, rope
-        self.register_buffer("cos", None, persistent=False)
-        self.register_buffer("sin", None, persistent=False)
+        self._table: tuple[Tensor, Tensor] | None = None  # no buffer: a cast to bfloat16 must not reach it
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """positions (S,) or (B, S) -> cos, sin of shape (..., S, 1, head_dim / 2)."""
-        if self.cos is None or self.cos.device != positions.device:
+        if self._table is None or self._table[0].device != positions.device:
             angles = torch.outer(
                 torch.arange(self.positions, dtype=torch.float32), rope_frequencies(self.head_dim, self.rope)
             ).to(positions.device)
-            self.cos, self.sin = angles.cos(), angles.sin()
-        return self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)
+            self._table = angles.cos(), angles.sin()
+        cos, sin = self._table
+        return cos[positions].unsqueeze(-2), sin[positions].unsqueeze(-2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from csm.config import PRESETS
-from csm.training.held_out import SENTENCES
 from csm.text import ByteTokenizer
+from csm.training.held_out import SENTENCES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,8 +81,9 @@ def _data(arguments: argparse.Namespace) -> None:
 
 def _codec(arguments: argparse.Namespace) -> None:
     from csm.training.codec import train_codec
+    from csm.training.export import light_codec
 
-    train_codec(arguments.data, arguments.out, PRESETS["nano"].codec, arguments.steps)
+    train_codec(arguments.data, arguments.out, light_codec(PRESETS["nano"]), arguments.steps)
 
 
 def _codes(arguments: argparse.Namespace) -> None:

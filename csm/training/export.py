@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from csm.checkpoint import save_folder
 from csm.codec.spectral import SpectralCodec
-from csm.config import ModelConfig
+from csm.config import ModelConfig, SpectralConfig
 from csm.errors import InputError
 from csm.model import CSM
 
@@ -22,9 +22,16 @@ def run_weights(folder: Path) -> dict[str, Tensor]:
     return torch.load(state, weights_only=True, map_location="cpu")["module"]
 
 
+def light_codec(config: ModelConfig) -> SpectralConfig:
+    """The codec's config. Raises `InputError` when it is Mimi, which this recipe does not train."""
+    if not isinstance(config.codec, SpectralConfig):
+        raise InputError("This recipe trains the light codec; the config asks for Mimi.")
+    return config.codec
+
+
 def trained_codec(folder: Path, config: ModelConfig) -> SpectralCodec:
     """The codec of a codec run, in evaluation mode."""
-    codec = SpectralCodec(config.codec)
+    codec = SpectralCodec(light_codec(config))
     weights = run_weights(folder)
     codec.load_state_dict({k.removeprefix("codec."): v for k, v in weights.items() if k.startswith("codec.")})
     return codec.eval()

@@ -9,12 +9,14 @@ attention, after Tachibana et al. 2017, arXiv:1710.08969, with the synthesiser's
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from csm.config import ModelConfig
 from csm.model import CSM
+from csm.model.transformer import Layer
 from csm.text import Tokenizer
 from csm.training.codes import Batch, Conversations
 from csm.training.corpus import Corpus
@@ -33,7 +35,8 @@ def guided_backbone(model: CSM, batch: Batch) -> tuple[Tensor, Tensor]:
     positions = torch.arange(length, device=x.device)
     cos, sin = model.backbone.rotary(positions)
     guide_loss = x.new_zeros(())
-    for index, layer in enumerate(model.backbone.layers):
+    for index, module in enumerate(model.backbone.layers):
+        layer = cast(Layer, module)
         if index == GUIDED_LAYER:
             q, k = layer.attn.queries_keys(layer.sa_norm(x), cos, sin)
             group = layer.attn.heads // layer.attn.kv_heads

@@ -56,10 +56,11 @@ def _row(number: int, row: TurnRow) -> str:
 def sample(slot: str, voice: Voice) -> str:
     """A small player with the recording of a shipped voice, which `launch_options` allows the server to give out."""
     # Gradio's own player without a waveform breaks the page in 6.17.3, and one with a waveform is four times as tall.
-    source = f"gradio_api/file={quote(str(voice.path.resolve()))}"
+    source = escape(f"gradio_api/file={quote(str(voice.path.resolve()))}")
+    label = f"How voice {escape(slot)} sounds"
     return (
-        f'<figure class="csm-sample"><figcaption>How voice {escape(slot)} sounds</figcaption>'
-        f'<audio controls preload="none" src="{escape(source)}" aria-label="How voice {escape(slot)} sounds"></audio></figure>'
+        f'<figure class="csm-sample"><figcaption>{label}</figcaption>'
+        f'<audio controls preload="none" src="{source}" aria-label="{label}"></audio></figure>'
     )
 
 

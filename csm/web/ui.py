@@ -104,7 +104,7 @@ class Page:
         try:
             job = plan(script, choices, read_settings(seed, temperature, topk, max_turn_seconds), new_folder())
         except MisplacedError as error:
-            beside = {self.notes[error.place]: gr.update(value=markup.note(str(error)), visible=True)}
+            beside: Changes = {self.notes[error.place]: gr.update(value=markup.note(str(error)), visible=True)}
             yield {**cleared, **beside, self.status: markup.status(f"Nothing was generated. {error}", "error")}
             raise gr.Error(str(error), visible=False, print_exception=False) from error
         yield {
@@ -231,7 +231,7 @@ def _voice_panel(slot: str, chosen: str) -> VoicePanel:
             )
             transcript = gr.Textbox(
                 label=f"What is said in it ({slot})",
-                info="Every word, exactly. One person, 5 to 15 quiet seconds; use only a voice you have the right to use.",
+                info="Every word. One person, 5 to 15 quiet seconds; use only a voice that you have the right to use.",
                 lines=2,
             )
         note = gr.HTML("", visible=False)
@@ -304,10 +304,22 @@ def build_app(generator: Generator) -> gr.Blocks:
                 turns = gr.HTML(markup.turns([]))
                 with gr.Accordion("Report", open=False):
                     report = gr.JSON(label="Report", show_label=False)
-        Page(
-            endpoints, script, script_note, panels, settings, settings_note, generate, stop, status, audio, turns, report,
-            gr.State(None),
-        ).connect()  # fmt: skip
+        page = Page(
+            endpoints=endpoints,
+            script=script,
+            script_note=script_note,
+            panels=panels,
+            settings=settings,
+            settings_note=settings_note,
+            generate=generate,
+            stop=stop,
+            status=status,
+            audio=audio,
+            turns=turns,
+            report=report,
+            job=gr.State(None),
+        )
+        page.connect()
         endpoints.declare()
     app.queue(max_size=LONGEST_QUEUE)
     return app

@@ -120,6 +120,8 @@ def picture(page, name):
 @pytest.mark.parametrize("size, scheme", [("wide", "light"), ("narrow", "dark")])
 def test_one_click_gives_sound_turn_by_turn(browser, app, size, scheme):
     page = opened(browser, app, size, color_scheme=scheme)
+    errors = []
+    page.on("pageerror", errors.append)
     picture(page, f"start-{size}")
     page.evaluate(WATCH)
     button(page, "Generate").click()
@@ -140,6 +142,7 @@ def test_one_click_gives_sound_turn_by_turn(browser, app, size, scheme):
     assert sound["seconds"] > 1 and sound["peak"] > 0.01
     expect(button(page, "Generate")).to_be_enabled()
     picture(page, f"done-{size}")
+    assert not errors
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
     page.close()
 

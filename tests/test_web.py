@@ -1,5 +1,6 @@
 """The named endpoints of the web app, through the Gradio client and a running `python app.py`."""
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from csm.errors import InputError
 from csm.studio import Settings
 from csm.voices import find_voice, shipped_voices
 from csm.web.endpoints import EXAMPLE_SCRIPT, Choice, MisplacedError, cast, default_voices, read_settings
-from csm.web.gpu import LONGEST_LEASE, Job, lease_seconds
+from csm.web.gpu import LONGEST_LEASE, Conversation, Job, lease_seconds
 
 REPORT_KEYS = {
     "model", "device", "seed", "sample_rate", "audio_seconds", "generation_seconds", "real_time_factor",
@@ -207,6 +208,13 @@ def test_the_default_voices_are_a_womans_and_a_mans_and_the_example_has_both():
     woman, man = (shipped_voices()[name] for name in default_voices())
     assert "woman" in woman.description and "woman" not in man.description
     assert [line.speaker for line in parse_script(EXAMPLE_SCRIPT)] == ["A", "B", "A", "B"]
+
+
+def test_what_goes_to_the_accelerators_process_and_comes_back_is_plain_data(tmp_path):
+    lines = parse_script(EXAMPLE_SCRIPT)
+    job = Job(lines, cast(lines, BOTH), Settings(), tmp_path)
+    update = Conversation(tmp_path / "conversation.wav", {"turns": []})
+    assert pickle.loads(pickle.dumps((job, update))) == (job, update)
 
 
 def test_the_accelerator_is_asked_for_as_long_as_the_script_needs(tmp_path):

@@ -184,8 +184,7 @@ class Page:
             [*shown, self.audio, self.report],
             concurrency_id=MODEL_QUEUE,
             concurrency_limit=1,
-            show_progress="minimal",
-            show_progress_on=self.turns,
+            show_progress="hidden",
             api_visibility="private",
         )
         performed.then(self.ready, None, buttons, queue=False, show_progress="hidden", api_visibility="private")
@@ -283,9 +282,10 @@ def build_app(generator: Generator) -> gr.Blocks:
                 script = gr.Textbox(
                     EXAMPLE_SCRIPT,
                     label="Script",
-                    info="One turn a line: “A: Hello.” or “Anna: Hello.” The first two speakers have voices A and B.",
+                    info="One turn a line: “A: Hello.” or “Anna: Hello.” "
+                    "The first two speakers have voices A and B, more of them the other shipped voices.",
                     lines=7,
-                    max_lines=24,
+                    max_lines=14,
                 )
                 script_note = gr.HTML("", visible=False)
                 with gr.Row():
@@ -296,8 +296,8 @@ def build_app(generator: Generator) -> gr.Blocks:
                 with gr.Row():
                     generate = gr.Button("Generate", variant="primary", size="lg", scale=3, min_width=120)
                     stop = gr.Button("Stop", variant="stop", size="lg", scale=1, min_width=80, interactive=False)
-            with gr.Column(min_width=320):
                 status = gr.HTML(markup.status("Ready. Press Generate to hear the script."))
+            with gr.Column(min_width=320):
                 audio = gr.Audio(
                     label="Conversation", type="filepath", format="wav", interactive=False, buttons=["download"]
                 )

@@ -121,7 +121,7 @@ def picture(page, name):
 def test_one_click_gives_sound_turn_by_turn(browser, app, size, scheme):
     page = opened(browser, app, size, color_scheme=scheme)
     errors = []
-    page.on("pageerror", errors.append)
+    page.on("pageerror", lambda error: errors.append(str(error)))
     picture(page, f"start-{size}")
     page.evaluate(WATCH)
     button(page, "Generate").click()

@@ -206,3 +206,15 @@ def test_codec_losses_reward_the_right_sound():
     wave = torch.sin(torch.arange(24_000) * 0.05)[None]
     assert distance(wave, wave) == 0
     assert distance(0.9 * wave, wave) < distance(0.1 * wave, wave) < distance(torch.zeros_like(wave), wave)
+
+
+def test_a_turn_of_several_sentences_ends_once(runs, speech):
+    """Joined clips: texts with a space, frames without the zero frame between, the guide moved along."""
+    conversations = Conversations(Corpus(speech), runs / "codes", ByteTokenizer(), 4)
+    turns = [conversations._turn(np.random.default_rng(seed), conversations.clips["slt"]) for seed in range(30)]
+    assert {turn.text.count(".") for turn in turns} == {1, 2, 3}
+    for turn in turns:
+        assert (~turn.codes.any(axis=1)).nonzero()[0].tolist() == [len(turn.codes) - 1]
+        assert len(turn.guide) == len(turn.codes)
+        assert turn.guide[-1, 1] == turn.text.rindex("number") + len("number") + 1 + 4  # BOS and "[0]" come first
+        assert (np.diff(turn.guide[:, 1]) >= -1).all()

@@ -21,6 +21,7 @@ from csm.training.corpus import Corpus, Utterance
 
 FRAME_SECONDS = FRAME_SIZE / SAMPLE_RATE
 SLOTS = 8
+SENTENCES_IN_A_TURN = (0.6, 0.3, 0.1)  # shares of turns with one, two and three
 
 
 def frames_of(utterance: Utterance) -> int:
@@ -122,6 +123,18 @@ class Conversations:
                 clip = Clip(utterance.speaker, utterance.text, ended, spoken_text(utterance, frames, prefix))
                 self.clips.setdefault(utterance.speaker, []).append(clip)
 
+    def _turn(self, rng: np.random.Generator, clips: list[Clip]) -> Clip:
+        """One clip, or two or three of the same speaker said in one breath: people's turns have several sentences."""
+        count = 1 + int(rng.choice(3, p=SENTENCES_IN_A_TURN))
+        chosen = [clips[i] for i in rng.integers(len(clips), size=count)]
+        text, codes, guides = chosen[0].text, [chosen[0].codes], [chosen[0].guide]
+        for clip in chosen[1:]:
+            codes[-1], guides[-1] = codes[-1][:-1], guides[-1][:-1]  # only the last sentence ends the turn
+            codes.append(clip.codes)
+            guides.append(clip.guide + len(text) + 1)
+            text = f"{text} {clip.text}"
+        return Clip(chosen[0].speaker, text, np.concatenate(codes), np.concatenate(guides))
+
     def _conversation(self, rng: np.random.Generator, length: int):
         ids = np.zeros((length, self.k + 1), np.int64)
         mask = np.zeros((length, self.k + 1), bool)
@@ -131,8 +144,7 @@ class Conversations:
         at, misses = 0, 0
         while misses < 4:
             who = int(rng.integers(len(names)))
-            clips = self.clips[names[who]]
-            clip = clips[rng.integers(len(clips))]
+            clip = self._turn(rng, self.clips[names[who]])
             tokens = self.tokenizer.encode(turn_text(clip.text, int(slots[who])))
             t, f = len(tokens), len(clip.codes)
             if at + t + f > length:

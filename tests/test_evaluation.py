@@ -171,7 +171,7 @@ def stand(monkeypatch):
 
 
 def _no_flite(self):
-    raise FileNotFoundError("Flite is missing: install the Debian package flite.")
+    raise InputError("Flite is missing: install the Debian package flite.")
 
 
 VOICES = {name: Voice(name=name, path=Path(f"{name}.wav"), transcript=f"This is {name}.") for name in "xyz"}

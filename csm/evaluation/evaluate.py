@@ -230,7 +230,7 @@ def _floor(
         from csm.training.flite import Flite
 
         engine = Flite()
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, InputError) as error:
         report(f"Codec and recordings are left out, since there is nothing to record with. {error}")
         return [], []
     recordings: list[Clip] = []

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from csm.codec.spectral import SpectralCodec
 from csm.config import FRAME_SIZE, SAMPLE_RATE
+from csm.errors import InputError
 from csm.text import Tokenizer, turn_text
 from csm.training.corpus import Corpus, Utterance
+from csm.training.run import say
 
 FRAME_SECONDS = FRAME_SIZE / SAMPLE_RATE
 SLOTS = 8
@@ -29,7 +31,7 @@ def frames_of(utterance: Utterance) -> int:
 
 
 @torch.inference_mode()
-def encode_corpus(corpus: Corpus, codec: SpectralCodec, folder: Path, batch: int = 16, report=print) -> None:
+def encode_corpus(corpus: Corpus, codec: SpectralCodec, folder: Path, batch: int = 16, report=say) -> None:
     """Write `codes-NNN.npy`, int16 (frames, K) for every shard's clips one after another; skips finished shards."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = sorted({u.shard for u in corpus.utterances})
@@ -122,6 +124,8 @@ class Conversations:
                 prefix = 1 + len("[0]")
                 clip = Clip(utterance.speaker, utterance.text, ended, spoken_text(utterance, frames, prefix))
                 self.clips.setdefault(utterance.speaker, []).append(clip)
+        if not self.clips:
+            raise InputError(f"No codes of this speech in {folder}: run `python -m csm train codes` first.")
 
     def _turn(self, rng: np.random.Generator, clips: list[Clip]) -> Clip:
         """One clip, or two or three of the same speaker said in one breath: people's turns have several sentences."""

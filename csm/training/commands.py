@@ -13,6 +13,7 @@ import torch
 from csm.config import PRESETS
 from csm.text import ByteTokenizer
 from csm.training.held_out import SENTENCES
+from csm.training.run import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lm.add_argument("--data", type=Path, default=Path("runs/speech"))
     lm.add_argument("--codes", type=Path, default=Path("runs/codes"))
     lm.add_argument("--out", type=Path, default=Path("runs/lm"))
-    lm.add_argument("--steps", type=int, default=8_000)
+    lm.add_argument("--steps", type=int, default=7_400)
     lm.add_argument("--depth-share", type=float, default=0.25, help="part of the frames the depth decoder learns")
     lm.set_defaults(action=_lm)
 
@@ -64,10 +65,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _data(arguments: argparse.Namespace) -> None:
     from csm.training.corpus import synthesise
     from csm.training.sentences import normalise
@@ -76,7 +73,7 @@ def _data(arguments: argparse.Namespace) -> None:
     for done, shards in synthesise(
         arguments.out, arguments.phrases, arguments.mixes, workers=arguments.workers, excluded=excluded
     ):
-        _say(f"shard {done} of {shards}")
+        say(f"shard {done} of {shards}")
 
 
 def _codec(arguments: argparse.Namespace) -> None:
@@ -92,7 +89,7 @@ def _codes(arguments: argparse.Namespace) -> None:
     from csm.training.export import trained_codec
 
     codec = trained_codec(arguments.codec, PRESETS["nano"])
-    encode_corpus(Corpus(arguments.data), codec, arguments.out, report=_say)
+    encode_corpus(Corpus(arguments.data), codec, arguments.out)
 
 
 def _lm(arguments: argparse.Namespace) -> None:

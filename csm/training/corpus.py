@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from csm.errors import InputError
 from csm.training.flite import Flite
 from csm.training.sentences import normalise, training_sentences
 
@@ -144,7 +145,7 @@ class Corpus:
             self._audio[shard] = np.load(index.with_name(f"audio-{shard:03d}.npy"), mmap_mode="r")
             self.utterances += [Utterance(**json.loads(line)) for line in index.read_text().splitlines()]
         if not self.utterances:
-            raise FileNotFoundError(f"No training speech in {folder}: run `python -m csm train data` first.")
+            raise InputError(f"No training speech in {folder}: run `python -m csm train data` first.")
 
     def audio(self, utterance: Utterance) -> np.ndarray:
         """int16 (num_samples,) at 24 kHz."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from csm.errors import InputError
+
 
 class _Wave(ctypes.Structure):
     _fields_ = [
@@ -64,7 +66,7 @@ class Flite:
         try:
             self._lib = ctypes.CDLL("libflite.so.1", mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
-            raise FileNotFoundError("Flite is missing: install the Debian package flite.") from error
+            raise InputError("Flite is missing: install the Debian package flite.") from error
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(self._lib, name)
             function.restype, function.argtypes = result, arguments

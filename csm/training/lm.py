@@ -1,7 +1,7 @@
 """Train the language model, backbone and depth decoder together (`python -m csm train lm`).
 
 Compute amortisation as Sesame describes it: the backbone learns code 0 on every frame, the depth decoder the
-other codes on a random part of the frames. While the model is young, two heads of one backbone layer are shown
+other codes on a random part of the frames. Less and less as it goes, two heads of one backbone layer are shown
 where in the text the speech is: the probability they give to the letters being spoken is rewarded (guided
 attention, after Tachibana et al. 2017, arXiv:1710.08969, with the synthesiser's own timing instead of a diagonal).
 """
@@ -78,7 +78,7 @@ def train_lm(
 ) -> CSM:
     """Train (or resume) in `folder` on the codes of the speech in `data`; returns the model in evaluation mode.
 
-    `depth_share` is the part of the frames that the depth decoder learns; the guide fades out by half time.
+    `depth_share` is the part of the frames that the depth decoder learns; the guide fades out to the end.
     """
     torch.manual_seed(seed)
     corpus = Corpus(data)
@@ -104,7 +104,7 @@ def train_lm(
         for optimiser in chosen:
             for group in optimiser.param_groups:
                 group["lr"] = rate * factor
-        loss, metrics = losses(train.batch(step, *shape), depth_share, guide_weight * max(0.0, 1 - 2 * step / steps))
+        loss, metrics = losses(train.batch(step, *shape), depth_share, guide_weight * (1 - step / steps))
         model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

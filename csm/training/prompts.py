@@ -72,7 +72,7 @@ PROMPTS: dict[str, Prompt] = {
 def make_prompts(folder: Path) -> list[Path]:
     """Write one 16-bit 24 kHz mono wav a voice and `index.json` into `folder`; returns the wavs' paths.
 
-    Raises `FileNotFoundError` when Flite is not installed.
+    Raises `InputError` when Flite is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     engine = Flite()

@@ -21,6 +21,11 @@ def warmup_cosine(step: int, steps: int, warmup: int = 200, floor: float = 0.02)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
+def say(line: str) -> None:
+    """Print at once, even into a pipe: a training run is watched."""
+    print(line, flush=True)
+
+
 class Run:
     """One training run in a folder: `state.pt` to resume from, `metrics.jsonl` to plot.
 
@@ -71,7 +76,7 @@ class Run:
         train_step: Callable[[int], dict[str, float]],
         validate: Callable[[], dict[str, float]],
         every: int = 500,
-        report: Callable[[str], None] = print,
+        report: Callable[[str], None] = say,
     ) -> None:
         """Run `train_step(step)` up to `steps`, averaging its metrics over `every` steps between saves."""
         sums: dict[str, float] = {}

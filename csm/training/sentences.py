@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from csm.errors import InputError
+
 FORTUNES = Path("/usr/share/games/fortunes")
 DICTIONARY = Path("/usr/share/dict/american-english")
 
@@ -131,11 +133,11 @@ def speakable(text: str, most_words: int = 14) -> bool:
 def fortune_sentences(folder: Path = FORTUNES) -> list[str]:
     """All distinct sentences of 3 to 14 words in Debian's fortunes.
 
-    Raises `FileNotFoundError` when the packages `fortunes` and `fortunes-min` are missing.
+    Raises `InputError` when the packages `fortunes` and `fortunes-min` are missing.
     """
     files = sorted(folder.glob("*.u8"))
     if not files:
-        raise FileNotFoundError(f"No fortunes in {folder}: install the Debian packages fortunes and fortunes-min.")
+        raise InputError(f"No fortunes in {folder}: install the Debian packages fortunes and fortunes-min.")
     seen: dict[str, str] = {}
     for file in files:
         for fortune in file.read_text(encoding="utf-8", errors="ignore").split("\n%\n"):

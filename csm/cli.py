@@ -9,8 +9,16 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from csm.errors import InputError
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence, like all others of the program."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.\n")
 
 
 def _pairs(values: list[str], option: str) -> dict[str, str]:
@@ -129,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     from csm.evaluation import evaluate
     from csm.training import commands as training
 
-    parser = argparse.ArgumentParser(prog="python -m csm", description="Conversational speech from a script.")
+    parser = _Parser(prog="python -m csm", description="Conversational speech from a script.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     generate = commands.add_parser("generate", help="speak a script", description="Speak a script into a file.")

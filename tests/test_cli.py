@@ -74,6 +74,15 @@ def test_every_command_has_help(command, capsys):
     assert "usage: python -m csm" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [[], ["sing"], ["generate"], ["generate", "--seed", "x"], ["watermark", "check"]])
+def test_an_incomplete_command_gets_one_sentence_and_status_2(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 2
+    (sentence,) = capsys.readouterr().err.strip().splitlines()
+    assert sentence.endswith("--help.")
+
+
 def wav(folder: Path, name: str, wave: np.ndarray, rate: int = 24_000) -> str:
     soundfile.write(folder / name, wave, rate)
     return str(folder / name)

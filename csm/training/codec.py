@@ -80,7 +80,10 @@ class CodecTrainer(nn.Module):
         return loss, {"mel": mel.item(), "phone_accuracy": correct.item(), "commitment": float(commitment)}
 
 
-def _crops(corpus: Corpus, clips: list[Utterance], rng: np.random.Generator, batch: int, frames: int):
+def crops(
+    corpus: Corpus, clips: list[Utterance], rng: np.random.Generator, batch: int, frames: int
+) -> tuple[Tensor, Tensor]:
+    """Random cuts of random clips: waves float32 (B, 1920 frames) and phone ids int64 (B, frames, 2)."""
     length = frames * FRAME_SIZE
     waves = np.zeros((batch, length), np.float32)
     phones = np.zeros((batch, frames, len(PHONE_TIMES)), np.int64)
@@ -121,7 +124,7 @@ def train_codec(
         quantise = step >= unquantised
         # The first quantised batch feeds k-means: it must hold several vectors for every code.
         size = batch * (1 + 5 * (step == unquantised))
-        wave, phones = _crops(corpus, train, np.random.default_rng((seed, step)), size, frames)
+        wave, phones = crops(corpus, train, np.random.default_rng((seed, step)), size, frames)
         for group in optimiser.param_groups:
             group["lr"] = rate * warmup_cosine(step, steps)
         loss, metrics = trainer(wave, phones, quantise)
@@ -134,7 +137,7 @@ def train_codec(
     @torch.no_grad()
     def validate() -> dict[str, float]:
         trainer.eval()
-        wave, phones = _crops(corpus, held_out, np.random.default_rng(0), 32, frames)
+        wave, phones = crops(corpus, held_out, np.random.default_rng(0), 32, frames)
         return trainer(wave, phones, run.step > unquantised)[1]
 
     run.loop(steps, train_step, validate, every)

@@ -8,6 +8,7 @@ al. 2022, arXiv:2210.13438), with hinge losses and feature matching.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ class SpectrumDiscriminator(nn.Module):
         widths = [2, channels, channels, channels, channels]
         self.convs = nn.ModuleList(
             nn.utils.parametrizations.weight_norm(nn.Conv2d(a, b, (3, 9), stride=(1, 2), padding=(1, 4)))
-            for a, b in zip(widths, widths[1:])
+            for a, b in pairwise(widths)
         )
         self.last = nn.utils.parametrizations.weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
 

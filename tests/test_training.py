@@ -19,7 +19,6 @@ from csm.training.corpus import SPEAKERS, Corpus, Utterance
 from csm.training.export import export, run_weights, trained_codec
 from csm.training.held_out import SENTENCES
 from csm.training.lm import guided_backbone, train_lm
-from csm.training.refine import refine_codec
 from csm.training.run import warmup_cosine
 from csm.training.sentences import normalise, phrase, speakable
 from tests.small import small_config
@@ -61,16 +60,6 @@ def runs(speech, tmp_path_factory):
     train_lm(speech, folder / "codes", folder / "lm", CONFIG, ByteTokenizer(), steps=12, rate=0.05, every=6)
     yield folder
     patch.undo()
-
-
-def test_refining_changes_the_decoder_and_no_code(runs, speech, tmp_path):
-    before = trained_codec(runs / "codec", CONFIG)
-    wave = 0.3 * torch.sin(torch.arange(4 * FRAME_SIZE) * 0.03)[None]
-    codes, sound = before.encode(wave), before.decode_step(before.encode(wave), None)[0]
-    refine_codec(speech, trained_codec(runs / "codec", CONFIG), tmp_path, steps=3, batch=2, frames=5, every=3)
-    after = trained_codec(tmp_path, CONFIG)
-    assert torch.equal(after.encode(wave), codes)
-    assert not torch.equal(after.decode_step(codes, None)[0], sound)
 
 
 def metrics(folder):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from csm.audio import load_audio
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 from csm.training.held_out import SENTENCES
-from csm.training.prompts import PROMPTS, make_prompts
+from csm.training.prompts import PROMPTS
 from csm.training.sentences import normalise
 from csm.voices import Voice, find_voice, load_prompt, shipped_voices
 
@@ -61,10 +63,13 @@ def test_no_prompt_says_a_sentence_that_the_evaluation_asks_for():
 
 
 def test_the_prompts_can_be_made_again(tmp_path: Path):
-    try:
-        made = make_prompts(tmp_path)
-    except (InputError, OSError):
+    # In a process of its own: Flite's output depends a little on what it has said before.
+    command = [sys.executable, "-m", "csm", "train", "prompts", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
+    if "Flite is missing" in done.stderr:
         pytest.skip("Flite is not installed")
+    assert done.returncode == 0, done.stderr
+    made = sorted(tmp_path.glob("*.wav"))
     assert {path.stem for path in made} == set(PROMPTS) == set(shipped_voices())
     assert (tmp_path / "index.json").read_bytes() == (FOLDER / "index.json").read_bytes()
     for path in made:

@@ -77,7 +77,7 @@ class CodecTrainer(nn.Module):
         phone = F.cross_entropy(read.flatten(0, 2), phones.flatten())
         loss = 10 * mel + waveform + phone + commitment
         correct = (read.argmax(-1) == phones).float().mean()
-        return loss, {"mel": mel.item(), "phone_accuracy": correct.item(), "commitment": float(commitment)}
+        return loss, {"mel": mel.item(), "phone_accuracy": correct.item(), "commitment": commitment.item()}
 
 
 def crops(

@@ -33,13 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     codec.add_argument("--steps", type=int, default=4_200)
     codec.set_defaults(action=_codec)
 
-    refine = steps.add_parser("refine", help="make the codec's decoder sound natural; codes stay as they are")
-    refine.add_argument("--data", type=Path, default=Path("runs/speech"))
-    refine.add_argument("--codec", type=Path, default=Path("runs/codec"))
-    refine.add_argument("--out", type=Path, default=Path("runs/refined"))
-    refine.add_argument("--steps", type=int, default=2_000)
-    refine.set_defaults(action=_refine)
-
     codes = steps.add_parser("codes", help="encode the training speech")
     codes.add_argument("--data", type=Path, default=Path("runs/speech"))
     codes.add_argument("--codec", type=Path, default=Path("runs/codec"))
@@ -88,14 +81,6 @@ def _codec(arguments: argparse.Namespace) -> None:
     from csm.training.export import light_codec
 
     train_codec(arguments.data, arguments.out, light_codec(PRESETS["nano"]), arguments.steps)
-
-
-def _refine(arguments: argparse.Namespace) -> None:
-    from csm.training.export import trained_codec
-    from csm.training.refine import refine_codec
-
-    codec = trained_codec(arguments.codec, PRESETS["nano"])
-    refine_codec(arguments.data, codec, arguments.out, arguments.steps)
 
 
 def _codes(arguments: argparse.Namespace) -> None:

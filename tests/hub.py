@@ -103,29 +103,21 @@ class _Answer(BaseHTTPRequestHandler):
             return self._send(status, {"X-Error-Code": "RepoNotFound"}, b'{"error": "not found"}', path, bearer)
         if path.startswith("api/"):
             siblings = [{"rfilename": file} for file in repository.files]
-            data = {
-                "_id": "1",
-                "id": name,
-                "sha": repository.commit,
-                "siblings": siblings,
-                "private": False,
-                "tags": [],
-            }
-            return self._send(200, {}, json.dumps(data).encode(), path, bearer)
+            card = {"_id": "1", "id": name, "sha": repository.commit, "siblings": siblings, "tags": []}
+            return self._send(200, {}, json.dumps(card).encode(), path, bearer)
         file = rest.split("/", 4)[4] if kind != "store" else rest.split("/", 2)[2]
         said = f"{name}:{file}"
         if kind != "store" and repository.gated and bearer not in repository.granted:
             code = 401 if bearer is None else 403
             return self._send(code, {"X-Error-Code": "GatedRepo"}, b'{"error": "gated"}', said, bearer)
         if (data := repository.files.get(file)) is None:
-            return self._send(
-                404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repository.commit}, b"", said, bearer
-            )
+            about = {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repository.commit}
+            return self._send(404, about, b"", said, bearer)
         tag = hashlib.sha256(data).hexdigest()
-        facts = {"X-Repo-Commit": repository.commit, "ETag": f'"{tag}"', "Accept-Ranges": "bytes"}
+        about = {"X-Repo-Commit": repository.commit, "ETag": f'"{tag}"', "Accept-Ranges": "bytes"}
         if len(data) >= LARGE and kind != "store":
-            facts |= {"X-Linked-Size": str(len(data)), "X-Linked-ETag": f'"{tag}"'}
-            return self._send(302, facts | {"Location": f"{self.server.store}/{name}/{file}"}, b"", path, bearer)
+            about |= {"X-Linked-Size": str(len(data)), "X-Linked-ETag": f'"{tag}"'}
+            return self._send(302, about | {"Location": f"{self.server.store}/{name}/{file}"}, b"", path, bearer)
         wanted = self.headers.get("Range")
         first = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
         if wanted:

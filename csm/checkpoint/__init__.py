@@ -48,5 +48,6 @@ def load_model(name: str) -> Loaded:
         return read_original(path / "model.safetensors", path.name, token)
     if name == "tiny" or (name.count("/") == 1 and not path.exists() and not name.startswith(("/", "."))):
         repository = HUB_MODEL if name == "tiny" else name
-        return read_original(fetch_model(repository, token) / "model.safetensors", repository, token)
+        snapshot = fetch_model(repository, token)
+        return read_original(snapshot.weights, snapshot.repository, token)
     raise InputError(f"There is no model {name!r}: give nano, a folder with weights, or a hub id such as {HUB_MODEL}.")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from csm.checkpoint.tensors import Loaded, fill, read_tensors
+from csm.checkpoint.tensors import Checkpoint, Loaded, fill, open_tensors
 from csm.codec import build_codec
 from csm.config import ModelConfig
 from csm.errors import InputError
@@ -50,15 +50,24 @@ def save_folder(folder: Path, model: CSM, codec: nn.Module) -> None:
     (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether a folder was written by `save_folder`: a published model's index has other names."""
+    try:
+        return any(name.startswith("csm.") for name in json.loads((folder / INDEX).read_text())["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def read_folder(folder: Path, name: str) -> Loaded:
+    """Both networks of a folder of ours, in float32. Raises `InputError`."""
     try:
         config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
         files = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"The folder {folder.name} is no complete model of this project: {error}.") from error
-    tensors = read_tensors([folder / file for file in files])
+    tensors = open_tensors([folder / file for file in files])
 
-    def part(prefix: str) -> dict[str, Tensor]:
+    def part(prefix: str) -> Checkpoint:
         return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
     with torch.device("meta"):

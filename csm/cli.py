@@ -119,6 +119,19 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _convert(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from csm.checkpoint import convert
+    from csm.config import Environment
+
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
+    written = convert(arguments.source, Path(arguments.target), arguments.layout, dtype, token=Environment.read().token)
+    for name, size in written.files.items():
+        print(f"{arguments.target}/{name}  {size / 1e9:.2f} GB")
+    return 0
+
+
 def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="nano, a folder with weights, or a hub id (default: CSM_MODEL, else nano)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
@@ -165,6 +178,17 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="print a model's sizes")
     info.add_argument("model", nargs="?", help="a preset, a folder or a hub id (default nano)")
     info.set_defaults(run=_info)
+
+    convert = commands.add_parser(
+        "convert",
+        help="write a published model in its other layout or precision",
+        description="Write a published model in either layout, as a new folder.",
+    )
+    convert.add_argument("source", metavar="SRC", help="a folder, a weight file or a hub id")
+    convert.add_argument("target", metavar="DST", help="the folder to make")
+    convert.add_argument("--layout", choices=["original", "transformers"], required=True)
+    convert.add_argument("--dtype", choices=["float32", "bfloat16"], help="the language model's (default: as it is)")
+    convert.set_defaults(run=_convert)
 
     for name, module, text in (
         ("bench", bench, "measure speed on this machine"),

@@ -17,7 +17,7 @@ import torch
 
 from csm.checkpoint import layouts, mimi_keys
 from csm.checkpoint.configs import Json, model_config, read_config
-from csm.checkpoint.hub import HUB_MIMI, HUB_TOKENIZER, fetch_file
+from csm.checkpoint.hub import HUB_MIMI, HUB_TOKENIZER, WEIGHTS, Token, fetch_file
 from csm.checkpoint.tensors import (
     Checkpoint,
     Loaded,
@@ -36,8 +36,6 @@ from csm.text import LlamaTokenizer
 
 Layout = Literal["original", "transformers"]
 
-# What may hold the weights, best first.
-WEIGHTS = ("transformers.safetensors.index.json", "model.safetensors.index.json", "model.safetensors", "ckpt.pt")
 MIMI_FILES = ("mimi.safetensors", HUB_MIMI[1])
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".index.json")
 
@@ -84,7 +82,7 @@ def files_of(weights: Path) -> list[Path]:
         raise InputError(f"The index {weights.name} can't be read ({error}): fetch it again.") from error
 
 
-def open_published(weights: Path, name: str, token: str | None) -> Published:
+def open_published(weights: Path, name: str, token: Token) -> Published:
     """Open and check a checkpoint in either layout: every key, type and shape. Raises `InputError`, nothing read."""
     files = files_of(weights)
     given = read_config(weights.parent)
@@ -120,20 +118,20 @@ def mimi_shapes(config: MimiConfig) -> dict[str, tuple[int, ...]]:
         return shapes_of(build_codec(config).module)
 
 
-def _mimi_beside(folder: Path, config: ModelConfig, token: str | None) -> Checkpoint:
+def _mimi_beside(folder: Path, config: ModelConfig, token: Token) -> Checkpoint:
     assert isinstance(config.codec, MimiConfig)
     file = next((folder / name for name in MIMI_FILES if (folder / name).is_file()), None)
     tensors = open_tensors([file or fetch_file(*HUB_MIMI, token)])
     return mimi_keys.from_moshi(tensors, mimi_shapes(config.codec), "Mimi checkpoint")
 
 
-def tokenizer_file(folder: Path, token: str | None) -> Path:
+def tokenizer_file(folder: Path, token: Token) -> Path:
     """`tokenizer.json` beside the weights, else Llama 3's from the hub."""
     beside = folder / "tokenizer.json"
     return beside if beside.is_file() else fetch_file(*HUB_TOKENIZER, token)
 
 
-def read_published(weights: Path, name: str, token: str | None, dtype: torch.dtype) -> Loaded:
+def read_published(weights: Path, name: str, token: Token, dtype: torch.dtype) -> Loaded:
     """Load a checkpoint in either layout: the language model in `dtype`, the codec in float32."""
     opened = open_published(weights, name, token)
     tokenizer = LlamaTokenizer(tokenizer_file(opened.folder, token))

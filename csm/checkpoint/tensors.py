@@ -183,7 +183,7 @@ def write_tensors(file: Path, tensors: Checkpoint) -> None:
         start, end = end, end + tensor.nbytes
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(len(text) + 8) % 64)  # so that mapped weights lie as arithmetic likes them
     with open(file, "wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
         for _, tensor in ordered:

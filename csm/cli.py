@@ -78,10 +78,14 @@ def _generate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _voices(_: argparse.Namespace) -> int:
-    from csm.voices import shipped_voices
+def _voices(arguments: argparse.Namespace) -> int:
+    from csm.checkpoint import HUB_MODEL
+    from csm.config import Environment
+    from csm.voices import official_voices, shipped_voices
 
-    voices = shipped_voices().values()
+    environment = Environment.read()
+    published = (arguments.model or environment.model) in ("tiny", HUB_MODEL, *environment.fallback)
+    voices = [*shipped_voices().values(), *(official_voices().values() if published else ())]
     width = max(len(voice.name) for voice in voices)
     for voice in voices:
         print(f"{voice.name:<{width}}  {voice.description} ({voice.licence}): {voice.transcript}")
@@ -166,7 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     _model_options(generate)
     generate.set_defaults(run=_generate)
 
-    voices = commands.add_parser("voices", help="list the shipped voices")
+    voices = commands.add_parser("voices", help="list the voices that ship, and those published with a model")
+    voices.add_argument("--model", help="sesame/csm-1b also has the six voices that were published with it")
     voices.set_defaults(run=_voices)
 
     mark = commands.add_parser("watermark", help="look for the watermark in a file")

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from csm.checkpoint import HUB_MODEL, Loaded, load_model
 from csm.codec import Codec
-from csm.config import FRAME_SIZE, SAMPLE_RATE, Environment, ModelConfig
+from csm.config import FRAME_SIZE, PRESETS, SAMPLE_RATE, Environment, ModelConfig
 from csm.engine import Context, Engine, Snapshot
 from csm.errors import InputError
 from csm.frames import Budget, Rows, Segment, segment_rows, text_rows
 from csm.model import Sampling
 from csm.text import turn_text
+from csm.voices import Voice, official_voices, shipped_voices
 
 LONGEST_CHUNK = 8  # frames; the first chunk is one frame, each next one twice as long up to this
 ROOM_FOR_A_TURN = 160  # positions that prompts must leave: a sentence of 100 letters and 5 s of speech
@@ -187,6 +188,12 @@ class Generator:
     @property
     def device(self) -> torch.device:
         return self.engine.device
+
+    def voices(self) -> dict[str, Voice]:
+        """The voices to choose from, by name: the shipped ones, and with a CSM-1B those published with it."""
+        own, published = self.config.backbone, PRESETS["tiny"].backbone
+        of_that_size = (own.layers, own.dim, own.mlp_dim) == (published.layers, published.dim, published.mlp_dim)
+        return shipped_voices() | (official_voices() if of_that_size else {})
 
     def conversation(self, prompts: list[Segment] | None = None, seed: int | None = None) -> Conversation:
         """A new conversation that begins with `prompts`, one segment or more for each voice.

@@ -14,7 +14,7 @@ import pytest
 from csm import InputError
 from csm.checkpoint import hub as client
 from csm.checkpoint.hub import HUB_MODEL, NoAccess, OutOfReach, fetch_adapter, fetch_file, fetch_model
-from tests.hub import Repository, serving
+from tests.hub import Repository, asked_by_the_client, go_offline, serving
 
 TOKEN = "hf_" + "secret" * 5
 STRANGER = "hf_" + "someone" * 4
@@ -30,45 +30,13 @@ USED = {"config.json", "tokenizer.json", *INDEX, *SHARDS}
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache, no stored login, no pauses, and no proxy between here and 127.0.0.1."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(client, "PAUSE", 0.01)
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "CSM_FALLBACK"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def hub(cache, monkeypatch):
+def hub(tmp_path, monkeypatch):
     """The stand-in with the gated model, an ungated copy of it, and one account that has access."""
-    from huggingface_hub import constants, file_download
-    from huggingface_hub.utils import reset_sessions
-
     published = Repository(dict(PUBLISHED), gated=True, granted={TOKEN})
     copy = Repository(SHARDS | INDEX | {"config.json": b"{}", "tokenizer.json": EXTRA["tokenizer.json"]})
-    with serving({HUB_MODEL: published, COPY: copy}) as hub:
+    with serving({HUB_MODEL: published, COPY: copy}) as hub, asked_by_the_client(hub, tmp_path, monkeypatch):
         hub.tokens = {TOKEN, STRANGER}
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)  # what is kept of a cut line; 10 MB as shipped
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        reset_sessions()
         yield hub
-    reset_sessions()
-
-
-def go_offline(monkeypatch) -> None:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import reset_sessions
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    reset_sessions()
 
 
 def names(folder: Path) -> set[str]:

@@ -96,7 +96,7 @@ def fetch_adapter(repository: str, token: Token = None) -> Snapshot:
 
 def fetch_file(repository: str, file: str, token: Token = None, kind: Kind = "model") -> Path:
     """One file that never changes: from the cache without asking, else from the hub. Raises `InputError`."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
     if repository in (HUB_MIMI[0], HUB_TOKENIZER[0]):
         token = False  # open to all, so a token that expired must not close them
@@ -104,10 +104,27 @@ def fetch_file(repository: str, file: str, token: Token = None, kind: Kind = "mo
     if isinstance(cached, str):
         return Path(cached)
 
+    def ask() -> Any:
+        return HfApi(token=token).repo_info(repository, repo_type=kind, timeout=TIMEOUT)
+
     def download() -> Path:
         return Path(hf_hub_download(repository, file, repo_type=kind, token=token, etag_timeout=TIMEOUT))
 
-    return _asking(download, repository, f"{file} of {repository}", ATTEMPTS)
+    what = f"{file} of {repository}"
+    _asking(ask, repository, what, 1)  # the download alone would try a dead line for half a minute
+    return _asking(download, repository, what, ATTEMPTS)
+
+
+def fetch_prompt(file: str) -> Path:
+    """A recording that was published with the model, from its repository or from the publisher's Space, which holds
+    the same ones and is open to all. Raises `InputError`."""
+    try:
+        return fetch_file(HUB_MODEL, file, Environment.read().token)
+    except (NoAccess, OutOfReach) as refused:
+        try:
+            return fetch_file(HUB_MODEL, file, False, "space")
+        except InputError:
+            raise refused from None
 
 
 def _fetch_model(repository: str, token: Token) -> Snapshot:

@@ -10,11 +10,14 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
+import csm
 from csm import InputError
 from csm.checkpoint import hub as client
 from csm.checkpoint.hub import HUB_MODEL, NoAccess, OutOfReach, fetch_adapter, fetch_file, fetch_model
 from tests.hub import Repository, asked_by_the_client, go_offline, serving
+from tests.published import write_original, write_transformers
 
 TOKEN = "hf_" + "secret" * 5
 STRANGER = "hf_" + "someone" * 4
@@ -264,6 +267,55 @@ def test_the_token_goes_to_the_gated_repository_and_nowhere_else(hub, caplog, ca
     printed = capfd.readouterr()
     for text in (caplog.text, printed.out, printed.err, *(str(warning.message) for warning in told)):
         assert TOKEN not in text and STRANGER not in text
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> dict[str, bytes]:
+    """A repository like the published one: both layouts of the same small weights, one config, one tokenizer."""
+    folder = tmp_path_factory.mktemp("both")
+    original = write_original(write_transformers(folder / "whole"), folder / "original")
+    sharded = write_transformers(folder / "sharded", max_shard_size="60KB")
+    files = {file.name: file.read_bytes() for file in sharded.iterdir() if file.name.endswith(".json")}
+    index = files.pop("model.safetensors.index.json").decode()
+    files["transformers.safetensors.index.json"] = index.replace("model-0", "transformers-0").encode()
+    for shard in sharded.glob("model-*.safetensors"):
+        files[shard.name.replace("model-", "transformers-")] = shard.read_bytes()
+    assert len(files) > 5
+    files["model.safetensors"] = (original / "model.safetensors").read_bytes()
+    files["mimi.safetensors"] = (original / "mimi.safetensors").read_bytes()
+    return files
+
+
+def spoken() -> torch.Tensor:
+    return csm.load(HUB_MODEL, "cpu").generate_codes("Hi.", 0, max_audio_length_ms=800, seed=1)
+
+
+def test_the_model_speaks_the_same_from_either_layout_of_the_hub_and_from_a_copy(hub, both, monkeypatch):
+    mimi = both["mimi.safetensors"]
+    layout = {name: data for name, data in both.items() if "transformers" in name or name.endswith(".json")}
+    original = {name: both[name] for name in ("config.json", "tokenizer.json", "model.safetensors")}
+    hub.repositories = {
+        HUB_MODEL: Repository(layout | original, gated=True, granted={TOKEN}),
+        COPY: Repository(layout),
+        client.HUB_MIMI[0]: Repository({client.HUB_MIMI[1]: mimi}),
+    }
+    with pytest.warns(UserWarning, match=COPY):
+        generator = csm.load(HUB_MODEL, "cpu")
+    assert generator.model_name == COPY
+    from_a_copy = generator.generate_codes("Hi.", 0, max_audio_length_ms=800, seed=1)
+    assert len(from_a_copy) == 10
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert csm.load("tiny", "cpu").model_name == HUB_MODEL
+    assert torch.equal(spoken(), from_a_copy)
+    assert not [path for path in hub.downloads() if path.endswith("model.safetensors")]
+
+    hub.repositories[HUB_MODEL].files = original
+    assert torch.equal(spoken(), from_a_copy)
+    assert f"{client.HUB_MIMI[0]}:{client.HUB_MIMI[1]}" in hub.downloads()
+
+    go_offline(monkeypatch)
+    assert torch.equal(spoken(), from_a_copy)
 
 
 def test_hf_endpoint_and_hf_token_are_all_that_a_user_sets(hub, tmp_path):

@@ -56,7 +56,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     chosen = _pairs(arguments.voice, "--voice")
     voices = {who: find_voice(voice, transcripts.get(who)) for who, voice in chosen.items()}
     settings = Settings(arguments.seed, arguments.temperature, arguments.topk, arguments.max_turn_seconds)
-    generator = load(arguments.model, arguments.device)
+    generator = load(arguments.model, arguments.device, adapter=arguments.adapter)
 
     for event in perform(generator, lines, voices, settings):
         if isinstance(event, TurnFinished):
@@ -167,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--topk", type=int, default=50)
     generate.add_argument("--max-turn-seconds", type=float, default=20.0, help="a longer turn is capped (default 20)")
     generate.add_argument("--json", metavar="FILE", help="write the report here, - for standard output")
+    generate.add_argument("--adapter", metavar="FOLDER", help="a PEFT adapter to merge, a folder or a hub id")
     _model_options(generate)
     generate.set_defaults(run=_generate)
 

@@ -283,12 +283,19 @@ class Generator:
         return self.codec.encode(segment.audio.float().to(self.device)).cpu()
 
 
-def load(model: str | None = None, device: str = "auto") -> Generator:
-    """Load a model: a preset, a local folder, or a hub id such as "sesame/csm-1b".
+def load(
+    model: str | None = None,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    adapter: str | None = None,
+) -> Generator:
+    """Load a model: a preset, a local folder or weight file, or a hub id such as "sesame/csm-1b".
 
     `device` "auto" takes CSM_DEVICE, else an accelerator if there is one, else the CPU. Without `model`, CSM_MODEL
     decides, else the accelerator: the published 1B model with one, the embedded nano without (and when the
-    published one can't be had, after a warning that says why). Raises `InputError` in one sentence.
+    published one can't be had, after a warning that says why). `dtype` is the published models' precision: float32 on
+    the CPU and bfloat16 elsewhere unless it is given. `adapter` is a PEFT adapter to merge, a folder or a hub id.
+    Raises `InputError` in one sentence.
     """
     environment = Environment.read()
     if device == "auto":
@@ -300,12 +307,13 @@ def load(model: str | None = None, device: str = "auto") -> Generator:
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"The device {device!r} is not available here: use cpu, or auto.") from error
+    dtype = dtype or (torch.float32 if target.type == "cpu" else torch.bfloat16)
     name = model or environment.model
     if name:
-        return Generator(load_model(name), target)
+        return Generator(load_model(name, dtype, adapter), target)
     if target.type != "cpu":
         try:
-            return Generator(load_model(HUB_MODEL), target)
+            return Generator(load_model(HUB_MODEL, dtype, adapter), target)
         except InputError as error:
             warnings.warn(f"{error} The embedded nano speaks instead.", stacklevel=2)
-    return Generator(load_model("nano"), target)
+    return Generator(load_model("nano", adapter=adapter), target)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from csm.checkpoint.adapter import open_adapter
 from csm.checkpoint.convert import convert
 from csm.checkpoint.find import ASSETS, find_model
 from csm.checkpoint.folder import INDEX, read_folder, save_folder
@@ -48,4 +49,6 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, adapter: str | Non
         if adapter:
             raise InputError("A PEFT adapter fits the published models only: choose one with --model, or leave it out.")
         return read_folder(found, name if found.parent == ASSETS else found.name)
-    return read_published(found.weights, found.repository, token, dtype)
+    return read_published(
+        found.weights, found.repository, token, dtype, open_adapter(adapter, token) if adapter else None
+    )

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 
 from csm.checkpoint import layouts, mimi_keys
+from csm.checkpoint.adapter import Adapter, merge
 from csm.checkpoint.configs import Json, model_config, read_config
 from csm.checkpoint.hub import HUB_MIMI, HUB_TOKENIZER, WEIGHTS, Token, fetch_file
 from csm.checkpoint.tensors import (
@@ -131,13 +132,19 @@ def tokenizer_file(folder: Path, token: Token) -> Path:
     return beside if beside.is_file() else fetch_file(*HUB_TOKENIZER, token)
 
 
-def read_published(weights: Path, name: str, token: Token, dtype: torch.dtype) -> Loaded:
+def read_published(
+    weights: Path, name: str, token: Token, dtype: torch.dtype, adapter: Adapter | None = None
+) -> Loaded:
     """Load a checkpoint in either layout: the language model in `dtype`, the codec in float32."""
     opened = open_published(weights, name, token)
+    what = f"checkpoint {name}"
     tokenizer = LlamaTokenizer(tokenizer_file(opened.folder, token))
-    codec = build_codec(opened.config.codec)
-    fill(codec.module, opened.mimi(), "Mimi checkpoint")
     with torch.device("meta"):
-        model = CSM(opened.config)
-    fill(model, opened.csm, f"checkpoint {name}", dtype)
+        model, codec = CSM(opened.config), build_codec(opened.config.codec)
+    tensors = opened.csm
+    if adapter:
+        tensors = merge(tensors, adapter, opened.config, shapes_of(model), what)
+        name = f"{name} with {adapter.name}"
+    fill(codec.module, opened.mimi(), f"{what}'s codec", torch.float32)
+    fill(model, tensors, what, dtype)
     return Loaded(name, model, codec, tokenizer)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+import csm
 from csm.config import MimiConfig
 from csm.frames import Rows, Segment
 from csm.text import LlamaTokenizer
+from tests.published import small_reference, write_transformers
 from tests.small import small_generator
 from tests.vocabulary import llama3_vocabulary
 
@@ -162,8 +166,8 @@ def rows_of_the_original(tokenizer: Tokenizer, codes: list[torch.Tensor], contex
     return Rows(torch.tensor(ids), torch.tensor(masks))
 
 
-def rows_of_the_processor(processor, codes: list[torch.Tensor], context: list[Segment], text: str) -> Rows:
-    """What the published processor's ids stand for: a text row, a frame of codes in order, or the frame of zeros."""
+def processed(processor, context: list[Segment], text: str):
+    """The published processor's inputs for a conversation."""
     messages = [
         {
             "role": str(segment.speaker),
@@ -173,7 +177,11 @@ def rows_of_the_processor(processor, codes: list[torch.Tensor], context: list[Se
     ]
     messages.append({"role": "1", "content": [{"type": "text", "text": text}]})
     rendered = processor.apply_chat_template(messages, tokenize=False)
-    inputs = processor(text=rendered, audio=[segment.audio.numpy() for segment in context])
+    return processor(text=rendered, audio=[segment.audio.numpy() for segment in context])
+
+
+def rows_of_the_processor(inputs, codes: list[torch.Tensor]) -> Rows:
+    """What the processor's ids stand for: a text row, a frame of codes in order, or the frame of zeros."""
     numbers = inputs["input_ids"][0]
     frames = torch.cat(codes)
     assert int((numbers == AUDIO).sum()) == len(frames), "the processor leaves room for another number of frames"
@@ -204,9 +212,45 @@ def test_rows_of_a_conversation_are_the_original_s(original, context, built):
 
 def test_rows_of_a_conversation_are_the_published_processor_s(processor, context, built):
     codes, rows = built
-    expected = rows_of_the_processor(processor, codes, context, "Me too.")
+    expected = rows_of_the_processor(processed(processor, context, "Me too."), codes)
     assert torch.equal(rows.ids, expected.ids)
     assert torch.equal(rows.mask, expected.mask)
+
+
+def test_a_whole_conversation_reaches_the_backbone_as_it_does_in_transformers(processor, context, tmp_path):
+    """The processor's inputs through transformers' own Mimi and embeddings, against ours from the same file.
+
+    The recordings here are whole frames long. A last frame that is not full is filled up with silence by the original
+    (moshi) and by us; transformers fills up inside its layers instead, and may hear another last frame.
+    """
+    whole = [replace(segment, audio=segment.audio[: -(len(segment.audio) % 1_920)]) for segment in context]
+    reference = small_reference(
+        text_vocab_size=128_256,
+        bos_token_id=BOS,
+        pad_token_id=AUDIO,
+        audio_token_id=AUDIO,
+        audio_eos_token_id=AUDIO_EOS,
+        max_position_embeddings=512,
+    )
+    folder = write_transformers(tmp_path, reference)
+    shutil.copyfile(llama3_vocabulary(), folder / "tokenizer.json")
+    ours = csm.load(str(folder), "cpu")
+    inputs = processed(processor, whole, "Me too.")
+    with torch.no_grad():
+        theirs = [reference.codec_model.encode(s.audio[None, None]).audio_codes[0].T for s in whole]
+        merged = reference._merge_input_ids_with_input_values(
+            inputs["input_ids"], inputs["input_values"], inputs["input_values_cutoffs"]
+        )["inputs_embeds"]
+        rows = Rows.join([ours.prompt_rows(whole), ours.turn_rows("Me too.", 1)])
+        embedded = ours.engine.model.embed_rows(rows.ids[None], rows.mask[None])
+    for segment, codes in zip(whole, theirs):
+        assert torch.equal(ours.segment_codes(segment), codes)
+    expected = rows_of_the_processor(inputs, theirs)
+    assert torch.equal(rows.ids, expected.ids) and torch.equal(rows.mask, expected.mask)
+    assert torch.allclose(embedded, merged, rtol=1e-5, atol=1e-6)
+    for segment in context:
+        heard = reference.codec_model.encode(segment.audio[None, None]).audio_codes[0].T
+        assert torch.equal(ours.segment_codes(segment)[:-1], heard[:-1])
 
 
 @pytest.mark.parametrize("samples", [1_920, 1_921, 3_839, 3_840, 24_000, 100_001])

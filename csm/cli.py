@@ -102,24 +102,11 @@ def _watermark_check(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from csm.config import PRESETS, Environment
-    from csm.model.size import parameter_counts
+    from csm.checkpoint import describe
+    from csm.config import Environment
 
-    name = arguments.model or Environment.read().model or "nano"
-    if name in PRESETS:
-        config, source = PRESETS[name], "preset"
-    else:
-        from csm import load
-
-        config, source = load(name, "cpu").config, "loaded"
-    counts = parameter_counts(config)
-    print(f"{name} ({source})")
-    for part, count in counts.items():
-        print(f"  {part:<14} {count:>13,} parameters")
-    total = counts["total"]
-    print(f"  memory         {total * 4 / 1e9:.2f} GB in float32, {total * 2 / 1e9:.2f} GB in bfloat16")
-    print(f"  codes          {config.num_codebooks} x {config.audio_vocab_size}, codec {config.codec.kind}")
-    print(f"  positions      {config.max_positions}")
+    environment = Environment.read()
+    print("\n".join(describe(arguments.model or environment.model or "nano", environment.token).lines()))
     return 0
 
 
@@ -181,8 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file")
     check.set_defaults(run=_watermark_check)
 
-    info = commands.add_parser("info", help="print a model's sizes")
-    info.add_argument("model", nargs="?", help="a preset, a folder or a hub id (default nano)")
+    info = commands.add_parser("info", help="print a model's layout, sizes, memory needed and licence")
+    info.add_argument("model", nargs="?", help="a preset, a folder, a weight file or a hub id (default nano)")
     info.set_defaults(run=_info)
 
     convert = commands.add_parser(

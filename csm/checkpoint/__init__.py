@@ -15,6 +15,7 @@ from csm.checkpoint.convert import convert
 from csm.checkpoint.find import ASSETS, find_model
 from csm.checkpoint.folder import INDEX, read_folder, save_folder
 from csm.checkpoint.hub import HUB_MIMI, HUB_MODEL, HUB_TOKENIZER
+from csm.checkpoint.info import describe
 from csm.checkpoint.published import read_published
 from csm.checkpoint.tensors import Loaded, fill, open_tensors
 from csm.config import Environment
@@ -28,6 +29,7 @@ __all__ = [
     "INDEX",
     "Loaded",
     "convert",
+    "describe",
     "fill",
     "find_model",
     "load_model",

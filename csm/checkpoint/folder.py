@@ -58,10 +58,18 @@ def is_ours(folder: Path) -> bool:
         return False
 
 
+def read_config(folder: Path) -> ModelConfig:
+    """The shape of a folder of ours. Raises `InputError`."""
+    try:
+        return ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"The folder {folder.name} is no complete model of this project: {error}.") from error
+
+
 def read_folder(folder: Path, name: str) -> Loaded:
     """Both networks of a folder of ours, in float32. Raises `InputError`."""
+    config = read_config(folder)
     try:
-        config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
         files = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"The folder {folder.name} is no complete model of this project: {error}.") from error

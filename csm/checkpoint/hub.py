@@ -89,6 +89,12 @@ def fetch_model(repository: str, token: Token = None) -> Snapshot:
         raise
 
 
+def cached_model(repository: str) -> Snapshot | None:
+    """The files of a hub id if all that a load needs is on this machine; the hub isn't asked."""
+    weights = _cached(repository, WEIGHTS)
+    return Snapshot(repository, weights) if weights else None
+
+
 def fetch_adapter(repository: str, token: Token = None) -> Snapshot:
     """A PEFT adapter's weights, with `adapter_config.json` beside them. Raises `InputError`."""
     return _fetch(repository, token, ADAPTER, "of a PEFT adapter")

@@ -11,7 +11,7 @@ import pickle
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -85,36 +85,38 @@ def _open_safetensors(file: Path) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise InputError(f"The weight file {file.name} can't be read ({error}): fetch it again.") from error
 
-    @cache
-    def mapped() -> Any:
-        return safe_open(file, framework="pt").__enter__()  # the tensors keep it alive, as they should
+    def part(name: str, start: int, stop: int | None) -> Tensor:
+        with safe_open(file, framework="pt") as opened:
+            piece = opened.get_slice(name)
+            return piece[start:stop] if piece.get_shape() else opened.get_tensor(name)
 
     return {
-        name: Stored(shape, FLOATS.get(kind, torch.int64), partial(_load_mapped, mapped, file, name, kind))
+        name: Stored(shape, FLOATS.get(kind, torch.int64), partial(_load, shape, partial(part, name)))
         for name, (shape, kind) in found.items()
     }
 
 
-def _load_mapped(mapped: Callable[[], Any], file: Path, name: str, kind: str, dtype: torch.dtype) -> Tensor:
-    if FLOATS.get(kind) == dtype or kind not in FLOATS:
-        return mapped().get_tensor(name).to(dtype)
-    with safe_open(file, framework="pt") as opened:
-        shape = opened.get_slice(name).get_shape()
-    rows = shape[0] if shape else 0
-    if not rows:
-        with safe_open(file, framework="pt") as opened:
-            return opened.get_tensor(name).to(dtype)
+def _load(shape: tuple[int, ...], part: Callable[[int, int | None], Tensor], dtype: torch.dtype) -> Tensor:
+    """A tensor of a mapped file: as it lies there, or cast piece by piece.
+
+    `part` maps the file anew, so that the pages that were read leave memory with each piece.
+    """
+    first = part(0, 1)
+    if first.dtype == dtype or not shape:
+        return part(0, None).to(dtype)
     tensor = torch.empty(shape, dtype=dtype)
-    step = max(1, PIECE_BYTES // (FLOATS[kind].itemsize * prod(shape[1:])))
-    for start in range(0, rows, step):  # opened anew for each piece: pages that were read leave with the mapping
-        with safe_open(file, framework="pt") as opened:
-            tensor[start : start + step] = opened.get_slice(name)[start : start + step]
+    step = max(1, PIECE_BYTES // max(1, first.nbytes))
+    for start in range(0, shape[0], step):
+        tensor[start : start + step] = part(start, start + step)
     return tensor
 
 
 def _open_pickle(file: Path) -> Checkpoint:
+    def mapped() -> dict[str, Tensor]:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+
     try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        tensors = mapped()
     except pickle.UnpicklingError as error:
         raise InputError(
             f"The weight file {file.name} is damaged or holds something other than tensors; none of it was run: get "
@@ -124,7 +126,15 @@ def _open_pickle(file: Path) -> Checkpoint:
         raise InputError(f"The weight file {file.name} can't be read: fetch it again.") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise InputError(f"The weight file {file.name} is no dictionary of tensors: get the original file.")
-    return {str(name): Stored.of(tensor) for name, tensor in tensors.items()}
+
+    def part(name: str, start: int, stop: int | None) -> Tensor:
+        tensor = mapped()[name]
+        return tensor[start:stop] if tensor.dim() else tensor
+
+    return {
+        str(name): Stored(tuple(tensor.shape), tensor.dtype, partial(_load, tuple(tensor.shape), partial(part, name)))
+        for name, tensor in tensors.items()
+    }
 
 
 def check_types(tensors: Checkpoint, what: str) -> None:

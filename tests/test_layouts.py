@@ -215,6 +215,12 @@ def test_a_cast_while_loading_is_the_cast_of_what_was_loaded(folder):
     assert all(buffer.dtype == torch.float32 for buffer in half.codec.module.state_dict().values())
 
 
+def test_a_model_in_bfloat16_speaks(folder):
+    generator = csm.load(str(folder), "cpu", dtype=torch.bfloat16)
+    assert generator.engine.model.audio_head.dtype == torch.bfloat16
+    assert generator.generate("Hello.", 0, context(), max_audio_length_ms=400, seed=1).shape == (5 * 1920,)
+
+
 def test_flavors_name_the_published_shapes():
     flavors = {"backbone_flavor": "llama-1B", "decoder_flavor": "llama-100M", "text_vocab_size": 128_256}
     assert model_config(flavors | {"audio_vocab_size": 2051, "audio_num_codebooks": 32}) == PRESETS["tiny"]
@@ -271,6 +277,19 @@ def damage_extra(folder):
     change(folder / "model.safetensors", **{"backbone_model.layers.9.mlp.up_proj.weight": torch.ones(1)})
 
 
+def damage_codec_type(folder):
+    change(folder / "model.safetensors", **{"codec_model.upsample.conv.weight": torch.ones(32, 1, 4).double()})
+
+
+def damage_tokenizer(folder):
+    (folder / "tokenizer.json").write_text("{}")
+
+
+def damage_other_tokenizer(folder):
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace("<|end_of_text|>", "<|other|>"))
+
+
 def damage_codec_missing(folder):
     change(folder / "model.safetensors", **{"codec_model.downsample.conv.weight": None})
 
@@ -313,6 +332,9 @@ def damage_nonsense(folder):
         (damage_missing, "lacks 1 tensors, the first of them backbone_model.layers.1.mlp.up_proj.weight"),
         (damage_extra, "doesn't know, the first backbone_model.layers.9.mlp.up_proj.weight"),
         (damage_codec_missing, "lacks 1 tensors, the first of them downsample.conv.weight"),
+        (damage_codec_type, "upsample.conv.weight holds numbers"),
+        (damage_tokenizer, "tokenizer.json can't be read"),
+        (damage_other_tokenizer, "doesn't go with this model"),
         (damage_config, r"down_proj.weight has shape \(48, 80\); its config asks for \(48, 81\)"),
         (damage_layers, "doesn't know, the first backbone_model.layers.2"),
         (damage_depth, "num_codebooks"),

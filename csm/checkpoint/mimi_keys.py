@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from csm.checkpoint.layouts import halves_from_pairs, pairs_from_halves
-from csm.checkpoint.tensors import Checkpoint, Stored, check_keys, check_shapes
+from csm.checkpoint.tensors import Checkpoint, Stored, check_keys, check_shapes, check_types
 from csm.config import MimiConfig
 
 # In this order, on moshi's names; each line's right side names nothing that another line changes.
@@ -36,6 +36,7 @@ RENAMED = (
 )
 JOINT = ".self_attn.in_projs.0.weight"
 SPLIT = tuple(f".self_attn.{letter}_proj.weight" for letter in "qkv")
+FLAG = "initialized"  # says whether k-means has run; a number or a truth value
 OLDER = (
     (r"\.self_attn\.in_proj(?:_|\.)weight$", JOINT),
     (r"\.self_attn\.out_proj\.weight$", ".self_attn.out_projs.0.weight"),
@@ -55,6 +56,7 @@ def from_moshi(tensors: Checkpoint, shapes: dict[str, tuple[int, ...]], what: st
     """A checkpoint in moshi's names, today's or the published file's -> today's. Raises `InputError`."""
     made = {_renamed(name, OLDER): tensor for name, tensor in tensors.items()}
     check_keys(set(made), set(shapes), what)
+    check_types({name: tensor for name, tensor in made.items() if not name.endswith(FLAG)}, what)
     check_shapes(made, shapes, what)
     return made
 
@@ -75,6 +77,7 @@ def from_transformers(
             parts[name] = [_renamed(name, RENAMED)]
             wanted[parts[name][0]] = shape
     check_keys(set(tensors), set(wanted), what)
+    check_types({name: tensor for name, tensor in tensors.items() if not name.endswith(FLAG)}, what)
     check_shapes(tensors, wanted, what)
     made: Checkpoint = {}
     for name, shape in shapes.items():

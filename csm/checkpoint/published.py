@@ -132,13 +132,28 @@ def tokenizer_file(folder: Path, token: Token) -> Path:
     return beside if beside.is_file() else fetch_file(*HUB_TOKENIZER, token)
 
 
+def read_tokenizer(file: Path, text_vocab_size: int) -> LlamaTokenizer:
+    """Raises `InputError` for a file that is none, or whose ids the model doesn't have."""
+    try:
+        tokenizer = LlamaTokenizer(file)
+        ids = tokenizer.encode("[0]Hello.")
+    except Exception as error:  # the tokenizers library has no exceptions of its own
+        raise InputError(f"The tokenizer file {file.name} can't be read ({error}): fetch it again.") from error
+    if not all(isinstance(number, int) and 0 <= number < text_vocab_size for number in ids):
+        raise InputError(
+            f"The tokenizer file {file.name} doesn't go with this model, which has {text_vocab_size} text ids and "
+            "needs Llama 3's <|begin_of_text|> and <|end_of_text|>: fetch the model's own."
+        )
+    return tokenizer
+
+
 def read_published(
     weights: Path, name: str, token: Token, dtype: torch.dtype, adapter: Adapter | None = None
 ) -> Loaded:
     """Load a checkpoint in either layout: the language model in `dtype`, the codec in float32."""
     opened = open_published(weights, name, token)
     what = f"checkpoint {name}"
-    tokenizer = LlamaTokenizer(tokenizer_file(opened.folder, token))
+    tokenizer = read_tokenizer(tokenizer_file(opened.folder, token), opened.config.text_vocab_size)
     with torch.device("meta"):
         model, codec = CSM(opened.config), build_codec(opened.config.codec)
     tensors = opened.csm

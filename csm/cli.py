@@ -64,7 +64,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     chosen = _pairs(arguments.voice, "--voice")
     voices = {who: find_voice(voice, transcripts.get(who)) for who, voice in chosen.items()}
     settings = Settings(arguments.seed, arguments.temperature, arguments.topk, arguments.max_turn_seconds)
-    generator = load(arguments.model, arguments.device)
+    generator = load(arguments.model, arguments.device, adapter=arguments.adapter)
 
     for event in perform(generator, lines, voices, settings):
         if isinstance(event, TurnFinished):
@@ -86,10 +86,14 @@ def _generate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _voices(_: argparse.Namespace) -> int:
-    from csm.voices import shipped_voices
+def _voices(arguments: argparse.Namespace) -> int:
+    from csm.checkpoint import HUB_MODEL
+    from csm.config import Environment
+    from csm.voices import official_voices, shipped_voices
 
-    voices = shipped_voices().values()
+    environment = Environment.read()
+    published = (arguments.model or environment.model) in ("tiny", HUB_MODEL, *environment.fallback)
+    voices = [*shipped_voices().values(), *(official_voices().values() if published else ())]
     width = max(len(voice.name) for voice in voices)
     for voice in voices:
         print(f"{voice.name:<{width}}  {voice.description} ({voice.licence}): {voice.transcript}")
@@ -106,24 +110,24 @@ def _watermark_check(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from csm.config import PRESETS, Environment
-    from csm.model.size import parameter_counts
+    from csm.checkpoint import describe
+    from csm.config import Environment
 
-    name = arguments.model or Environment.read().model or "nano"
-    if name in PRESETS:
-        config, source = PRESETS[name], "preset"
-    else:
-        from csm import load
+    environment = Environment.read()
+    print("\n".join(describe(arguments.model or environment.model or "nano", environment.token).lines()))
+    return 0
 
-        config, source = load(name, "cpu").config, "loaded"
-    counts = parameter_counts(config)
-    print(f"{name} ({source})")
-    for part, count in counts.items():
-        print(f"  {part:<14} {count:>13,} parameters")
-    total = counts["total"]
-    print(f"  memory         {total * 4 / 1e9:.2f} GB in float32, {total * 2 / 1e9:.2f} GB in bfloat16")
-    print(f"  codes          {config.num_codebooks} x {config.audio_vocab_size}, codec {config.codec.kind}")
-    print(f"  positions      {config.max_positions}")
+
+def _convert(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from csm.checkpoint import convert
+    from csm.config import Environment
+
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
+    written = convert(arguments.source, Path(arguments.target), arguments.layout, dtype, token=Environment.read().token)
+    for name, size in written.files.items():
+        print(f"{arguments.target}/{name}  {size / 1e9:.2f} GB")
     return 0
 
 
@@ -158,10 +162,12 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--topk", type=int, default=50)
     generate.add_argument("--max-turn-seconds", type=float, default=20.0, help="a longer turn is capped (default 20)")
     generate.add_argument("--json", metavar="FILE", help="write the report here, - for standard output")
+    generate.add_argument("--adapter", metavar="FOLDER", help="a PEFT adapter to merge, a folder or a hub id")
     _model_options(generate)
     generate.set_defaults(run=_generate)
 
-    voices = commands.add_parser("voices", help="list the shipped voices")
+    voices = commands.add_parser("voices", help="list the voices that ship, and those published with a model")
+    voices.add_argument("--model", help="sesame/csm-1b also has the six voices that were published with it")
     voices.set_defaults(run=_voices)
 
     mark = commands.add_parser("watermark", help="look for the watermark in a file")
@@ -170,9 +176,20 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file")
     check.set_defaults(run=_watermark_check)
 
-    info = commands.add_parser("info", help="print a model's sizes")
-    info.add_argument("model", nargs="?", help="a preset, a folder or a hub id (default nano)")
+    info = commands.add_parser("info", help="print a model's layout, sizes, memory needed and licence")
+    info.add_argument("model", nargs="?", help="a preset, a folder, a weight file or a hub id (default nano)")
     info.set_defaults(run=_info)
+
+    convert = commands.add_parser(
+        "convert",
+        help="write a published model in its other layout or precision",
+        description="Write a published model in either layout, as a new folder.",
+    )
+    convert.add_argument("source", metavar="SRC", help="a folder, a weight file or a hub id")
+    convert.add_argument("target", metavar="DST", help="the folder to make")
+    convert.add_argument("--layout", choices=["original", "transformers"], required=True)
+    convert.add_argument("--dtype", choices=["float32", "bfloat16"], help="the language model's (default: as it is)")
+    convert.set_defaults(run=_convert)
 
     for name, module, text in (
         ("bench", bench, "measure speed on this machine"),

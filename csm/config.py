@@ -38,10 +38,11 @@ class TransformerConfig:
     mlp_dim: int
     norm_eps: float = 1e-5
     rope: RopeConfig = RopeConfig()
+    head_width: int | None = None  # where it isn't dim / heads
 
     @property
     def head_dim(self) -> int:
-        return self.dim // self.heads
+        return self.head_width or self.dim // self.heads
 
 
 @dataclass(frozen=True)
@@ -158,22 +159,45 @@ PRESETS: dict[str, ModelConfig] = {
 }
 
 
+# The names that a config.json in the original layout gives to a transformer's shape. The first of each are the
+# published ones; the others follow their pattern.
+BACKBONE_FLAVORS: dict[str, TransformerConfig] = {
+    "llama-1B": PRESETS["tiny"].backbone,
+    "llama-3B": PRESETS["small"].backbone,
+    "llama-8B": PRESETS["medium"].backbone,
+}
+DECODER_FLAVORS: dict[str, TransformerConfig] = {
+    "llama-100M": PRESETS["tiny"].decoder,
+    "llama-250M": PRESETS["small"].decoder,
+    "llama-300M": PRESETS["medium"].decoder,
+}
+
+# Ungated copies of sesame/csm-1b in the transformers layout: they stand in where the hub refuses the original.
+UNGATED_COPIES = "unsloth/csm-1b,eustlb/csm-1b"
+
+
 @dataclass(frozen=True)
 class Environment:
-    """The environment variables that the program reads, read here and nowhere else."""
+    """The environment variables that the program reads, read here and nowhere else.
+
+    CSM_FALLBACK names the hub ids, separated by commas, that may stand in for the gated model; `none` forbids it.
+    """
 
     model: str | None
     device: str
     token: str | None
     watermark_key: str | None
+    fallback: tuple[str, ...]
 
     @classmethod
     def read(cls) -> Environment:
+        names = map(str.strip, (os.environ.get("CSM_FALLBACK") or UNGATED_COPIES).split(","))
         return cls(
             model=os.environ.get("CSM_MODEL") or None,
             device=os.environ.get("CSM_DEVICE") or "auto",
             token=os.environ.get("HF_TOKEN") or None,
             watermark_key=os.environ.get("CSM_WATERMARK_KEY") or None,
+            fallback=tuple(name for name in names if name and name != "none"),
         )
 
     def __repr__(self) -> str:  # a token must not reach a log

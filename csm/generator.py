@@ -16,12 +16,13 @@ from torch import Tensor
 
 from csm.checkpoint import HUB_MODEL, Loaded, load_model
 from csm.codec import Codec
-from csm.config import FRAME_SIZE, SAMPLE_RATE, Environment, ModelConfig
+from csm.config import FRAME_SIZE, PRESETS, SAMPLE_RATE, Environment, ModelConfig
 from csm.engine import Context, Engine, Snapshot
 from csm.errors import InputError
 from csm.frames import Budget, Rows, Segment, segment_rows, text_rows
 from csm.model import Sampling
 from csm.text import turn_text
+from csm.voices import Voice, official_voices, shipped_voices
 
 LONGEST_CHUNK = 8  # frames; the first chunk is one frame, each next one twice as long up to this
 ROOM_FOR_A_TURN = 160  # positions that prompts must leave: a sentence of 100 letters and 5 s of speech
@@ -188,6 +189,12 @@ class Generator:
     def device(self) -> torch.device:
         return self.engine.device
 
+    def voices(self) -> dict[str, Voice]:
+        """The voices to choose from, by name: the shipped ones, and with a CSM-1B those published with it."""
+        own, published = self.config.backbone, PRESETS["tiny"].backbone
+        of_that_size = (own.layers, own.dim, own.mlp_dim) == (published.layers, published.dim, published.mlp_dim)
+        return shipped_voices() | (official_voices() if of_that_size else {})
+
     def conversation(self, prompts: list[Segment] | None = None, seed: int | None = None) -> Conversation:
         """A new conversation that begins with `prompts`, one segment or more for each voice.
 
@@ -276,12 +283,19 @@ class Generator:
         return self.codec.encode(segment.audio.float().to(self.device)).cpu()
 
 
-def load(model: str | None = None, device: str = "auto") -> Generator:
-    """Load a model: a preset, a local folder, or a hub id such as "sesame/csm-1b".
+def load(
+    model: str | None = None,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    adapter: str | None = None,
+) -> Generator:
+    """Load a model: a preset, a local folder or weight file, or a hub id such as "sesame/csm-1b".
 
     `device` "auto" takes CSM_DEVICE, else an accelerator if there is one, else the CPU. Without `model`, CSM_MODEL
     decides, else the accelerator: the published 1B model with one, the embedded nano without (and when the
-    published one can't be had, after a warning that says why). Raises `InputError` in one sentence.
+    published one can't be had, after a warning that says why). `dtype` is the published models' precision: float32 on
+    the CPU and bfloat16 elsewhere unless it is given. `adapter` is a PEFT adapter to merge, a folder or a hub id.
+    Raises `InputError` in one sentence.
     """
     environment = Environment.read()
     if device == "auto":
@@ -293,12 +307,13 @@ def load(model: str | None = None, device: str = "auto") -> Generator:
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"The device {device!r} is not available here: use cpu, or auto.") from error
+    dtype = dtype or (torch.float32 if target.type == "cpu" else torch.bfloat16)
     name = model or environment.model
     if name:
-        return Generator(load_model(name), target)
+        return Generator(load_model(name, dtype, adapter), target)
     if target.type != "cpu":
         try:
-            return Generator(load_model(HUB_MODEL), target)
+            return Generator(load_model(HUB_MODEL, dtype, adapter), target)
         except InputError as error:
             warnings.warn(f"{error} The embedded nano speaks instead.", stacklevel=2)
-    return Generator(load_model("nano"), target)
+    return Generator(load_model("nano", adapter=adapter), target)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from csm.audio import inspect_audio, load_audio
+from csm.checkpoint.hub import fetch_prompt
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 
@@ -29,7 +30,11 @@ LEVEL_RANGE = 3.0  # a voice within a third and three times `LEVEL` is left as i
 
 @dataclass(frozen=True)
 class Voice:
-    """A recording of one speaker and exactly what is said in it."""
+    """A recording of one speaker and exactly what is said in it.
+
+    With `published_bytes` the recording lies on the hub, at `path` in the model's repository, and is that long; see
+    `fetched`.
+    """
 
     name: str
     path: Path
@@ -37,6 +42,7 @@ class Voice:
     licence: str = ""
     origin: str = ""
     description: str = ""
+    published_bytes: int = 0
 
 
 def shipped_voices() -> dict[str, Voice]:
@@ -46,8 +52,31 @@ def shipped_voices() -> dict[str, Voice]:
     return {voice.name: voice for voice in voices}
 
 
+def official_voices() -> dict[str, Voice]:
+    """The prompts that were published with CSM-1B, by name: their recordings stay on the hub until `fetched`."""
+    entries = json.loads((PROMPTS / "official.json").read_text(encoding="utf-8"))["voices"]
+    voices = [Voice(path=Path(entry.pop("file")), **entry) for entry in entries]
+    return {voice.name: voice for voice in voices}
+
+
+def fetched(voice: Voice) -> Voice:
+    """The voice with its recording on this machine, downloaded if need be.
+
+    Raises `InputError` when it can't be had, and when it isn't the recording that the transcript was written for.
+    """
+    if not voice.published_bytes:
+        return voice
+    path = fetch_prompt(voice.path.as_posix())
+    if path.stat().st_size != voice.published_bytes:
+        raise InputError(
+            f"The recording of {voice.name} on the hub is no longer the one that its transcript was written for; "
+            "choose another voice."
+        )
+    return replace(voice, path=path, published_bytes=0)
+
+
 def find_voice(name_or_path: str, transcript: str | None = None) -> Voice:
-    """A shipped voice by its name (in any case), or the voice in an audio file.
+    """A shipped or official voice by its name (in any case), or the voice in an audio file.
 
     What a file says comes from `transcript` or else from the text file beside it (`anna.wav`, `anna.txt`).
     Raises `InputError` when there is no such voice or file, or no transcript. The sound is checked later, by
@@ -55,7 +84,7 @@ def find_voice(name_or_path: str, transcript: str | None = None) -> Voice:
     """
     wanted = str(name_or_path).strip()
     shipped = shipped_voices()
-    for name, voice in shipped.items():
+    for name, voice in (shipped | official_voices()).items():
         if name.casefold() == wanted.casefold():
             return voice
     path = Path(os.path.expanduser(wanted))
@@ -76,8 +105,9 @@ def load_prompt(voice: Voice) -> Tensor:
 
     Silence of more than 0.5 s at either end is cut to 0.1 s. A recording whose speech is more than three times
     louder or softer than the shipped voices is brought to their level. Raises `InputError` when the file is not
-    audio, silent, shorter than 1 s (edges cut) or longer than 30 s.
+    audio, silent, shorter than 1 s (edges cut) or longer than 30 s, or can't be fetched.
     """
+    voice = fetched(voice)
     seconds = inspect_audio(voice.path).seconds
     if seconds > LONGEST + 0.05:
         raise InputError(

@@ -9,7 +9,10 @@ from safetensors.torch import load_file, save_file
 
 import csm
 from csm import InputError
-from csm.checkpoint import ASSETS, INDEX, fill, load_model, save_folder
+from csm.checkpoint import ASSETS, HUB_MIMI, INDEX, fill, load_model, save_folder
+from csm.config import PRESETS
+from csm.model import CSM
+from csm.text import ByteTokenizer
 from tests.small import small_generator
 
 
@@ -105,21 +108,21 @@ def test_an_unknown_model_is_refused_in_one_sentence(name):
 
 def test_the_original_layout_loads_as_it_is(tmp_path, monkeypatch):
     """A file in the original's names fills the model; Mimi and the tokenizer come from where the hub puts them."""
-    from csm import checkpoint
+    from csm.checkpoint import published
     from csm.codec import build_codec
     from tests.small import SMALL_MIMI, fill_codebooks, small_config
 
     config = small_config(SMALL_MIMI)
     torch.manual_seed(0)
-    model = checkpoint.CSM(config).init_weights()
+    model = CSM(config).init_weights()
     codec = build_codec(SMALL_MIMI)
     fill_codebooks(codec.module)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     save_file(codec.module.state_dict(), tmp_path / "mimi.safetensors")
-    downloads = {checkpoint.HUB_MIMI[1]: tmp_path / "mimi.safetensors", "tokenizer.json": tmp_path / "tokenizer.json"}
-    monkeypatch.setattr(checkpoint, "_download", lambda repository, file, token: downloads[file])
-    monkeypatch.setattr(checkpoint, "LlamaTokenizer", lambda path: checkpoint.ByteTokenizer())
-    monkeypatch.setitem(checkpoint.PRESETS, "tiny", config)
+    downloads = {HUB_MIMI[1]: tmp_path / "mimi.safetensors", "tokenizer.json": tmp_path / "tokenizer.json"}
+    monkeypatch.setattr(published, "fetch_file", lambda repository, file, token: downloads[file])
+    monkeypatch.setattr(published, "LlamaTokenizer", lambda path: ByteTokenizer())
+    monkeypatch.setitem(PRESETS, "tiny", config)
     generator = csm.load(str(tmp_path), "cpu")
     assert torch.equal(generator.engine.model.audio_head, model.audio_head)
     assert generator.generate("Hi.", 0, max_audio_length_ms=400, seed=1).shape == (5 * 1920,)

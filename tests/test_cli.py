@@ -65,7 +65,7 @@ def test_info_prints_the_published_size(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "generate", "train", "train lm", "evaluate", "bench", "watermark", "voices", "info"]
+    "command", ["", "generate", "train", "train lm", "evaluate", "bench", "watermark", "voices", "info", "convert"]
 )
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stopped:

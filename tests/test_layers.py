@@ -18,8 +18,9 @@ ROWS = [
     ["web"],
     ["cli", "__main__"],
 ]
-# Within row 2 a checkpoint is filled into a codec, so codec stands before it; everything else is strict.
-SAME_ROW = {("checkpoint", "codec"), ("__main__", "cli")}
+# Within row 2 a checkpoint is filled into a codec, and some voices are fetched from where checkpoints are; everything
+# else is strict.
+SAME_ROW = {("checkpoint", "codec"), ("voices", "checkpoint"), ("__main__", "cli")}
 ROW = {name: number for number, names in enumerate(ROWS) for name in names}
 
 

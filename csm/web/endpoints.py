@@ -19,7 +19,7 @@ from csm.conversation import Line, parse_script, speakers
 from csm.errors import InputError
 from csm.generator import Generator
 from csm.studio import Settings
-from csm.voices import Voice, find_voice, load_prompt, shipped_voices
+from csm.voices import Voice, fetched, find_voice, load_prompt, shipped_voices
 from csm.watermark import detect
 from csm.web.gpu import Conversation, Job, Refused, Speak, Update
 
@@ -44,15 +44,15 @@ class MisplacedError(InputError):
 
 @dataclass(frozen=True)
 class Choice:
-    """The voice chosen for A or B: a recording with its transcript, or else the name of a shipped voice."""
+    """The voice chosen for A or B: a recording with its transcript, or else the name of an offered voice."""
 
     name: str | None
     recording: str | None = None
     transcript: str | None = None
     own: bool = False
 
-    def voice(self) -> Voice:
-        """The voice, its recording checked. Raises `InputError`."""
+    def voice(self, offered: dict[str, Voice]) -> Voice:
+        """The voice, its recording fetched and checked. Raises `InputError`."""
         if self.own and not self.recording:
             raise InputError("There is no recording yet; upload or record one, or choose a shipped voice.")
         if self.recording:
@@ -61,10 +61,9 @@ class Choice:
             voice = find_voice(self.recording, self.transcript)
             load_prompt(voice)
             return voice
-        shipped = shipped_voices()
-        if self.name not in shipped:  # find_voice would also take a path, and clients have no business with those
-            raise InputError(f"There is no voice called “{self.name}”; choose one of {', '.join(shipped)}.")
-        return shipped[self.name]
+        if self.name not in offered:  # find_voice would also take a path, and clients have no business with those
+            raise InputError(f"There is no voice called “{self.name}”; choose one of {', '.join(offered)}.")
+        return fetched(offered[self.name])
 
 
 @contextmanager
@@ -103,8 +102,8 @@ def read_settings(
             raise InputError("Seed, temperature, top-k and the longest turn must be numbers; correct them.") from error
 
 
-def cast(lines: list[Line], choices: dict[str, Choice]) -> dict[str, Voice]:
-    """Speaker label -> voice.
+def cast(lines: list[Line], choices: dict[str, Choice], offered: dict[str, Voice] | None = None) -> dict[str, Voice]:
+    """Speaker label -> voice, of those `offered` (the shipped ones if not given) or of the speaker's own.
 
     Speakers called A and B have the voices A and B. Other names take those that are left, in order of their
     first turn, then shipped voices that nobody has. Raises `InputError` for a voice that can't be used and for
@@ -119,7 +118,7 @@ def cast(lines: list[Line], choices: dict[str, Choice]) -> dict[str, Voice]:
     voices: dict[str, Voice] = {}
     for label, slot in slots.items():
         with _given_at(slot):
-            voices[label] = choices[slot].voice()
+            voices[label] = choices[slot].voice(offered or shipped_voices())
     taken = {voice.name for voice in voices.values()}
     spare = [voice for name, voice in shipped_voices().items() if name not in taken]
     for label in labels:
@@ -134,11 +133,17 @@ def cast(lines: list[Line], choices: dict[str, Choice]) -> dict[str, Voice]:
     return voices
 
 
-def plan(script: str | None, choices: dict[str, Choice], settings: Settings, folder: Path) -> Job:
+def plan(
+    script: str | None,
+    choices: dict[str, Choice],
+    settings: Settings,
+    folder: Path,
+    offered: dict[str, Voice] | None = None,
+) -> Job:
     """A request -> a job. Raises `MisplacedError`."""
     with _given_at("script"):
         lines = parse_script(script or "")
-    return Job(lines, cast(lines, choices), settings, folder)
+    return Job(lines, cast(lines, choices, offered), settings, folder)
 
 
 def new_folder() -> Path:
@@ -189,8 +194,8 @@ class Endpoints:
 
         Args:
             script: one turn a line, "A: text" or "Name: text"; bare lines alternate between the speakers.
-            voice_a: a shipped voice for speaker A, or for the first name of the script; `/voices` lists them.
-            voice_b: a shipped voice for speaker B, or for the second name.
+            voice_a: an offered voice for speaker A, or for the first name of the script; `/voices` lists them.
+            voice_b: an offered voice for speaker B, or for the second name.
             seed: the same seed and inputs give the same sound; -1 draws one, which the report names.
             temperature: how freely codes are drawn; lower is calmer.
             topk: how many of the likeliest codes are drawn from.
@@ -206,14 +211,14 @@ class Endpoints:
         with _told_to_the_client():
             choices = {"A": Choice(voice_a, prompt_a, transcript_a), "B": Choice(voice_b, prompt_b, transcript_b)}
             settings = read_settings(seed, temperature, topk, max_turn_seconds)
-            job = plan(script, choices, settings, new_folder())
+            job = plan(script, choices, settings, new_folder(), self.generator.voices())
             for update in updates(self.speak, job):
                 if isinstance(update, Conversation) and update.path:
                     return str(update.path), update.report
         raise gr.Error("No turn of the script gave any sound; try another seed.", print_exception=False)
 
     def voices(self) -> list[dict[str, str]]:
-        """The shipped voices: name, description, transcript, licence and origin of each."""
+        """The voices on offer: name, description, transcript, licence and origin of each."""
         return [
             {
                 "name": voice.name,
@@ -222,7 +227,7 @@ class Endpoints:
                 "licence": voice.licence,
                 "origin": voice.origin,
             }
-            for voice in shipped_voices().values()
+            for voice in self.generator.voices().values()
         ]
 
     def check_watermark(self, audio: str) -> dict[str, Any]:

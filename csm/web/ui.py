@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from gradio.components import Component
 from csm.errors import InputError
 from csm.generator import Generator
 from csm.studio import Settings, TurnStarted
-from csm.voices import Voice, shipped_voices
+from csm.voices import Voice, fetched, shipped_voices
 from csm.web import markup
 from csm.web.endpoints import (
     EXAMPLE_SCRIPT,
@@ -60,6 +61,7 @@ class Page:
     """The components that handlers read and change, and the functions behind the buttons."""
 
     endpoints: Endpoints
+    offered: dict[str, Voice]
     script: gr.Textbox
     script_note: gr.HTML
     panels: dict[str, VoicePanel]
@@ -102,7 +104,8 @@ class Page:
         }
         cleared: Changes = {note: gr.update(value="", visible=False) for note in self.notes.values()}
         try:
-            job = plan(script, choices, read_settings(seed, temperature, topk, max_turn_seconds), new_folder())
+            settings = read_settings(seed, temperature, topk, max_turn_seconds)
+            job = plan(script, choices, settings, new_folder(), self.offered)
         except MisplacedError as error:
             beside: Changes = {self.notes[error.place]: gr.update(value=markup.note(str(error)), visible=True)}
             yield {**cleared, **beside, self.status: markup.status(f"Nothing was generated. {error}", "error")}
@@ -111,14 +114,14 @@ class Page:
             **cleared,
             self.job: job,
             self.status: markup.status("Waiting for the model …", "busy"),
-            self.turns: markup.turns(_waiting(job)),
+            self.turns: markup.turns(_waiting(job, self.offered)),
             self.generate: gr.update(interactive=False),
             self.stop: gr.update(interactive=True),
         }
 
     def perform(self, job: Job) -> Iterator[Changes]:
         """Speak the job, a change of the page for each turn that starts or is done."""
-        table = _waiting(job)
+        table = _waiting(job, self.offered)
         if job.stop_file.exists():
             yield {self.status: markup.status("Stopped before anything was spoken.", "warning")}
             return
@@ -209,15 +212,27 @@ def _title(voice: Voice) -> str:
     return f"{voice.name}: {described}" if described else voice.name
 
 
-def _waiting(job: Job) -> list[markup.TurnRow]:
-    shipped = shipped_voices()
-    names = {label: v.name if shipped.get(v.name) == v else "own voice" for label, v in job.voices.items()}
+def _playable(voice: Voice) -> Voice:
+    """The voice with its recording where Gradio serves files from. Raises `InputError` if it can't be fetched."""
+    here = fetched(voice)
+    if here is voice:
+        return voice
+    path = new_folder() / f"{voice.name}.wav"
+    shutil.copyfile(here.path, path)
+    return replace(here, path=path)
+
+
+def _waiting(job: Job, offered: dict[str, Voice]) -> list[markup.TurnRow]:
+    known = {(voice.name, voice.transcript) for voice in offered.values()}
+    names = {
+        label: voice.name if (voice.name, voice.transcript) in known else "own voice"
+        for label, voice in job.voices.items()
+    }
     return markup.rows(job.lines, names)
 
 
-def _voice_panel(slot: str, chosen: str) -> VoicePanel:
+def _voice_panel(slot: str, chosen: str, voices: dict[str, Voice]) -> VoicePanel:
     """The choice for speaker A or B, with room for a voice of one's own that shows when it is asked for."""
-    voices = shipped_voices()
     choices = [(_title(voice), voice.name) for voice in voices.values()]
     with gr.Column(min_width=220):
         name = gr.Dropdown(
@@ -236,9 +251,14 @@ def _voice_panel(slot: str, chosen: str) -> VoicePanel:
         note = gr.HTML("", visible=False)
 
     def show(chosen: str) -> Changes:
-        voice = shipped_voices().get(chosen)
-        played = gr.update(visible=True, value=markup.sample(slot, voice)) if voice else gr.update(visible=False)
-        return {own: gr.update(visible=chosen == OWN_VOICE), sample: played}
+        changes: Changes = {own: gr.update(visible=chosen == OWN_VOICE), sample: gr.update(visible=False)}
+        if chosen in voices:
+            try:
+                shown = markup.sample(slot, _playable(voices[chosen]))
+            except InputError as error:
+                shown = markup.note(str(error))
+            changes[sample] = gr.update(visible=True, value=shown)
+        return changes
 
     name.change(show, name, [own, sample], queue=False, show_progress="hidden", api_visibility="private")
     return VoicePanel(name, recording, transcript, note)
@@ -269,6 +289,7 @@ def _settings() -> list[Component]:
 def build_app(generator: Generator) -> gr.Blocks:
     """The whole app over one loaded model; start it with `launch(**launch_options())`."""
     endpoints = Endpoints(generator, speaking_with(generator))
+    offered = generator.voices()
     with gr.Blocks(
         title="Conversational speech", analytics_enabled=False, delete_cache=(KEEP_FILES_SECONDS, KEEP_FILES_SECONDS)
     ) as app:
@@ -289,7 +310,8 @@ def build_app(generator: Generator) -> gr.Blocks:
                 )
                 script_note = gr.HTML("", visible=False)
                 with gr.Row():
-                    panels = {s: _voice_panel(s, name) for s, name in zip(SLOTS, default_voices(), strict=True)}
+                    names = zip(SLOTS, default_voices(), strict=True)
+                    panels = {slot: _voice_panel(slot, name, offered) for slot, name in names}
                 with gr.Accordion("Settings", open=False):
                     settings = _settings()
                 settings_note = gr.HTML("", visible=False)
@@ -306,6 +328,7 @@ def build_app(generator: Generator) -> gr.Blocks:
                     report = gr.JSON(label="Report", show_label=False)
         page = Page(
             endpoints=endpoints,
+            offered=offered,
             script=script,
             script_note=script_note,
             panels=panels,

@@ -1,0 +1,200 @@
+"""Files -> tensors -> modules: lazy, lean, strict. What every layout stands on.
+
+A checkpoint is a dictionary of names to `Stored` tensors, none of which is read before it is asked for. Renaming
+keys, permuting rows, merging an adapter make new dictionaries; `fill` and `write_tensors` read one tensor at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from csm.codec import Codec
+from csm.errors import InputError
+from csm.model import CSM
+from csm.text import Tokenizer
+
+PIECE_BYTES = 64_000_000  # so much of a file is in memory while a tensor is cast
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+class Loaded:
+    """What a model consists of, ready for the generator."""
+
+    def __init__(self, name: str, model: CSM, codec: Codec, tokenizer: Tokenizer) -> None:
+        self.name, self.model, self.codec, self.tokenizer = name, model, codec, tokenizer
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor that is somewhere else. `load(dtype)` brings it here; without a cast it may share the file's memory."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    load: Callable[[torch.dtype], Tensor]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Stored:
+        """A tensor that is here already."""
+        return cls(tuple(tensor.shape), tensor.dtype, tensor.to)
+
+    def then(self, change: Callable[[Tensor], Tensor]) -> Stored:
+        """The same tensor with `change`, which keeps shape and type, applied to it when it is loaded."""
+        return Stored(self.shape, self.dtype, lambda dtype: change(self.load(dtype)))
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+Checkpoint = dict[str, Stored]
+
+
+def open_tensors(files: list[Path]) -> Checkpoint:
+    """All tensors of some safetensors files, or of one pickle with nothing but tensors in it, none of them read yet.
+
+    Raises `InputError` for a file that is missing, cut short, twice the owner of a key, or not what it should be.
+    """
+    tensors: Checkpoint = {}
+    for file in files:
+        found = _open_pickle(file) if file.suffix in (".pt", ".pth", ".bin") else _open_safetensors(file)
+        if twice := sorted(set(tensors) & set(found)):
+            raise InputError(f"Two weight files hold {twice[0]}; {file.name} is one of them: fetch the model again.")
+        tensors |= found
+    return tensors
+
+
+def _open_safetensors(file: Path) -> Checkpoint:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            pieces = {name: opened.get_slice(name) for name in opened.keys()}
+            found = {name: (tuple(piece.get_shape()), piece.get_dtype()) for name, piece in pieces.items()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"The weight file {file.name} can't be read ({error}): fetch it again.") from error
+
+    def part(name: str, start: int, stop: int | None) -> Tensor:
+        with safe_open(file, framework="pt") as opened:
+            piece = opened.get_slice(name)
+            return piece[start:stop] if piece.get_shape() else opened.get_tensor(name)
+
+    return {
+        name: Stored(shape, FLOATS.get(kind, torch.int64), partial(_load, shape, partial(part, name)))
+        for name, (shape, kind) in found.items()
+    }
+
+
+def _load(shape: tuple[int, ...], part: Callable[[int, int | None], Tensor], dtype: torch.dtype) -> Tensor:
+    """A tensor of a mapped file: as it lies there, or cast piece by piece.
+
+    `part` maps the file anew, so that the pages that were read leave memory with each piece.
+    """
+    first = part(0, 1)
+    if first.dtype == dtype or not shape:
+        return part(0, None).to(dtype)
+    tensor = torch.empty(shape, dtype=dtype)
+    step = max(1, PIECE_BYTES // max(1, first.nbytes))
+    for start in range(0, shape[0], step):
+        tensor[start : start + step] = part(start, start + step)
+    return tensor
+
+
+def _open_pickle(file: Path) -> Checkpoint:
+    def mapped() -> dict[str, Tensor]:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+
+    try:
+        tensors = mapped()
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"The weight file {file.name} is damaged or holds something other than tensors; none of it was run: get "
+            "it from its source as safetensors."
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise InputError(f"The weight file {file.name} can't be read: fetch it again.") from error
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise InputError(f"The weight file {file.name} is no dictionary of tensors: get the original file.")
+
+    def part(name: str, start: int, stop: int | None) -> Tensor:
+        tensor = mapped()[name]
+        return tensor[start:stop] if tensor.dim() else tensor
+
+    return {
+        str(name): Stored(tuple(tensor.shape), tensor.dtype, partial(_load, tuple(tensor.shape), partial(part, name)))
+        for name, tensor in tensors.items()
+    }
+
+
+def check_types(tensors: Checkpoint, what: str) -> None:
+    """Raise `InputError` if a tensor holds numbers of a kind that no weights are published in."""
+    for name, tensor in sorted(tensors.items()):
+        if tensor.dtype not in WEIGHT_TYPES:
+            raise InputError(
+                f"The {what}'s {name} holds numbers that are neither float32, float16 nor bfloat16: convert it first."
+            )
+
+
+def check_keys(found: set[str], expected: set[str], what: str) -> None:
+    """Raise `InputError` naming the first key that is missing or too many."""
+    if missing := sorted(expected - found):
+        raise InputError(f"The {what} lacks {len(missing)} tensors, the first of them {missing[0]}.")
+    if unknown := sorted(found - expected):
+        raise InputError(f"The {what} has {len(unknown)} tensors that the model doesn't know, the first {unknown[0]}.")
+
+
+def check_shapes(tensors: Mapping[str, Stored], shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Raise `InputError` naming the first tensor whose shape is not what the config asks for."""
+    for name, tensor in tensors.items():
+        if tensor.shape != shapes[name]:
+            raise InputError(
+                f"The {what}'s {name} has shape {tensor.shape}; its config asks for {tuple(shapes[name])}."
+            )
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The tensors that a module needs, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def fill(
+    module: nn.Module, tensors: Mapping[str, Tensor | Stored], what: str, dtype: torch.dtype | None = None
+) -> None:
+    """Put `tensors` into `module`, all of them and nothing else, cast to `dtype` or to the module's own.
+
+    Cast one by one and assigned, so at no time is there a second copy of the whole. Raises `InputError` naming an odd
+    key.
+    """
+    stored = {name: Stored.of(t) if isinstance(t, Tensor) else t for name, t in tensors.items()}
+    expected = module.state_dict()
+    check_keys(set(stored), set(expected), what)
+    check_shapes(stored, shapes_of(module), what)
+    filled = {name: stored[name].load(dtype or tensor.dtype) for name, tensor in expected.items()}
+    module.load_state_dict(filled, assign=True)
+
+
+def write_tensors(file: Path, tensors: Checkpoint) -> None:
+    """A safetensors file, written tensor by tensor in each one's own type; one tensor is in memory at a time."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    for name, tensor in ordered:
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % 64)  # so that mapped weights lie as arithmetic likes them
+    with open(file, "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for _, tensor in ordered:
+            out.write(tensor.load(tensor.dtype).contiguous().flatten().view(torch.uint8).numpy().data)

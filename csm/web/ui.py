@@ -223,10 +223,9 @@ def _playable(voice: Voice) -> Voice:
 
 
 def _waiting(job: Job, offered: dict[str, Voice]) -> list[markup.TurnRow]:
-    known = {(voice.name, voice.transcript) for voice in offered.values()}
+    known = {(voice.name, voice.origin) for voice in offered.values()}  # a recording of one's own has no origin
     names = {
-        label: voice.name if (voice.name, voice.transcript) in known else "own voice"
-        for label, voice in job.voices.items()
+        label: voice.name if (voice.name, voice.origin) in known else "own voice" for label, voice in job.voices.items()
     }
     return markup.rows(job.lines, names)
 

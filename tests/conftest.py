@@ -70,3 +70,27 @@ def _answers(url: str) -> bool:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """A small random model of transformers' own."""
+    from tests.published import small_reference  # here, because transformers takes seconds to import
+
+    return small_reference()
+
+
+@pytest.fixture(scope="module")
+def folder(reference, tmp_path_factory) -> Path:
+    """The reference as transformers writes it."""
+    from tests.published import write_transformers
+
+    return write_transformers(tmp_path_factory.mktemp("model") / "transformers", reference)
+
+
+@pytest.fixture(scope="module")
+def original(folder, tmp_path_factory) -> Path:
+    """The same weights in the original layout."""
+    from tests.published import write_original
+
+    return write_original(folder, tmp_path_factory.mktemp("model") / "original")

@@ -11,7 +11,7 @@ import csm
 from csm import InputError
 from csm.checkpoint import load_model
 from csm.cli import main
-from tests.published import small_reference, write_original, write_transformers
+from tests.published import write_transformers
 
 RANK, ALPHA = 3, 12
 MODULES = {
@@ -21,21 +21,6 @@ MODULES = {
     "depth_decoder.model.layers.1.self_attn.q_proj": (32, 32),
     "depth_decoder.model.inputs_embeds_projector": (32, 48),
 }
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return small_reference()
-
-
-@pytest.fixture(scope="module")
-def folder(reference, tmp_path_factory):
-    return write_transformers(tmp_path_factory.mktemp("model") / "transformers", reference)
-
-
-@pytest.fixture(scope="module")
-def original(folder, tmp_path_factory):
-    return write_original(folder, tmp_path_factory.mktemp("model") / "original")
 
 
 def pairs():

@@ -16,22 +16,6 @@ from csm.checkpoint.tensors import Stored, open_tensors, shapes_of
 from csm.cli import main
 from csm.config import PRESETS
 from csm.model import CSM
-from tests.published import small_reference, write_original, write_transformers
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return small_reference()
-
-
-@pytest.fixture(scope="module")
-def folder(reference, tmp_path_factory):
-    return write_transformers(tmp_path_factory.mktemp("model") / "transformers", reference)
-
-
-@pytest.fixture(scope="module")
-def original(folder, tmp_path_factory):
-    return write_original(folder, tmp_path_factory.mktemp("model") / "original")
 
 
 def converted(source, target, *options):

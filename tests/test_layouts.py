@@ -19,27 +19,11 @@ from tests.published import (
     AUDIO_EOS,
     K,
     small_reference,
-    write_original,
     write_tokenizer,
     write_transformers,
 )
 
 FRAMES = 100
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return small_reference()
-
-
-@pytest.fixture(scope="module")
-def folder(reference, tmp_path_factory):
-    return write_transformers(tmp_path_factory.mktemp("model") / "transformers", reference)
-
-
-@pytest.fixture(scope="module")
-def original(folder, tmp_path_factory):
-    return write_original(folder, tmp_path_factory.mktemp("model") / "original")
 
 
 @pytest.fixture

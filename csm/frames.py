@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csm.config import FRAME_SIZE
+from csm.config import FRAME_RATE
 from csm.errors import InputError
 from csm.text import Tokenizer, turn_text
 
@@ -77,13 +77,13 @@ class Budget:
     def seconds_that_fit(self, text_positions: int, used: int = 0, reserve: int = 0) -> float:
         """Seconds of audio beside `text_positions` ids, the zero frame and `reserve` further positions."""
         frames = self.positions - used - reserve - text_positions - 1
-        return max(0, frames) * FRAME_SIZE / 24_000
+        return max(0, frames) / FRAME_RATE
 
     def check_prompt(self, frames: int, text_positions: int, used: int, reserve: int) -> None:
         """Raise `InputError` with the seconds that fit when a prompt of `frames` frames is too long."""
-        fit = self.seconds_that_fit(text_positions, used, reserve)
-        if frames * FRAME_SIZE / 24_000 > fit:
+        seconds, fit = frames / FRAME_RATE, self.seconds_that_fit(text_positions, used, reserve)
+        if seconds > fit:
             raise InputError(
-                f"This prompt lasts {frames * FRAME_SIZE / 24_000:.1f} s, and only {fit:.1f} s fit beside its text "
+                f"This prompt lasts {seconds:.1f} s, and only {fit:.1f} s fit beside its text "
                 f"and the turn to come: use a shorter recording."
             )

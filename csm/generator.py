@@ -114,11 +114,10 @@ class Conversation:
         if longest < 1:
             raise InputError("The longest length of a turn is below one frame; allow at least 80 milliseconds.")
         before, prefilled = context.snapshot(), context.prefilled
-        if self._unread is not None:
+        if self._unread is not None:  # coming back to the first turn means back to behind the prompts
+            before = Snapshot(len(self._unread), None)
             rows, self._unread = Rows.join([self._unread, rows]), None
         generator.engine.prefill(context, rows)
-        if before.length == 0:  # coming back to the first turn means back to behind the prompts
-            before = Snapshot(len(rows) - len(generator.turn_rows(text, speaker)), None)
         turn_seed = self.seed + len(self.turns) if seed is None else seed
         noise = torch.Generator(generator.device).manual_seed(turn_seed)
 

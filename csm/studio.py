@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from csm import watermark
-from csm.config import FRAME_SIZE, SAMPLE_RATE
+from csm.config import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE
 from csm.conversation import Line
 from csm.errors import InputError
 from csm.frames import Segment
@@ -147,7 +147,7 @@ def perform(
             break
         turn = conversation.turns[-1]
         start = reports[-1].end if reports else 0.0
-        seconds = len(turn.codes) * FRAME_SIZE / SAMPLE_RATE
+        seconds = len(turn.codes) / FRAME_RATE
         prefilled = turn.positions_prefilled
         report = TurnReport(
             line.speaker, line.text, start, round(start + seconds, 2), len(turn.codes), turn.state, prefilled

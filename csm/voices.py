@@ -47,16 +47,12 @@ class Voice:
 
 def shipped_voices() -> dict[str, Voice]:
     """The voices of `prompts/index.json`, by name, in its order."""
-    entries = json.loads((PROMPTS / "index.json").read_text(encoding="utf-8"))["voices"]
-    voices = [Voice(path=PROMPTS / entry.pop("file"), **entry) for entry in entries]
-    return {voice.name: voice for voice in voices}
+    return _listed("index.json", PROMPTS)
 
 
 def official_voices() -> dict[str, Voice]:
     """The prompts that were published with CSM-1B, by name: their recordings stay on the hub until `fetched`."""
-    entries = json.loads((PROMPTS / "official.json").read_text(encoding="utf-8"))["voices"]
-    voices = [Voice(path=Path(entry.pop("file")), **entry) for entry in entries]
-    return {voice.name: voice for voice in voices}
+    return _listed("official.json", Path())
 
 
 def fetched(voice: Voice) -> Voice:
@@ -125,6 +121,13 @@ def load_prompt(voice: Voice) -> Tensor:
             f"at least {SHORTEST:.0f} s is needed, and five to ten are better."
         )
     return wave * _gain(wave, float(loudness[sounding].square().mean().sqrt()))
+
+
+def _listed(index: str, folder: Path) -> dict[str, Voice]:
+    """The voices of an index in `prompts/`, by name, their recordings in `folder`."""
+    entries = json.loads((PROMPTS / index).read_text(encoding="utf-8"))["voices"]
+    voices = [Voice(path=folder / entry.pop("file"), **entry) for entry in entries]
+    return {voice.name: voice for voice in voices}
 
 
 def _transcript_beside(path: Path) -> str:

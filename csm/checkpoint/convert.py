@@ -18,7 +18,7 @@ from csm.checkpoint.configs import to_json
 from csm.checkpoint.find import find_model
 from csm.checkpoint.hub import Token
 from csm.checkpoint.published import MIMI_FILES, Layout, Published, open_published
-from csm.checkpoint.tensors import WEIGHT_TYPES, Checkpoint, write_tensors
+from csm.checkpoint.tensors import WEIGHT_TYPES, Checkpoint, shard_names, sharded, write_index, write_tensors
 from csm.config import MimiConfig
 from csm.errors import InputError
 
@@ -96,27 +96,17 @@ def _files(opened: Published, layout: Layout, dtype: torch.dtype | None) -> dict
     codec = mimi_keys.to_transformers(mimi, opened.config.codec)
     whole = layouts.to_transformers(csm, opened.config)
     whole |= {layouts.CODEC + name: tensor for name, tensor in codec.items()}
-    shards: list[Checkpoint] = [{}]
-    size = 0
-    for name, tensor in whole.items():
-        if size and size + tensor.nbytes > SHARD_BYTES:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
+    shards = sharded(whole, SHARD_BYTES)
     if len(shards) == 1:
         return {"model.safetensors": whole}
-    return {f"model-{number:05d}-of-{len(shards):05d}.safetensors": shard for number, shard in enumerate(shards, 1)}
+    return dict(zip(shard_names(len(shards)), shards, strict=True))
 
 
 def _write(folder: Path, opened: Published, files: dict[str, Checkpoint]) -> None:
     for name, tensors in files.items():
         write_tensors(folder / name, tensors)
     if "model.safetensors" not in files:
-        places = {key: name for name, tensors in files.items() for key in tensors}
-        size = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
-        index = {"metadata": {"total_size": size}, "weight_map": places}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+        write_index(folder, files)
     written = next(iter(next(iter(files.values())).values())).dtype
     config = to_json(opened.config, opened.given) | {"torch_dtype": str(written).removeprefix("torch.")}
     config.pop("dtype", None)

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from csm.checkpoint.tensors import Checkpoint, Loaded, fill, open_tensors
+from csm.checkpoint.hub import files_of
+from csm.checkpoint.tensors import INDEX, Checkpoint, Loaded, fill, open_tensors, shard_names, sharded, write_index
 from csm.codec import build_codec
 from csm.config import ModelConfig
 from csm.errors import InputError
 from csm.model import CSM
 from csm.text import ByteTokenizer
 
-INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 9_000_000
 
 
@@ -30,23 +30,13 @@ def save_folder(folder: Path, model: CSM, codec: nn.Module) -> None:
     tensors = {f"csm.{name}": tensor.half() for name, tensor in model.state_dict().items()}
     for name, tensor in codec.state_dict().items():
         tensors[f"codec.{name}"] = tensor if name.startswith("quantizer.") else tensor.half()
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name, tensor in tensors.items():
-        if size + tensor.nbytes > SHARD_BYTES:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor.contiguous()
-        size += tensor.nbytes
+    shards = sharded({name: tensor.contiguous() for name, tensor in tensors.items()}, SHARD_BYTES)
+    files = dict(zip(shard_names(len(shards)), shards, strict=True))
     for stale in folder.glob("model-*.safetensors"):
         stale.unlink()
-    places: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+    for file, shard in files.items():
         save_file(shard, folder / file, metadata={"format": "pt"})
-        places |= dict.fromkeys(shard, file)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=1) + "\n")
+    write_index(folder, files)
     (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
 
 
@@ -69,11 +59,7 @@ def read_config(folder: Path) -> ModelConfig:
 def read_folder(folder: Path, name: str) -> Loaded:
     """Both networks of a folder of ours, in float32. Raises `InputError`."""
     config = read_config(folder)
-    try:
-        files = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"The folder {folder.name} is no complete model of this project: {error}.") from error
-    tensors = open_tensors([folder / file for file in files])
+    tensors = open_tensors(files_of(folder / INDEX))
 
     def part(prefix: str) -> Checkpoint:
         return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -165,7 +165,7 @@ def _newest(repository: str, token: Token, known: tuple[str, ...], what: str, ke
         def read_index() -> Path:
             return Path(hf_hub_download(repository, weights, revision=newest.sha, token=token, etag_timeout=TIMEOUT))
 
-        shards = _shards(_asking(read_index, repository, f"{weights} of {repository}", ATTEMPTS))
+        shards = set(weight_map(_asking(read_index, repository, f"{weights} of {repository}", ATTEMPTS)).values())
         if lost := sorted(shards - listed):
             raise InputError(f"The repository {repository} is incomplete: its index names {lost[0]}, which it lacks.")
         needed += sorted(shards)
@@ -179,11 +179,29 @@ def _newest(repository: str, token: Token, known: tuple[str, ...], what: str, ke
     return folder / weights
 
 
-def _shards(index: Path) -> set[str]:
+def weight_map(index: Path) -> dict[str, str]:
+    """Which file beside an index holds which tensor. Raises `InputError` for an index that is none."""
     try:
-        return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        return {
+            str(key): str(file) for key, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"The index {index.name} can't be read: fetch it again.") from error
+        raise InputError(f"The index {index.name} can't be read ({error}): fetch it again.") from error
+
+
+def files_of(weights: Path) -> list[Path]:
+    """The files with tensors behind an index, or the one file itself."""
+    if not weights.name.endswith(INDEX_SUFFIX):
+        return [weights]
+    return [weights.parent / name for name in sorted(set(weight_map(weights).values()))]
+
+
+def complete(weights: Path) -> bool:
+    """Whether every file that an index names is there."""
+    try:
+        return all(file.is_file() for file in files_of(weights))
+    except InputError:
+        return False
 
 
 def _cached(repository: str, known: tuple[str, ...]) -> Path | None:
@@ -199,13 +217,8 @@ def _cached(repository: str, known: tuple[str, ...]) -> Path | None:
     last = main.read_text().strip() if main.is_file() else ""
     for folder in sorted(folders, key=lambda folder: folder.name != last):
         for weights in (folder / name for name in known):
-            if weights.is_file() and not weights.name.endswith(INDEX_SUFFIX):
+            if weights.is_file() and complete(weights):
                 return weights
-            try:
-                if weights.is_file() and all((folder / shard).is_file() for shard in _shards(weights)):
-                    return weights
-            except InputError:
-                continue
     return None
 
 

@@ -6,7 +6,6 @@ original layout Mimi is a file in moshi's names, beside the weights or from its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +17,7 @@ import torch
 from csm.checkpoint import layouts, mimi_keys
 from csm.checkpoint.adapter import Adapter, merge
 from csm.checkpoint.configs import Json, model_config, read_config
-from csm.checkpoint.hub import HUB_MIMI, HUB_TOKENIZER, WEIGHTS, Token, fetch_file
+from csm.checkpoint.hub import HUB_MIMI, HUB_TOKENIZER, WEIGHTS, Token, complete, fetch_file, files_of, weight_map
 from csm.checkpoint.tensors import (
     Checkpoint,
     Loaded,
@@ -62,25 +61,7 @@ def find_weights(path: Path) -> Path | None:
     if path.is_file():
         return path if path.name.endswith(SUFFIXES) else None
     found = [path / name for name in WEIGHTS if (path / name).is_file()]
-    return next((file for file in found if _complete(file)), found[0] if found else None)
-
-
-def _complete(weights: Path) -> bool:
-    try:
-        return all(file.is_file() for file in files_of(weights))
-    except InputError:
-        return False
-
-
-def files_of(weights: Path) -> list[Path]:
-    """The files with tensors behind an index, or the one file itself."""
-    if weights.suffix != ".json":
-        return [weights]
-    try:
-        places = json.loads(weights.read_text(encoding="utf-8"))["weight_map"]
-        return [weights.parent / name for name in sorted(set(places.values()))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"The index {weights.name} can't be read ({error}): fetch it again.") from error
+    return next((file for file in found if complete(file)), found[0] if found else None)
 
 
 def open_published(weights: Path, name: str, token: Token) -> Published:
@@ -108,7 +89,7 @@ def open_published(weights: Path, name: str, token: Token) -> Published:
 
 
 def _check_index(index: Path, found: set[str]) -> None:
-    listed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    listed = set(weight_map(index))
     if odd := sorted(listed ^ found):
         raise InputError(f"The index {index.name} and its files disagree about {odd[0]}: fetch the model again.")
 

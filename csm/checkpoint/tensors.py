@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +25,7 @@ from csm.errors import InputError
 from csm.model import CSM
 from csm.text import Tokenizer
 
+INDEX = "model.safetensors.index.json"
 PIECE_BYTES = 64_000_000  # so much of a file is in memory while a tensor is cast
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -182,6 +183,40 @@ def fill(
     check_shapes(stored, shapes_of(module), what)
     filled = {name: stored[name].load(dtype or tensor.dtype) for name, tensor in expected.items()}
     module.load_state_dict(filled, assign=True)
+
+
+class Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+T = TypeVar("T", bound=Sized)
+
+
+def sharded(tensors: Mapping[str, T], limit: int) -> list[dict[str, T]]:
+    """The tensors in their order, cut into parts of at most `limit` bytes; one that is larger has its own part."""
+    shards: list[dict[str, T]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if size and size + tensor.nbytes > limit:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    return shards
+
+
+def shard_names(count: int) -> list[str]:
+    """The file names that the hub's libraries give to `count` shards."""
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def write_index(folder: Path, files: Mapping[str, Mapping[str, Sized]]) -> None:
+    """`model.safetensors.index.json`, the hub's usual index: which of `files` holds which tensor."""
+    places = {key: file for file, tensors in files.items() for key in tensors}
+    size = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": places}
+    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
 
 
 def write_tensors(file: Path, tensors: Checkpoint) -> None:

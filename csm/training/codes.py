@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from csm.codec.spectral import SpectralCodec
-from csm.config import FRAME_SIZE, SAMPLE_RATE
+from csm.config import FRAME_RATE, FRAME_SIZE
 from csm.errors import InputError
 from csm.text import Tokenizer, turn_text
 from csm.training.corpus import Corpus, Utterance
 from csm.training.run import say
 
-FRAME_SECONDS = FRAME_SIZE / SAMPLE_RATE
+FRAME_SECONDS = 1 / FRAME_RATE
 SLOTS = 8
 SENTENCES_IN_A_TURN = (0.6, 0.3, 0.1)  # shares of turns with one, two and three
 

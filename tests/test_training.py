@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 
 import numpy as np
@@ -17,10 +18,10 @@ from csm.training.codec import PHONES, phones_at, train_codec
 from csm.training.codes import Conversations, encode_corpus, frames_of, spoken_text
 from csm.training.corpus import SPEAKERS, Corpus, Utterance
 from csm.training.export import export, run_weights, trained_codec
-from csm.training.held_out import SENTENCES
+from csm.training.held_out import CONVERSATION, SENTENCES
 from csm.training.lm import guided_backbone, train_lm
 from csm.training.run import warmup_cosine
-from csm.training.sentences import normalise, phrase, speakable
+from csm.training.sentences import FORTUNES, fortune_sentences, normalise, phrase
 from tests.small import small_config
 
 CONFIG = small_config(max_positions=512)
@@ -170,12 +171,20 @@ def test_the_schedule_warms_up_and_cools_down():
     assert factors[0] < 0.01 and factors[1] == 1.0 and 0.4 < factors[2] < 0.6 and factors[3] < 0.03
 
 
-def test_evaluation_sentences_are_speakable_distinct_and_out_of_the_grammar():
-    assert len({normalise(sentence) for sentence in SENTENCES}) == len(SENTENCES) >= 60
-    assert all(speakable(sentence) for sentence in SENTENCES)
+def test_evaluation_sentences_are_short_distinct_and_in_no_training_text():
+    texts = [*SENTENCES, *(text for _, text in CONVERSATION)]
+    assert len(SENTENCES) >= 60 and len(CONVERSATION) == 10
+    assert len({normalise(text) for text in texts}) == len(texts)
+    assert all(re.fullmatch(r"[A-Za-z ,.?!']+", text) and 4 <= len(text.split()) <= 14 for text in texts)
     rng = random.Random(0)
-    made = {normalise(phrase(rng)) for _ in range(20_000)}
-    assert not made & {normalise(sentence) for sentence in SENTENCES}
+    trained = {normalise(phrase(rng)) for _ in range(20_000)}
+    if FORTUNES.exists():
+        trained.update(map(normalise, fortune_sentences()))
+    assert not trained & set(map(normalise, texts))
+
+
+def test_the_evaluation_s_conversation_goes_back_and_forth():
+    assert [speaker for speaker, _ in CONVERSATION] == [0, 1] * 5
 
 
 def test_a_corpus_that_is_not_there_says_what_to_run(tmp_path):

@@ -12,7 +12,7 @@ import torch
 
 from csm.config import PRESETS
 from csm.text import ByteTokenizer
-from csm.training.held_out import SENTENCES
+from csm.training.held_out import CONVERSATION, SENTENCES
 from csm.training.run import say
 
 
@@ -69,7 +69,8 @@ def _data(arguments: argparse.Namespace) -> None:
     from csm.training.corpus import synthesise
     from csm.training.sentences import normalise
 
-    excluded = frozenset(map(normalise, SENTENCES))  # what the evaluation asks for must stay unheard
+    asked = [*SENTENCES, *(text for _, text in CONVERSATION)]
+    excluded = frozenset(map(normalise, asked))  # what the evaluation asks for must stay unheard
     for done, shards in synthesise(
         arguments.out, arguments.phrases, arguments.mixes, workers=arguments.workers, excluded=excluded
     ):

@@ -13,18 +13,21 @@ import csm
 from csm.config import FRAME_SIZE
 from csm.text import ByteTokenizer
 from csm.training import codec as codec_training
-from csm.training import lm as lm_training
 from csm.training.codec import PHONES, phones_at, train_codec
 from csm.training.codes import Conversations, encode_corpus, frames_of, spoken_text
 from csm.training.corpus import SPEAKERS, Corpus, Utterance
-from csm.training.export import export, run_weights, trained_codec
+from csm.training.export import export, trained_codec
 from csm.training.held_out import CONVERSATION, SENTENCES
-from csm.training.lm import guided_backbone, train_lm
-from csm.training.run import warmup_cosine
+from csm.training.lm import LMSettings, optimisers, train_lm
+from csm.training.plots import read_metrics
+from csm.training.run import Run, warmup_cosine
 from csm.training.sentences import FORTUNES, fortune_sentences, normalise, phrase
 from tests.small import small_config
 
 CONFIG = small_config(max_positions=512)
+SMALL_SETTINGS = dict(
+    steps=12, rate=0.05, positions=128, batch_positions=128, depth_share=0.25, guided_layer=1, every=6
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,27 +51,30 @@ def speech(tmp_path_factory):
     return folder
 
 
+def train_small(speech, runs, folder, **changes):
+    """The language model of the fixture `runs`, from the same seed."""
+    corpus = Corpus(speech)
+    train, held_out = (Conversations(corpus, runs / "codes", ByteTokenizer(), CONFIG, held) for held in (False, True))
+    torch.manual_seed(1)
+    settings = LMSettings(**{**SMALL_SETTINGS, **changes})
+    return train_lm(csm.model.CSM(CONFIG).init_weights(), train, held_out, folder, settings)
+
+
 @pytest.fixture(scope="module")
 def runs(speech, tmp_path_factory):
     """Every step of the recipe, a few training steps each."""
     folder = tmp_path_factory.mktemp("runs")
     patch = pytest.MonkeyPatch()
     patch.setattr(Utterance, "held_out", property(lambda clip: clip.text.startswith("Hum number a")))
-    patch.setattr(lm_training, "SHAPES", ((2, 64), (1, 128), (1, 64), (1, 64)))
-    patch.setattr(lm_training, "GUIDED_LAYER", 1)
     train_codec(speech, folder / "codec", CONFIG.codec, steps=12, batch=4, frames=5, unquantised=4, every=6)
     encode_corpus(Corpus(speech), trained_codec(folder / "codec", CONFIG), folder / "codes")
-    train_lm(speech, folder / "codes", folder / "lm", CONFIG, ByteTokenizer(), steps=12, rate=0.05, every=6)
+    train_small(speech, folder, folder / "lm")
     yield folder
     patch.undo()
 
 
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_both_losses_fall(runs):
-    codec, lm = metrics(runs / "codec"), metrics(runs / "lm")
+    codec, lm = read_metrics(runs / "codec"), read_metrics(runs / "lm")
     assert [record["step"] for record in lm] == [6, 12]
     assert codec[-1]["mel"] < codec[0]["mel"]
     assert lm[-1]["code0"] < lm[0]["code0"]
@@ -82,29 +88,11 @@ def test_the_exported_folder_loads_and_speaks(runs, tmp_path):
     assert max(file.stat().st_size for file in (tmp_path / "model").iterdir()) < 10_000_000
 
 
-def test_an_interrupted_run_resumes_and_ends_where_an_unbroken_one_ends(runs, speech, tmp_path, monkeypatch):
-    """Stopped after 6 of 12 steps and started again, the language model gets the same weights."""
-    loop = lm_training.Run.loop
-
-    def interrupted(run, steps, *rest):
-        loop(run, 6, *rest)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(lm_training.Run, "loop", interrupted)
-    arguments = (speech, runs / "codes", tmp_path / "lm", CONFIG, ByteTokenizer())
-    with pytest.raises(KeyboardInterrupt):
-        train_lm(*arguments, steps=12, rate=0.05, every=6)
-    monkeypatch.setattr(lm_training.Run, "loop", loop)
-    train_lm(*arguments, steps=12, rate=0.05, every=6)
-    unbroken, resumed = run_weights(runs / "lm"), run_weights(tmp_path / "lm")
-    assert all(torch.allclose(unbroken[name], resumed[name], atol=1e-6) for name in unbroken)
-
-
 def test_an_interrupted_save_loses_nothing(runs, tmp_path, monkeypatch):
     shutil.copytree(runs / "lm", tmp_path / "lm")
     before = (tmp_path / "lm" / "state.pt").read_bytes()
     model = csm.model.CSM(CONFIG)
-    run = lm_training.Run(tmp_path / "lm", model, lm_training.optimisers(model, 1e-3))
+    run = Run(tmp_path / "lm", model, optimisers(model, LMSettings()))
 
     def torn(value, path):
         path.write_bytes(b"half")
@@ -118,7 +106,7 @@ def test_an_interrupted_save_loses_nothing(runs, tmp_path, monkeypatch):
 
 def test_packed_conversations_are_what_the_engine_feeds(runs, speech):
     """Every turn of a batch: BOS, slot, text, EOS in the last column; frames; one zero frame."""
-    conversations = Conversations(Corpus(speech), runs / "codes", ByteTokenizer(), 4)
+    conversations = Conversations(Corpus(speech), runs / "codes", ByteTokenizer(), CONFIG)
     batch = conversations.batch(3, 2, 256)
     ids, mask = batch.ids[0], batch.mask[0]
     starts = [row for row in range(256) if mask[row, -1] and ids[row, -1] == ByteTokenizer.BOS]
@@ -143,16 +131,6 @@ def test_the_guide_points_at_the_word_being_spoken():
     assert (np.diff(guide[:, 0]) >= 0).all()
 
 
-def test_the_guided_pass_is_the_plain_backbone(runs, speech):
-    """Guidance adds a loss and changes nothing in what is computed."""
-    torch.manual_seed(0)
-    model = csm.model.CSM(CONFIG).init_weights()
-    batch = Conversations(Corpus(speech), runs / "codes", ByteTokenizer(), 4).batch(0, 1, 128)
-    hidden, guide = guided_backbone(model, batch)
-    assert torch.allclose(hidden, model.backbone(model.embed_rows(batch.ids, batch.mask)), atol=1e-5)
-    assert guide > 0
-
-
 def test_the_teacher_names_the_phone_of_each_moment():
     clip = Utterance(0, 0, 24_000, "", "slt", [("hh", 0.09), ("ay", 0.3), ("pau", 1.0)], [])
     named = [[PHONES[phone] for phone in frame] for frame in phones_at(clip, 0.0, 5).tolist()]
@@ -160,7 +138,7 @@ def test_the_teacher_names_the_phone_of_each_moment():
 
 
 def test_batches_depend_on_seed_and_step_alone(runs, speech):
-    build = lambda seed: Conversations(Corpus(speech), runs / "codes", ByteTokenizer(), 4, seed=seed)  # noqa: E731
+    build = lambda seed: Conversations(Corpus(speech), runs / "codes", ByteTokenizer(), CONFIG, seed=seed)  # noqa: E731
     assert torch.equal(build(1).batch(5, 2, 128).ids, build(1).batch(5, 2, 128).ids)
     assert not torch.equal(build(1).batch(5, 2, 128).ids, build(1).batch(6, 2, 128).ids)
     assert not torch.equal(build(1).batch(5, 2, 128).ids, build(2).batch(5, 2, 128).ids)
@@ -219,7 +197,7 @@ def test_codec_losses_reward_the_right_sound():
 
 def test_a_turn_of_several_sentences_ends_once(runs, speech):
     """Joined clips: texts with a space, frames without the zero frame between, the guide moved along."""
-    conversations = Conversations(Corpus(speech), runs / "codes", ByteTokenizer(), 4)
+    conversations = Conversations(Corpus(speech), runs / "codes", ByteTokenizer(), CONFIG)
     turns = [conversations._turn(np.random.default_rng(seed), conversations.clips["slt"]) for seed in range(30)]
     assert {turn.text.count(".") for turn in turns} == {1, 2, 3}
     for turn in turns:

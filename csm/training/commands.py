@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from csm.config import PRESETS
-from csm.text import ByteTokenizer
+from csm.training import lm_command
 from csm.training.held_out import CONVERSATION, SENTENCES
 from csm.training.run import say
 
@@ -40,12 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     codes.set_defaults(action=_codes)
 
     lm = steps.add_parser("lm", help="train backbone and depth decoder")
-    lm.add_argument("--data", type=Path, default=Path("runs/speech"))
-    lm.add_argument("--codes", type=Path, default=Path("runs/codes"))
-    lm.add_argument("--out", type=Path, default=Path("runs/lm"))
-    lm.add_argument("--steps", type=int, default=7_400)
-    lm.add_argument("--depth-share", type=float, default=0.25, help="part of the frames the depth decoder learns")
-    lm.set_defaults(action=_lm)
+    lm_command.add_arguments(lm)
+    lm.set_defaults(action=lm_command.run)
 
     export = steps.add_parser("export", help="pack both runs into a folder that --model takes")
     export.add_argument("--codec", type=Path, default=Path("runs/codec"))
@@ -91,20 +87,6 @@ def _codes(arguments: argparse.Namespace) -> None:
 
     codec = trained_codec(arguments.codec, PRESETS["nano"])
     encode_corpus(Corpus(arguments.data), codec, arguments.out)
-
-
-def _lm(arguments: argparse.Namespace) -> None:
-    from csm.training.lm import train_lm
-
-    train_lm(
-        arguments.data,
-        arguments.codes,
-        arguments.out,
-        PRESETS["nano"],
-        ByteTokenizer(),
-        arguments.steps,
-        depth_share=arguments.depth_share,
-    )
 
 
 def _export(arguments: argparse.Namespace) -> None:

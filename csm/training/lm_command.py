@@ -43,6 +43,7 @@ def add_arguments(lm: argparse.ArgumentParser) -> None:
     lm.add_argument("--checkpointing", action="store_true", help="less memory, a third more work: keep no activations")
     lm.add_argument("--seed", type=int, default=1)
     lm.add_argument("--every", type=int, default=LMSettings.every, help="steps between saves (default: 250)")
+    lm.add_argument("--log-every", type=int, default=LMSettings.log_every, help="steps between metrics (default: 50)")
     lm.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
 
@@ -65,6 +66,7 @@ def settings_of(arguments: argparse.Namespace, config: ModelConfig, several: boo
         checkpointing=arguments.checkpointing,
         seed=arguments.seed,
         every=arguments.every,
+        log_every=arguments.log_every,
     )
 
 

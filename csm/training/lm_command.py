@@ -12,9 +12,14 @@ from csm.errors import InputError
 from csm.model import CSM
 from csm.text import ByteTokenizer, Tokenizer
 from csm.training.distributed import processes
+from csm.training.finetune import add_arguments as add_finetune_arguments
+from csm.training.finetune import is_own_speech
+from csm.training.finetune import run as finetune_command
 from csm.training.lm import LMSettings
+from csm.training.manifest import HELP
 
 NANO_WIDTH, NANO_RATE = 256, 2e-3
+INIT_STEPS = 1_000
 
 
 def add_arguments(lm: argparse.ArgumentParser) -> None:
@@ -22,11 +27,13 @@ def add_arguments(lm: argparse.ArgumentParser) -> None:
     start = lm.add_mutually_exclusive_group()
     start.add_argument("--preset", choices=list(PRESETS), help="train this shape from nothing (default: nano)")
     start.add_argument("--init", metavar="MODEL", help="go on from a model: nano, a folder with weights, or a hub id")
-    lm.add_argument("--data", type=Path, default=Path("runs/speech"))
+    lm.add_argument(
+        "--data", type=Path, default=Path("runs/speech"), help=f"what `train data` wrote or, for --init, {HELP}"
+    )
     lm.add_argument("--codes", type=Path, default=Path("runs/codes"))
     lm.add_argument("--out", type=Path, default=Path("runs/lm"))
     lm.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json for --preset (default: the hub's)")
-    lm.add_argument("--steps", type=int, default=LMSettings.steps)
+    lm.add_argument("--steps", type=int, help=f"default: {LMSettings.steps}; {INIT_STEPS} with --init")
     lm.add_argument("--rate", type=float, help="learning rate (default: 0.002 for nano, less the wider the model)")
     lm.add_argument("--warmup", type=int, default=LMSettings.warmup, help="steps until the rate is reached")
     lm.add_argument("--positions", type=int, default=LMSettings.positions, help="longest conversation, in rows")
@@ -44,16 +51,21 @@ def add_arguments(lm: argparse.ArgumentParser) -> None:
     lm.add_argument("--seed", type=int, default=1)
     lm.add_argument("--every", type=int, default=LMSettings.every, help="steps between saves (default: 250)")
     lm.add_argument("--log-every", type=int, default=LMSettings.log_every, help="steps between metrics (default: 50)")
+    add_finetune_arguments(lm)
     lm.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    lm.add_argument(
+        "--plan", type=int, nargs="?", const=1, metavar="N", help="only print the memory it takes, on N processes"
+    )
 
 
 def settings_of(arguments: argparse.Namespace, config: ModelConfig, several: bool) -> LMSettings:
     """The settings that options and a model's shape give. Raises `InputError`."""
     rate = arguments.rate
-    if rate is None:  # wider models want smaller steps; a trained one a fifth of that
-        rate = NANO_RATE * NANO_WIDTH / config.backbone.dim / (5 if arguments.init else 1)
+    if rate is None:  # wider models want smaller steps; a trained one a fifth of that, unless adapters start at nothing
+        rate = NANO_RATE * NANO_WIDTH / config.backbone.dim / (5 if arguments.init and not arguments.lora else 1)
+    usual = INIT_STEPS if arguments.init else LMSettings.steps
     return LMSettings(
-        steps=arguments.steps,
+        steps=usual if arguments.steps is None else arguments.steps,
         rate=rate,
         warmup=arguments.warmup,
         positions=arguments.positions,
@@ -95,13 +107,32 @@ def starting_model(arguments: argparse.Namespace) -> tuple[CSM, Tokenizer]:
     return CSM(config).init_weights(), tokenizer
 
 
+def print_plan(arguments: argparse.Namespace) -> None:
+    """Print how much memory training would take, without reading weights or speech. Raises `InputError`."""
+    from csm.checkpoint.info import config_of
+    from csm.training.plan import table
+
+    name = arguments.init or arguments.preset or "nano"
+    config = config_of(arguments.init) if arguments.init else PRESETS[name]
+    settings = settings_of(arguments, config, arguments.plan > 1)
+    if arguments.plan < 1:
+        raise InputError("A plan is for one process or more.")
+    print("\n".join(table(name, config, settings, arguments.plan)))
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Train as the options say. Raises `InputError`."""
+    if arguments.plan is not None:
+        print_plan(arguments)
+        return
     from csm.training.codes import Conversations
     from csm.training.corpus import Corpus
     from csm.training.lm import train_lm
 
     with processes(arguments.device) as together:
+        if arguments.lora or is_own_speech(arguments.data, arguments.init):
+            finetune_command(arguments, settings_of, together)
+            return
         corpus = Corpus(arguments.data)
         model, tokenizer = starting_model(arguments)
         settings = settings_of(arguments, model.config, together.count > 1)

@@ -50,7 +50,7 @@ def add_lora(model: CSM, options: LoraOptions, seed: int = 1) -> CSM:
     config.target_modules = TARGETS
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject(config, model)
+        inject(config, model.requires_grad_(False))
     return model
 
 

@@ -21,7 +21,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,10 +145,12 @@ def check_manifest(
     recordings = _with_room_for_speakers(recordings, manifest)
     _refuse(manifest, options)
     for recording in recordings:
-        if reason := _sound_problem(recording):
+        seconds, reason = _heard(recording)
+        reason = reason or _length_problem(recording.text, seconds, tokenizer, max_positions, options.longest)
+        if reason:
             manifest.bad.append(Bad(recording.line, recording.name, reason))
             continue
-        manifest.recordings.append(recording)
+        manifest.recordings.append(replace(recording, seconds=seconds))
         info = inspect_audio(recording.path)
         manifest.rates[info.sample_rate] += info.sample_rate != SAMPLE_RATE
         manifest.mixed_down += info.channels > 1
@@ -315,7 +317,7 @@ def _checked(
     if reason:
         manifest.bad.append(Bad(row.line, row.name, reason))
         return None
-    return Recording(row.path, row.name, row.line, row.text, row.speaker, row.conversation, row.order, seconds)
+    return replace(row, seconds=seconds)
 
 
 def unspeakable(tokenizer: Tokenizer, text: str) -> list[str]:
@@ -354,13 +356,14 @@ def _with_room_for_speakers(recordings: list[Recording], manifest: Manifest) -> 
     return kept
 
 
-def _sound_problem(recording: Recording) -> str:
-    """What is wrong with the sound itself, found by decoding all of it."""
+def _heard(recording: Recording) -> tuple[float, str]:
+    """Seconds of the recording, and what is wrong with its sound if anything is, found by decoding all of it."""
     try:
         wave = load_audio(recording.path)
     except InputError:
-        return "not audio that can be read"
-    if len(wave) < 0.9 * recording.seconds * SAMPLE_RATE:
-        return "cut short: it ends before its header says"
+        return 0.0, "not audio that can be read"
+    seconds = len(wave) / SAMPLE_RATE
+    if seconds < 0.9 * recording.seconds:
+        return seconds, "cut short: it ends before its header says"
     windows = torch.nn.functional.pad(wave, (0, -len(wave) % WINDOW)).view(-1, WINDOW)
-    return "silent" if float(windows.square().mean(dim=1).sqrt().max()) < SILENCE else ""
+    return seconds, "silent" if float(windows.square().mean(dim=1).sqrt().max()) < SILENCE else ""

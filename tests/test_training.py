@@ -10,12 +10,11 @@ import pytest
 import torch
 
 import csm
-from csm.config import FRAME_SIZE
 from csm.text import ByteTokenizer
 from csm.training import codec as codec_training
 from csm.training.codec import PHONES, phones_at, train_codec
 from csm.training.codes import Conversations, encode_corpus, frames_of, spoken_text
-from csm.training.corpus import SPEAKERS, Corpus, Utterance
+from csm.training.corpus import Corpus, Utterance
 from csm.training.export import export, trained_codec
 from csm.training.held_out import CONVERSATION, SENTENCES
 from csm.training.lm import LMSettings, optimisers, train_lm
@@ -168,24 +167,6 @@ def test_the_evaluation_s_conversation_goes_back_and_forth():
 def test_a_corpus_that_is_not_there_says_what_to_run(tmp_path):
     with pytest.raises(csm.InputError, match="train data"):
         Corpus(tmp_path)
-
-
-def test_the_synthesiser_s_timing_fits_its_sound():
-    flite = pytest.importorskip("csm.training.flite")
-    from csm.training.corpus import say
-
-    try:
-        engine = flite.Flite()
-    except csm.InputError:
-        pytest.skip("Debian's flite is not installed")
-    text = "Hello there, my friend."
-    for name in SPEAKERS:
-        wave, phones, words = say(engine, text, name)
-        assert [text[first:last] for first, last, *_ in words] == ["Hello", "there", "my", "friend"]
-        assert phones[-1][1] == pytest.approx(len(wave) / 24_000, abs=0.05)
-        assert 0.8 < len(wave) / 24_000 < 2.5 and len(wave) > 10 * FRAME_SIZE
-        loudest = abs(wave[int(words[0][2] * 24_000) : int(words[-1][3] * 24_000)]).max()
-        assert loudest == abs(wave).max() > 0.1
 
 
 def test_codec_losses_reward_the_right_sound():

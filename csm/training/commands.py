@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--out", type=Path, default=Path("runs/speech"))
     data.add_argument("--workers", type=int, default=2)
     data.add_argument("--phrases", type=int, default=10_000, help="sentences of the phrase grammar")
-    data.add_argument("--mixes", type=int, default=8_000, help="sentences of unrelated words")
+    data.add_argument("--mixes", type=int, default=16_000, help="sentences of unrelated words")
+    data.add_argument("--rhvoice", type=Path, metavar="PREFIX", help="where RHVoice is installed (default: /usr/local)")
     data.set_defaults(action=_data)
 
     codec = steps.add_parser("codec", help="train the codec")
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     prompts = steps.add_parser("prompts", help="make the shipped voice prompts again")
     prompts.add_argument("--out", type=Path, default=Path("prompts"))
+    prompts.add_argument("--rhvoice", type=Path, metavar="PREFIX", help="where RHVoice is installed")
     prompts.set_defaults(action=_prompts)
 
 
@@ -67,10 +69,15 @@ def _data(arguments: argparse.Namespace) -> None:
 
     asked = [*SENTENCES, *(text for _, text in CONVERSATION)]
     excluded = frozenset(map(normalise, asked))  # what the evaluation asks for must stay unheard
-    for done, shards in synthesise(
-        arguments.out, arguments.phrases, arguments.mixes, workers=arguments.workers, excluded=excluded
+    for line in synthesise(
+        arguments.out,
+        arguments.phrases,
+        arguments.mixes,
+        workers=arguments.workers,
+        excluded=excluded,
+        rhvoice=arguments.rhvoice,
     ):
-        say(f"shard {done} of {shards}")
+        say(line)
 
 
 def _codec(arguments: argparse.Namespace) -> None:
@@ -98,4 +105,4 @@ def _export(arguments: argparse.Namespace) -> None:
 def _prompts(arguments: argparse.Namespace) -> None:
     from csm.training.prompts import make_prompts
 
-    make_prompts(arguments.out)
+    make_prompts(arguments.out, arguments.rhvoice)

@@ -2,14 +2,14 @@
 
 Three sources, mixed because each teaches something else. Debian's `fortunes` are real, varied English.
 The phrase grammar below is how people talk to each other. Word mixes make no sense at all, so a model
-that wants to say them right has to read the text instead of guessing the next word.
+that wants to say them right has to read the text instead of guessing the next word: the 10 000 most frequent
+words of English (`wordfreq`), and rarer ones from a dictionary.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +111,20 @@ PHRASES: tuple[str, ...] = (
     "{open} we talked about {subject} for {number} {unit}.",
 )
 
+TWO_LETTERS = frozenset(
+    "to of in is it on be as at he by my or we an so me if up do no us go am oh hi ah eh uh ow um".split()
+)
+ABBREVIATIONS = frozenset(
+    "etc vs inc pro tho vol rep gen sec con mar min non app sub iii vii viii xii xiv xvi xxi adj adv abbr assn asst "
+    "atty ave blvd capt cert dept dist div est excl fem fig fut govt hgt hon hosp hwy ref inst intl lieut mfg misc "
+    "mgr msg mtg natl obj orig pkg pref prob prof pron pseud publ recd rte subj temp univ usu var vert wk wkly".split()
+)
+COARSE = re.compile(
+    "fuck|shit|cunt|bitch|whore|slut|nigg[aeu]|^fag|^retard(?!ant)|^rap(ed?|es|ing|ists?)$|^ass(es)?$|asshole|porn"
+    "|^(cock|dick|cum|tit|spic|kike|gook|coon|dyke|homo|wop|dago)s?$|^puss(y|ies)$|^cumming$|bastard|^wank|^chink"
+    "|^queer|^trann(y|ies)|^negro|^penis|^vagina|^molest|^pa?edophil|^anal$|^suicid"
+)
+
 WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
 
 
@@ -157,31 +171,51 @@ def phrase(rng: random.Random) -> str:
 
     text = re.sub(r"\{(\w+)\}", fill, rng.choice(PHRASES))
     text = re.sub(r"\s+", " ", re.sub(r"\s+([,.?!])", r"\1", text)).strip()
+    text = re.sub(r"\b([Aa]) (?=[aeio])", r"\1n ", text)
     return text[0].upper() + text[1:]
 
 
 def word_mix(rng: random.Random, common: list[str], rare: list[str]) -> str:
-    """A sentence-shaped list of unrelated words, three quarters of them common."""
-    words = [rng.choice(common if rng.random() < 0.75 else rare) for _ in range(rng.randint(2, 9))]
+    """A sentence-shaped list of 3 to 10 unrelated words, 70 % of them common, sometimes with a comma inside."""
+    words = [rng.choice(common if rng.random() < 0.7 else rare) for _ in range(rng.randint(3, 10))]
+    if rng.random() < 0.3:
+        words[rng.randrange(len(words) - 1)] += ","
     text = " ".join(words)
     return text[0].upper() + text[1:] + rng.choice(".....?!")
 
 
-def vocabulary(sentences: list[str], size: int = 3000) -> tuple[list[str], list[str]]:
-    """The `size` most frequent words of `sentences`, and the short words of the system's dictionary."""
-    counts = Counter(word for sentence in sentences for word in normalise(sentence).split())
-    common = [word for word, _ in counts.most_common(size) if len(word) > 1 or word in "ai"]
-    rare = [w for w in DICTIONARY.read_text().split() if re.fullmatch(r"[a-z]{3,9}", w)]
-    return common, rare
+def vocabulary(size: int = 10_000) -> tuple[list[str], list[str]]:
+    """The `size` most frequent everyday words of English, and the short words of the system's dictionary.
+
+    What the dictionary does not know in lower case is a name, an abbreviation or a slip. Raises `InputError` when
+    the dictionary or `wordfreq` is not installed.
+    """
+    try:
+        from wordfreq import top_n_list
+    except ImportError as error:
+        raise InputError("The frequent words are missing: install the PyPI package wordfreq.") from error
+    if not DICTIONARY.exists():
+        raise InputError(f"There is no {DICTIONARY}: install the Debian package wamerican.")
+    known = {word for word in DICTIONARY.read_text().split() if pronounceable(word)}
+    common = [word for word in top_n_list("en", 2 * size) if word in known][:size]
+    return common, sorted(word for word in known if 3 <= len(word) <= 9)
+
+
+def pronounceable(word: str) -> bool:
+    """Whether a dictionary entry of 2 to 12 small letters is a word that can be said as such, and to anybody."""
+    return (
+        re.fullmatch(r"[a-z]{2,12}", word) is not None
+        and (word in TWO_LETTERS if len(word) == 2 else re.search("[aeiouy]", word) is not None)
+        and word not in ABBREVIATIONS
+        and not COARSE.search(word)
+    )
 
 
 def training_sentences(rng: random.Random, phrases: int, mixes: int) -> Iterator[str]:
     """Every fortune, then `phrases` of the grammar, short turns among them, then `mixes` of unrelated words."""
-    fortunes = fortune_sentences()
-    yield from fortunes
-    grammar = [phrase(rng) for _ in range(phrases)]
-    yield from grammar
+    common, rare = vocabulary()
+    yield from fortune_sentences()
+    yield from (phrase(rng) for _ in range(phrases))
     short = re.findall(r"[^.?!]+[.?!]", SHORT_TURNS)
     yield from (rng.choice(short).strip() for _ in range(phrases // 12))
-    common, rare = vocabulary(fortunes + grammar)
     yield from (word_mix(rng, common, rare) for _ in range(mixes))

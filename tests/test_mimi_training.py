@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from moshi.quantization.core_vq import EuclideanCodebook
 from safetensors.torch import load_file
 
 import csm
@@ -23,6 +24,7 @@ from csm.training.mimi import (
     MimiRecipe,
     MimiTrainer,
     folded,
+    mimi_config,
     quantised,
     random_depths,
     save_mimi,
@@ -64,6 +66,23 @@ def speech(tmp_path_factory):
     np.save(folder / "audio-000.npy", np.concatenate(waves))
     (folder / "utterances-000.jsonl").write_text("\n".join(lines))
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def impatience():
+    """Codes count as dead as soon as they are rarer than half of the mean, or so short a run would see none die."""
+    build, patch = training.trainable_mimi, pytest.MonkeyPatch()
+
+    def impatient(config):
+        mimi = build(config)
+        for module in mimi.modules():
+            if isinstance(module, EuclideanCodebook):
+                module.threshold_usage_ratio = 0.5
+        return mimi
+
+    patch.setattr(training, "trainable_mimi", impatient)
+    yield
+    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +277,35 @@ def test_folding_knows_transposed_convolutions_too():
             assert torch.equal(state[f"{name}.weight"], module.weight), name
 
 
+def test_a_shape_is_a_name_or_a_file(tmp_path):
+    file = tmp_path / "codec.json"
+    file.write_text(json.dumps(vars(CONFIG)))
+    assert mimi_config(str(file)) == CONFIG
+    assert mimi_config("mimi") == MimiConfig()
+    MimiTrainer(mimi_config("mimi-small"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"dims": 5}, "describes no Mimi.*dims"),
+        ({"dim": 0}, "dim is 0"),
+        ({"layers": "two"}, "layers is 'two'"),
+        ({"kind": "spectral"}, "kind is 'spectral'"),
+        ({"dim": 20, "heads": 4}, "no even multiple"),
+        ({"num_codebooks": 33}, "from 2 to total_codebooks, 32"),
+        ({"num_codebooks": 1}, "from 2"),
+        ([1], "describes no Mimi"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused_in_one_sentence(fields, complaint, tmp_path):
+    (tmp_path / "codec.json").write_text(json.dumps(fields))
+    with pytest.raises(csm.InputError, match=complaint):
+        mimi_config(str(tmp_path / "codec.json"))
+    with pytest.raises(csm.InputError, match="There is no codec 'nothing'"):
+        mimi_config("nothing")
+
+
 @pytest.fixture(scope="module")
 def wavlm(tmp_path_factory):
     """A folder with a small random WavLM."""
@@ -283,7 +331,7 @@ def test_a_teacher_s_features_lie_on_the_codec_s_frames(wavlm):
 
 
 def test_pooling_is_centred_on_the_frame():
-    """A teacher that gives the loudness of each 20 ms: a click in the middle of a frame is loudest there, as loud in
+    """A teacher that gives the loudness of each 20 ms: a knock in the middle of a frame is loudest there, as loud in
     one neighbour as in the other, and unheard in the rest."""
 
     class Loudness(torch.nn.Module):
@@ -291,7 +339,8 @@ def test_pooling_is_centred_on_the_frame():
             return type("Output", (), {"last_hidden_state": wave.unfold(1, 400, 320).square().sum(2, keepdim=True)})
 
     wave = torch.zeros(1, 6 * FRAME_SIZE)
-    wave[0, int(2.5 * FRAME_SIZE)] = 1.0
+    middle = 5 * FRAME_SIZE // 2
+    wave[0, middle - 60 : middle + 60] = torch.hann_window(120)
     heard = Teacher(Loudness(), 1, False).features(wave)[0, :, 0]
     assert heard.argmax() == 2 and heard[1] < 0.6 * heard[2]
     assert heard[1].item() == pytest.approx(heard[3].item(), rel=0.05)

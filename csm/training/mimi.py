@@ -8,6 +8,7 @@ a warm-up without quantiser. moshi's own modules are trained; `csm.codec.mimi` b
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,55 @@ BYPASS = -1  # in place of a number of codebooks: this clip is not quantised
 CHECK_EVERY = 5  # steps from one search for dead codes to the next, moshi's own figure
 VECTORS_PER_CODE = 8  # what k-means starts from
 FOLDED = ".parametrizations.weight.original"
+
+SHAPES = {
+    "mimi": MimiConfig(),  # as published, for a GPU
+    "mimi-small": MimiConfig(
+        num_codebooks=8,
+        codebook_size=1_024,
+        total_codebooks=8,
+        dim=128,
+        filters=16,
+        codebook_dim=128,
+        layers=2,
+        heads=4,
+        mlp_dim=512,
+    ),
+}
+
+
+def mimi_config(name: str) -> MimiConfig:
+    """One of `SHAPES`, or a JSON file with the fields of a `MimiConfig`. Raises `InputError` naming what is wrong."""
+    if name in SHAPES:
+        return SHAPES[name]
+    try:
+        config = MimiConfig(**json.loads(Path(name).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(
+            f"There is no codec {name!r}: choose {' or '.join(SHAPES)}, or a JSON file with the fields of a MimiConfig."
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise InputError(f"The file {Path(name).name} describes no Mimi ({error}): correct it.") from error
+    _check(config, Path(name).name)
+    return config
+
+
+def _check(config: MimiConfig, name: str) -> None:
+    sizes = {field: value for field, value in vars(config).items() if field != "kind"}
+    for field, value in sizes.items():
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"In {name}, {field} is {value!r}: give a whole number above 0.")
+    if config.kind != "mimi":
+        raise InputError(f"In {name}, kind is {config.kind!r}; only 'mimi' is trained from a file.")
+    if config.dim % (2 * config.heads):
+        raise InputError(
+            f"In {name}, dim {config.dim} is no even multiple of heads {config.heads}: change one of them."
+        )
+    if not 2 <= config.num_codebooks <= config.total_codebooks:
+        raise InputError(
+            f"In {name}, num_codebooks is {config.num_codebooks}: choose from 2 to total_codebooks, "
+            f"{config.total_codebooks}."
+        )
 
 
 @dataclass(frozen=True)

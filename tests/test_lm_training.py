@@ -14,13 +14,16 @@ import torch
 
 import csm
 from csm.checkpoint import load_model, save_folder
+from csm.cli import main
 from csm.codec import build_codec
+from csm.config import PRESETS
 from csm.model import CSM
 from csm.text import ByteTokenizer
 from csm.training.codes import Batch, Conversations
 from csm.training.corpus import Corpus, Utterance
 from csm.training.distributed import Processes
 from csm.training.lm import LMSettings, Objective, choose_frames, train_lm
+from csm.training.plan import plan
 from csm.training.plots import read_metrics
 from tests.small import fill_codebooks, small_config
 
@@ -284,3 +287,72 @@ def test_two_processes_with_fsdp2_have_the_loss_curve_of_one(start, speech, talk
 def test_muon_on_several_processes_is_refused(talk, tmp_path):
     with pytest.raises(csm.InputError, match="adamw"):
         train_lm(new_model(), talk, None, tmp_path, SETTINGS, Processes(count=2))
+
+
+MEASURE = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from csm.config import PRESETS
+from csm.model import CSM
+from csm.training.codes import Batch
+from csm.training.lm import LMSettings, train_lm
+
+class Noise:
+    def batch(self, step, rows, length):
+        mask = torch.zeros(rows, length, 7, dtype=torch.bool)
+        mask[:, 0, -1] = mask[:, 1:, :-1] = True
+        ids = torch.randint(1, 258, mask.shape, generator=torch.Generator().manual_seed(step)) * mask
+        return Batch(ids, mask, torch.full((rows, length, 2), 3))
+
+torch.set_num_threads(1)
+settings = LMSettings(steps=2, every=2, log_every=1, positions=256, depth_share=float(sys.argv[2]))
+train_lm(CSM(PRESETS["nano"]).init_weights(), Noise(), None, Path(sys.argv[1]), settings)
+"""
+
+
+def test_the_computed_memory_is_within_a_fifth_of_what_is_measured_on_nano(tmp_path):
+    """Peak resident memory of a process of its own, above what it held before the first step."""
+    measured, planned = {}, {}
+    # The allocator gives everything back at once, so that what is resident is what is in use.
+    environment = {**os.environ, "PYTHONPATH": str(TOP), "MALLOC_MMAP_THRESHOLD_": "65536"}
+    for share in (1 / 16, 1.0):
+        folder = tmp_path / str(share)
+        command = [sys.executable, "-c", MEASURE, str(folder), str(share)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        first, *records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        made = plan(PRESETS["nano"], LMSettings(positions=256, depth_share=share))
+        measured[share] = max(record["peak_bytes"] for record in records) - first["resident_bytes"] + made.weights
+        planned[share] = made.total
+        assert measured[share] == pytest.approx(planned[share], rel=0.2)
+    assert measured[1.0] - measured[1 / 16] == pytest.approx(planned[1.0] - planned[1 / 16], rel=0.2)
+
+
+def test_a_plan_shows_where_amortisation_saves_memory_and_sharding_and_checkpointing_too():
+    settings = LMSettings(optimiser="adamw", guide_weight=0.0)
+    tiny = plan(PRESETS["tiny"], settings)
+    everything = plan(PRESETS["tiny"], replace(settings, depth_share=1.0))
+    assert tiny.weights == 4 * 1_552_791_552 and tiny.optimiser == 2 * tiny.weights
+    assert everything.depth_activations > 10 * tiny.depth_activations
+    assert everything.backbone_activations == tiny.backbone_activations
+    assert everything.total > 1.5 * tiny.total
+    assert plan(PRESETS["tiny"], settings, processes=8).weights == tiny.weights // 8
+    assert (
+        plan(PRESETS["tiny"], replace(settings, checkpointing=True)).backbone_activations
+        < tiny.backbone_activations / 5
+    )
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_preset_s_plan_is_printed_without_speech_or_weights(preset, capsys):
+    assert main(["train", "lm", "--preset", preset, "--plan", "2", "--data", "nowhere"]) == 0
+    *lines, figures = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{preset} on each of 2 processes, 1 x 2048 rows a batch")
+    assert json.loads(figures)["bytes"]["total"] < json.loads(figures)["bytes_all_frames"]["total"]
+
+
+def test_more_positions_than_2048_are_refused_before_anything_is_read(capsys):
+    assert main(["train", "lm", "--positions", "4096", "--plan"]) == 2
+    assert "2048 positions" in capsys.readouterr().err

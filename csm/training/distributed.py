@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from csm.errors import InputError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -44,9 +46,12 @@ class Processes:
 def processes(device: str = "auto") -> Iterator[Processes]:
     """The processes that `torchrun` started, joined for the length of the block; without it, this one alone.
 
-    `device` is cpu, cuda or auto; several processes talk through gloo on the CPU and nccl on GPUs.
+    `device` is cpu, cuda or auto; several processes talk through gloo on the CPU and nccl on GPUs. Raises `InputError`
+    for a device that isn't there.
     """
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("There is no GPU that this PyTorch can use: choose --device cpu.")
+    cuda = device != "cpu" and torch.cuda.is_available()
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes(device=torch.device("cuda" if cuda else "cpu"))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from csm.config import ModelConfig
 from csm.errors import InputError
 from csm.model import CSM
 from csm.model.transformer import Layer
@@ -72,6 +73,12 @@ class LMSettings:
         shares = [share for _, share in kept]
         lengths = [*(length for length, _ in kept), self.positions]
         return [(max(1, self.batch_positions // n), n) for n in lengths], [*shares, 1 - sum(shares)]
+
+
+def check_positions(config: ModelConfig, settings: LMSettings) -> None:
+    """Raises `InputError` for conversations longer than the model takes."""
+    if settings.positions > config.max_positions:
+        raise InputError(f"The model has {config.max_positions} positions; choose at most that many.")
 
 
 class Batches(Protocol):
@@ -178,8 +185,7 @@ def train_lm(
     On several processes the model is sharded, so its whole weights are in the folder's `state.pt` only. Raises
     `InputError` for settings that don't fit the model or the run in `folder`, or when training diverges.
     """
-    if settings.positions > model.config.max_positions:
-        raise InputError(f"The model has {model.config.max_positions} positions; choose at most that many.")
+    check_positions(model.config, settings)
     if together.count > 1 and settings.optimiser == "muon":
         raise InputError("Muon needs each matrix whole, and several processes hold parts: choose --optimiser adamw.")
     device, several = together.device, together.count

@@ -109,11 +109,11 @@ def starting_model(arguments: argparse.Namespace) -> tuple[CSM, Tokenizer]:
 
 def print_plan(arguments: argparse.Namespace) -> None:
     """Print how much memory training would take, without reading weights or speech. Raises `InputError`."""
-    from csm.checkpoint.info import config_of
+    from csm.checkpoint import describe
     from csm.training.plan import table
 
     name = arguments.init or arguments.preset or "nano"
-    config = config_of(arguments.init) if arguments.init else PRESETS[name]
+    config = describe(name, Environment.read().token).config if arguments.init else PRESETS[name]
     settings = settings_of(arguments, config, arguments.plan > 1)
     if arguments.plan < 1:
         raise InputError("A plan is for one process or more.")

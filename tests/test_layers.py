@@ -13,7 +13,7 @@ ROWS = [
     ["codec", "frames", "checkpoint", "voices", "watermark"],
     ["engine"],
     ["generator"],
-    ["studio", "training"],
+    ["studio", "listening", "training"],
     ["evaluation", "bench"],
     ["web"],
     ["cli", "__main__"],

@@ -1,0 +1,108 @@
+"""What happens while a session speaks, as plain data, and the settings it speaks with; from the session to whoever
+shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from csm.conversation import Line
+from csm.errors import InputError
+from csm.model import Sampling
+from csm.takes import Turn
+
+MOST_TAKES = 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to speak. The same seed, voices and script give the same conversation; of `takes` the best is kept."""
+
+    seed: int = 7
+    temperature: float = 0.9
+    topk: int = 50
+    max_turn_seconds: float = 20.0
+    takes: int = 1
+
+    def __post_init__(self) -> None:
+        Sampling(self.temperature, self.topk)
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"The seed is {self.seed}; choose a whole number from 0 on.")
+        if not 0.08 <= self.max_turn_seconds <= 600:
+            raise InputError(f"The longest turn is {self.max_turn_seconds} s; choose between 0.08 and 600 seconds.")
+        if not 1 <= self.takes <= MOST_TAKES:
+            raise InputError(f"The number of takes is {self.takes}; choose between 1 and {MOST_TAKES}.")
+
+
+@dataclass(frozen=True)
+class TurnReport:
+    """One turn of the report; `start` and `end` are seconds in the finished conversation, exact to the sample.
+
+    `trimmed` seconds of trailing silence were left out of the sound: `frames` * 0.08 s = end - start + trimmed.
+    `seed` and `reason` are those of the take that was kept, out of `takes`.
+    """
+
+    speaker: str
+    text: str
+    start: float
+    end: float
+    frames: int
+    state: str
+    positions_prefilled: int
+    trimmed: float = 0.0
+    seed: int = 0
+    takes: int = 1
+    reason: str = ""
+    stale: bool = False
+
+
+@dataclass(frozen=True)
+class TurnStarted:
+    """Turn `index` (from 0) of `total` begins."""
+
+    index: int
+    total: int
+    line: Line
+
+
+@dataclass(frozen=True)
+class TurnChunk:
+    """The next float32 (num_samples,) at 24 kHz of turn `index`, marked, to be played at once behind the last.
+
+    With several takes there is one chunk, the kept take's, once it is chosen.
+    """
+
+    index: int
+    audio: Tensor
+
+
+@dataclass(frozen=True)
+class TurnFinished:
+    """`audio` float32 (num_samples,) is the turn before marking: to listen to on the way, not to give out.
+
+    `spoken` is the turn with its takes, and `sounds` holds the whole sound of each new take by the take's key:
+    `Session.apply` brings both into a session in another process.
+    """
+
+    index: int
+    total: int
+    turn: TurnReport
+    audio: Tensor
+    spoken: Turn
+    sounds: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Performed:
+    """`audio` float32 (num_samples,) at 24 kHz is the whole conversation, marked once; `report` is plain JSON data,
+    with a `notice` when not all of the script could be spoken. `session` is who spoke."""
+
+    audio: Tensor
+    report: dict[str, Any]
+    session: Any = None
+
+
+Event = TurnStarted | TurnChunk | TurnFinished | Performed

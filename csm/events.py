@@ -37,6 +37,9 @@ class Settings:
             raise InputError(f"The number of takes is {self.takes}; choose between 1 and {MOST_TAKES}.")
 
 
+USUAL = Settings()
+
+
 @dataclass(frozen=True)
 class TurnReport:
     """One turn of the report; `start` and `end` are seconds in the finished conversation, exact to the sample.

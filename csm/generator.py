@@ -5,10 +5,11 @@ There is one way in which sound is made, `Conversation.stream`; everything else 
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Chunks
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,13 +20,15 @@ from csm.codec import Codec
 from csm.config import FRAME_SIZE, PRESETS, SAMPLE_RATE, Environment, ModelConfig
 from csm.engine import Context, Engine, Snapshot
 from csm.errors import InputError
-from csm.frames import Budget, Rows, Segment, segment_rows, text_rows
+from csm.frames import Budget, Rows, Segment, audio_rows, segment_rows, text_rows
 from csm.model import Sampling
 from csm.text import turn_text
 from csm.voices import Voice, official_voices, shipped_voices
 
 LONGEST_CHUNK = 8  # frames; the first chunk is one frame, each next one twice as long up to this
 ROOM_FOR_A_TURN = 160  # positions that prompts must leave: a sentence of 100 letters and 5 s of speech
+
+Stop = Callable[[], bool]  # asked again and again; True ends the turn with what was made
 
 
 class ConversationFull(InputError):
@@ -95,31 +98,17 @@ class Conversation:
         temperature: float = 0.9,
         topk: int = 50,
         seed: int | None = None,
+        stop: Stop = lambda: False,
     ) -> Chunks[Tensor, None, None]:
         """Chunks of float32 samples at 24 kHz as they are made. The turn is in `turns` once the iterator ends;
-        closing the iterator early keeps what was made, as `stopped`.
+        closing the iterator early keeps what was made, as `stopped`, and so does `stop`, asked at every frame.
 
         Raises `InputError` for a text that can't be spoken, `ConversationFull` when the turn doesn't fit.
         """
         generator, context = self.generator, self._context
         sampling = Sampling(temperature, topk)
-        rows = generator.turn_rows(text, speaker)
-        free = generator.config.max_positions - self.positions_used - len(rows) - 1
-        if free < 1:
-            raise ConversationFull(
-                f"This turn no longer fits: {self.positions_used} of {generator.config.max_positions} positions are in "
-                f"use and its text needs {len(rows)} more."
-            )
-        longest = int(max_audio_length_ms / 1000 * SAMPLE_RATE / FRAME_SIZE)
-        if longest < 1:
-            raise InputError("The longest length of a turn is below one frame; allow at least 80 milliseconds.")
-        before, prefilled = context.snapshot(), context.prefilled
-        if self._unread is not None:  # coming back to the first turn means back to behind the prompts
-            before = Snapshot(len(self._unread), None)
-            rows, self._unread = Rows.join([self._unread, rows]), None
-        generator.engine.prefill(context, rows)
-        turn_seed = self.seed + len(self.turns) if seed is None else seed
-        noise = torch.Generator(generator.device).manual_seed(turn_seed)
+        before, prefilled, longest = self._begin(text, speaker, max_audio_length_ms)
+        noise = self._noise(seed)
 
         decoder = generator.codec.stream()
         frames: list[Tensor] = []
@@ -131,7 +120,9 @@ class Conversation:
             return chunks[-1]
 
         try:
-            while len(frames) < min(longest, free):
+            while len(frames) < longest:
+                if stop():
+                    break
                 frame = generator.engine.step(context, sampling, noise)
                 if not frame.any():
                     state = "ended"
@@ -156,13 +147,109 @@ class Conversation:
             audio = torch.cat(chunks) if chunks else torch.zeros(0)
             self.turns.append(Turn(speaker, text, codes, audio, state, context.prefilled - prefilled, before))
 
+    def say_best(
+        self,
+        text: str,
+        speaker: int,
+        seeds: Sequence[int],
+        choose: Callable[[list[Turn]], int],
+        max_audio_length_ms: float = 90_000,
+        temperature: float = 0.9,
+        topk: int = 50,
+        stop: Stop = lambda: False,
+    ) -> list[Turn]:
+        """Speak one turn once for each seed, side by side in one batch, and go on from the one that `choose` names.
+
+        Returns all of them, in the order of their seeds; the chosen one is in `turns`. What a seed gives differs
+        from what it gives alone by no more than rounding does. Raises what `stream` raises.
+        """
+        engine, context, sampling = self.generator.engine, self._context, Sampling(temperature, topk)
+        before, prefilled, longest = self._begin(text, speaker, max_audio_length_ms)
+        try:
+            noise = [self._noise(seed) for seed in seeds]
+            fork = engine.fork(context, len(seeds), longest)
+            frames: list[Tensor] = []
+            ends = [longest] * len(seeds)
+            states = ["capped"] * len(seeds)
+            while len(frames) < longest and "capped" in states:
+                if stop():
+                    states = [state.replace("capped", "stopped") for state in states]
+                    ends = [min(end, len(frames)) for end in ends]
+                    break
+                frames.append(engine.step_each(fork, sampling, noise))
+                for index, speaking in enumerate(frames[-1].any(dim=1).tolist()):
+                    if not speaking and states[index] == "capped":
+                        states[index], ends[index] = "ended", len(frames) - 1
+            k = self.generator.config.num_codebooks
+            made = torch.stack(frames, 1).cpu() if frames else torch.zeros(len(seeds), 0, k, dtype=torch.int64)
+            read = context.prefilled - prefilled
+            turns = []
+            for codes, end, state in zip(made, ends, states):
+                codes = codes[:end].clone()
+                turns.append(Turn(speaker, text, codes, self.generator.decode(codes), state, read, before))
+            chosen = choose(turns)
+            engine.adopt(context, fork, chosen, ends[chosen])
+        except BaseException:
+            context.rewind(before)
+            raise
+        self.turns.append(turns[chosen])
+        return turns
+
+    def hear(self, text: str, speaker: int, codes: Tensor) -> Turn:
+        """Take in a turn that was spoken earlier: its codes int64 (frames, K) are read in with the next turn's text.
+
+        The turn's `audio` stays empty. Raises `ConversationFull` when it doesn't fit.
+        """
+        codes = self.generator.segment_codes(Segment(speaker, text, codes=codes))
+        ended = torch.cat([codes, codes.new_zeros(1, codes.shape[1])])
+        rows = Rows.join([self.generator.turn_rows(text, speaker), audio_rows(ended)])
+        if self.positions_used + len(rows) > self.generator.config.max_positions:
+            raise self._full(len(rows))
+        turn = Turn(speaker, text, codes, torch.zeros(0), "ended", len(rows), Snapshot(self.positions_used, None))
+        self._unread = Rows.join([self._unread, rows]) if self._unread else rows
+        self.turns.append(turn)
+        return turn
+
+    def _begin(self, text: str, speaker: int, max_audio_length_ms: float) -> tuple[Snapshot, int, int]:
+        """Read a turn's text, and whatever waits to be read. -> where to come back to, positions read in before,
+        and how many frames the turn may have."""
+        generator, context = self.generator, self._context
+        rows = generator.turn_rows(text, speaker)
+        free = generator.config.max_positions - self.positions_used - len(rows) - 1
+        if free < 1:
+            raise self._full(len(rows))
+        longest = int(max_audio_length_ms / 1000 * SAMPLE_RATE / FRAME_SIZE)
+        if longest < 1:
+            raise InputError("The longest length of a turn is below one frame; allow at least 80 milliseconds.")
+        before, prefilled = context.snapshot(), context.prefilled
+        if self._unread is not None:  # coming back to the first turn means back to behind the prompts
+            before = Snapshot(self.positions_used, None)
+            rows, self._unread = Rows.join([self._unread, rows]), None
+        generator.engine.prefill(context, rows)
+        return before, prefilled, min(longest, free)
+
+    def _noise(self, seed: int | None) -> torch.Generator:
+        turn_seed = self.seed + len(self.turns) if seed is None else seed
+        return torch.Generator(self.generator.device).manual_seed(turn_seed)
+
+    def _full(self, needed: int) -> ConversationFull:
+        return ConversationFull(
+            f"This turn no longer fits: {self.positions_used} of {self.generator.config.max_positions} positions are "
+            f"in use and its text needs {needed} more."
+        )
+
     def rewind(self, turn: Turn) -> None:
         """Back to before `turn`: it and what followed are forgotten, and nothing is prefilled again."""
         if not any(turn is known for known in self.turns):
             raise ValueError("This turn is not part of the conversation.")
         while self.turns:
             last = self.turns.pop()
-            self._context.rewind(last.before)
+            waiting = last.before.length - self._context.length
+            if waiting > 0 and self._unread is not None:  # it was heard, and not yet read in
+                self._unread = Rows(self._unread.ids[:waiting], self._unread.mask[:waiting])
+            else:
+                self._context.rewind(last.before)
+                self._unread = None
             if last is turn:
                 return
 
@@ -177,6 +264,7 @@ class Generator:
         self.engine = Engine(loaded.model.to(device).eval().requires_grad_(False))
         self.codec: Codec = loaded.codec
         self.codec.module.to(device).requires_grad_(False)
+        self.codec_key = _key_of(self.codec.module)
         self.tokenizer = loaded.tokenizer
         self.budget = Budget(self.config.max_positions)
 
@@ -243,6 +331,14 @@ class Generator:
         conversation = self.conversation(context, seed)
         return conversation.say(text, speaker, max_audio_length_ms, temperature, topk).codes
 
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes int64 (frames, K) -> float32 (1920 frames,) on the CPU, bit for bit what `stream` gave for them."""
+        stream, chunks, at, chunk = self.codec.stream(), [], 0, 1
+        while at < len(codes):
+            chunks.append(stream.push(codes[at : at + chunk].to(self.device)).cpu())
+            at, chunk = at + chunk, min(2 * chunk, LONGEST_CHUNK)
+        return torch.cat([*chunks, stream.flush().cpu()])
+
     def turn_rows(self, text: str, speaker: int) -> Rows:
         """The rows of a turn's text. Raises `InputError` when nothing in it can be spoken."""
         if speaker < 0:
@@ -280,6 +376,15 @@ class Generator:
         if segment.audio.dim() != 1:
             raise InputError(f"A segment's audio has shape {tuple(segment.audio.shape)}; it must be (num_samples,).")
         return self.codec.encode(segment.audio.float().to(self.device)).cpu()
+
+
+def _key_of(module: torch.nn.Module) -> str:
+    """Sixteen hexadecimal digits that tell a codec from others: of a few numbers out of each of its weights."""
+    found = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        values = weight.detach().flatten()[:8].to("cpu", torch.float32).numpy()
+        found.update(f"{name} {tuple(weight.shape)} ".encode() + values.tobytes())
+    return found.hexdigest()[:16]
 
 
 def load(

@@ -1,4 +1,4 @@
-"""One user's conversation: turns with takes that can be redone, chosen and carried on from; from script to sound.
+"""One user's conversation on the way from script to sound: spoken, redone, carried on from, stopped, listened to.
 
 A session owns all that changes and is given the generator with each call. It keeps the KV cache of what was said
 while it lives; pickled or reopened it has none and reads the codes in again. It is not for two threads at once.
@@ -6,62 +6,29 @@ while it lives; pickled or reopened it has none and reads the codes in again. It
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator as Steps
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from csm import watermark
-from csm.config import SAMPLE_RATE
-from csm.conversation import MAX_SPEAKERS, Line
+from csm.config import FRAME_SIZE, SAMPLE_RATE
+from csm.conversation import Line
 from csm.errors import InputError
-from csm.events import Event, Performed, Settings, TurnChunk, TurnFinished, TurnReport, TurnStarted
+from csm.events import USUAL, Event, Performed, Settings, TurnChunk, TurnFinished, TurnReport, TurnStarted
 from csm.frames import Segment
-from csm.generator import Conversation, ConversationFull, Generator
+from csm.generator import Conversation, ConversationFull, Generator, Stop
 from csm.generator import Turn as Spoken
-from csm.takes import (
-    Judges,
-    Pace,
-    Portable,
-    Take,
-    Turn,
-    codes_key,
-    judge,
-    output_sound,
-    rank,
-    trimmed_length,
-)
+from csm.script import Prompt, Script, Span, said_after
+from csm.takes import NOBODY, Judges, Pace, Take, judge, output_sound, rank, trimmed_length
 from csm.voices import Voice, load_prompt
 
 MOST_KEPT = 24  # takes of one turn; the oldest beyond them are forgotten
 NEXT_SEED = 1_000_003  # from one take's seed to the next of the same turn
-BUSY = "This conversation is being spoken: stop it or wait for its end, then change it."
-
-Stop = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class Prompt(Portable):
-    """A voice as the model hears it: codes int64 (frames, K) of its recording."""
-
-    voice: Voice
-    codes: Tensor
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where a spoken turn lies in the whole conversation: samples at 24 kHz, `end` excluded."""
-
-    index: int
-    speaker: str
-    text: str
-    start: int
-    end: int
 
 
 @dataclass
@@ -91,30 +58,19 @@ class _Work:
     stop: Stop
     judges: Judges
     live: bool
+    again: bool = False
     seed: int | None = None
     started: float = field(default_factory=time.perf_counter)
 
 
-class Session:
-    """Turns, voices and settings of one conversation.
+class Session(Script):
+    """A script that is spoken: what one user has, and nobody else."""
 
-    `turns` may be read at any time; change them through the methods. `slots` numbers the speakers for the model.
-    `model` names who made the takes (None before the first).
-    """
-
-    def __init__(self, lines: Sequence[Line], voices: dict[str, Voice], settings: Settings = Settings()) -> None:
-        self.settings = settings
-        self.voices = dict(voices)
-        self.turns = [Turn(line.speaker, line.text) for line in lines]
-        self.slots: dict[str, int] = {}
-        self.model: str | None = None
-        self.codec: str | None = None
-        self.prompts: dict[str, Prompt] = {}
+    def __init__(self, lines: Sequence[Line], voices: dict[str, Voice], settings: Settings = USUAL) -> None:
+        super().__init__(lines, voices, settings)
         self.spent = Spent()
         self._sounds: dict[str, Tensor] = {}
         self._memory: _Memory | None = None
-        self._busy = False
-        self._number_speakers()
 
     # Speaking
 
@@ -123,10 +79,11 @@ class Session:
         generator: Generator,
         start: int = 0,
         stop: Stop = lambda: False,
-        judges: Judges = Judges(),
+        judges: Judges = NOBODY,
         live: bool = True,
     ) -> Iterator[Event]:
-        """Speak turn `start` (from 0) and all after it, each with a new take, and yield what happens.
+        """Speak turn `start` (from 0) and all after it, and yield what happens. The same seed after the same turns
+        gives the same takes.
 
         `TurnStarted`, `TurnChunk`s (unless not `live`) and `TurnFinished` for each turn, `Performed` last. All input
         is checked before the first turn. `stop` is asked at every frame; a turn that is stopped keeps what was made,
@@ -144,7 +101,7 @@ class Session:
         index: int,
         seed: int | None = None,
         stop: Stop = lambda: False,
-        judges: Judges = Judges(),
+        judges: Judges = NOBODY,
         live: bool = True,
     ) -> Iterator[Event]:
         """Speak turn `index` alone once more with the next seed, or with `seed`; yields what `speak` yields.
@@ -155,97 +112,273 @@ class Session:
         self._known(index)
         if seed is not None:
             replace(self.settings, seed=seed)  # refuses an impossible one
-        yield from self._run(_Work(generator, stop, judges, live, seed), range(index, index + 1))
+        yield from self._run(_Work(generator, stop, judges, live, True, seed), range(index, index + 1))
 
-    # Changing
-
-    def keep(self, index: int, take: int) -> Turn:
-        """Let take `take` (from 0) of turn `index` be heard, with the text it speaks. Raises `InputError`."""
-        self._idle()
-        turn = self._known(index)
-        if not 0 <= take < len(turn.takes):
-            raise InputError(f"Turn {index + 1} has {len(turn.takes)} takes; there is no take {take + 1}.")
-        self.turns[index] = replace(turn, chosen=take, text=turn.takes[take].text)
-        return self.turns[index]
-
-    def edit(self, index: int, text: str | None = None, speaker: str | None = None) -> Turn:
-        """Change what turn `index` says or who says it. It then waits to be spoken; its takes can still be kept,
-        unless the speaker is another one. Raises `InputError` for a text without words and for a ninth speaker."""
-        raise NotImplementedError
-
-    def rewrite(self, lines: Sequence[Line]) -> None:
-        """Take a changed script: turns that say the same, in the same order, keep their takes; new ones wait."""
-        raise NotImplementedError
-
-    def set_voice(self, speaker: str, voice: Voice) -> None:
-        """Give `speaker` another voice. What has been spoken stays, and is stale."""
-        self._idle()
-        self.voices[speaker] = voice
+    # Listening
 
     def apply(self, event: Event) -> None:
-        """Bring what happened to this session's copy in another process into this one."""
-        raise NotImplementedError
-
-    # Reading
-
-    @property
-    def speakers(self) -> list[str]:
-        """The labels of those who speak, each once, in order of their first turn."""
-        return list(dict.fromkeys(turn.speaker for turn in self.turns))
-
-    def stale(self, index: int) -> bool:
-        """Whether the kept take of turn `index` was said after something else than what stands before it now."""
-        raise NotImplementedError
-
-    @property
-    def first_open(self) -> int | None:
-        """The first turn that waits or is stale: where to carry on from. None when all is said."""
-        raise NotImplementedError
-
-    def spans(self) -> list[Span]:
-        """Where each spoken turn lies in the whole conversation, in order."""
-        raise NotImplementedError
+        """Bring what happened to this session's copy in another process into this one; here it changes nothing."""
+        if isinstance(event, TurnStarted):
+            self.turns[event.index] = replace(self.turns[event.index], speaking=True)
+        elif isinstance(event, TurnFinished):
+            self.turns[event.index] = event.spoken
+            self._sounds.update(event.sounds)
+        elif isinstance(event, Performed) and isinstance(event.session, Session) and event.session is not self:
+            self.prompts, self.spent = event.session.prompts, event.session.spent
+            self.model, self.codec = event.session.model, event.session.codec
+            self.settle()
+            self._forget_sounds()
 
     def sound(self, generator: Generator, index: int, take: int | None = None) -> Tensor:
-        """Unmarked float32 (num_samples,) of a turn's kept take, or of another: for work inside the program."""
-        raise NotImplementedError
+        """Unmarked float32 (num_samples,) of a turn's kept take, or of another: for work inside the program.
+
+        Raises `InputError` when the turn has not been spoken or has no such take.
+        """
+        turn = self._known(index)
+        number = turn.chosen if take is None else take
+        if number is None or not 0 <= number < len(turn.takes):
+            missing = "has not been spoken yet" if take is None else f"has no take {take + 1}"
+            raise InputError(f"Turn {index + 1} {missing}: speak it first.")
+        wanted = turn.takes[number]
+        return output_sound(self._decoded(generator, wanted), wanted.samples)
 
     def clip(self, generator: Generator, index: int, take: int | None = None) -> Tensor:
         """Marked float32 (num_samples,) of a turn's kept take, or of another: for a player of its own."""
-        raise NotImplementedError
+        return _marked(self.sound(generator, index, take))
 
     def whole(self, generator: Generator) -> Tensor:
         """The conversation as it stands, float32 (num_samples,), marked once: what leaves the program."""
-        raise NotImplementedError
+        pieces = [self.sound(generator, index) for index, turn in enumerate(self.turns) if turn.take]
+        return _marked(torch.cat(pieces)) if pieces else torch.zeros(0)
 
     def report(self, generator: Generator) -> dict[str, Any]:
         """Plain JSON data on the conversation as it stands, as `--json` writes it."""
-        raise NotImplementedError
+        spans, spent = self.spans(), self.spent
+        made = spent.samples / SAMPLE_RATE
+        return {
+            "model": generator.model_name,
+            "device": str(generator.device),
+            "seed": self.settings.seed,
+            "sample_rate": SAMPLE_RATE,
+            "audio_seconds": round(spans[-1].end / SAMPLE_RATE, 6) if spans else 0.0,
+            "generation_seconds": round(spent.seconds, 3),
+            "real_time_factor": round(spent.seconds / made, 3) if made else None,
+            "first_audio_seconds": round(spent.first_audio, 3) if spent.first_audio else None,
+            "positions_prefilled": spent.prefilled,
+            "turns": [asdict(self._turn_report(span)) for span in spans],
+        }
+
+    # Inside
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_memory": None, "_busy": False, "_sounds": {}}
+
+    def _run(self, work: _Work, indexes: range) -> Iterator[Event]:
+        """Speak some turns. The cache may be anywhere before; afterwards it is behind the last of them."""
+        self._idle()
+        self._busy = True
+        spent, notice, made = self.spent.seconds, None, 0
+        try:
+            self._prepare(work.generator)
+            memory = self._memory_at(work.generator, indexes[0])
+            for index in indexes:
+                if work.stop():
+                    break
+                turn = self.turns[index]
+                self.turns[index] = replace(turn, speaking=True)
+                yield TurnStarted(index, len(self.turns), Line(turn.speaker, turn.text, index + 1))
+                try:
+                    sounds = yield from self._speak_turn(work, memory, index)
+                except ConversationFull as full:
+                    notice = f"Turn {index + 1} of {len(self.turns)} and what follows it were left out. {full}"
+                    break
+                made += 1
+                self.spent.seconds = spent + time.perf_counter() - work.started
+                yield self._finished(work.generator, index, sounds)
+                if self.turns[index].status == "stopped":
+                    break
+            if notice and not made:
+                raise InputError(notice)
+            self.spent.seconds = spent + time.perf_counter() - work.started
+            report = self.report(work.generator) | ({"notice": notice} if notice else {})
+            yield Performed(self.whole(work.generator), report, self)
+        finally:
+            self._busy = False
+            self.settle()
+
+    def _speak_turn(self, work: _Work, memory: _Memory, index: int) -> Steps[Event, None, dict[str, Tensor]]:
+        """Speak one turn and record it, however it ends. Returns the sounds of its new takes by their keys."""
+        turn, settings, conversation = self.turns[index], self.settings, memory.conversation
+        count = settings.takes if work.seed is None else 1
+        first = self.turns[index].drawn if work.again else 0
+        seeds = [self._seed(index, first + number) for number in range(count)] if work.seed is None else [work.seed]
+        slot, longest, known = self.slots[turn.speaker], settings.max_turn_seconds * 1000, len(conversation.turns)
+        sounds: dict[str, Tensor] = {}
+
+        def record(spoken: list[Spoken]) -> int:
+            chosen, takes = self._compare(work, index, seeds, spoken, memory.said[-1])
+            sounds.update((take.key, one.audio) for take, one in zip(takes, spoken))
+            self._record(index, takes, chosen, sounds)
+            self.spent.prefilled += spoken[chosen].positions_prefilled
+            memory.said.append(said_after(memory.said[-1], slot, turn.text, takes[chosen].codes))
+            return chosen
+
+        if count > 1:
+            conversation.say_best(
+                turn.text, slot, seeds, record, longest, settings.temperature, settings.topk, work.stop
+            )
+            self._first_audio(work)
+            if work.live:
+                yield TurnChunk(index, self.clip(work.generator, index))
+            return sounds
+        stream = conversation.stream(turn.text, slot, longest, settings.temperature, settings.topk, seeds[0], work.stop)
+        live = watermark.LiveMark() if work.live else None
+        try:
+            for wave in stream:
+                self._first_audio(work)
+                if live and len(ready := live.push(wave)):
+                    yield TurnChunk(index, ready)
+        finally:
+            stream.close()
+            if len(conversation.turns) > known:
+                spoken = conversation.turns[-1]
+                if len(spoken.audio) < len(spoken.codes) * FRAME_SIZE:  # closed while its decoder held more
+                    spoken.audio = work.generator.decode(spoken.codes)
+                record([spoken])
+        if live and len(ready := live.flush()):
+            yield TurnChunk(index, ready)
+        return sounds
+
+    def _finished(self, generator: Generator, index: int, sounds: dict[str, Tensor]) -> TurnFinished:
+        self.turns[index] = replace(self.turns[index], speaking=False)
+        report = next(self._turn_report(span) for span in self.spans() if span.index == index)
+        audio = self.sound(generator, index)
+        return TurnFinished(index, len(self.turns), report, audio, self.turns[index], dict(sounds))
+
+    def _compare(
+        self, work: _Work, index: int, seeds: list[int], spoken: list[Spoken], history: str
+    ) -> tuple[int, list[Take]]:
+        """The takes, scored and with reasons, and which of them is to be kept."""
+        turn = self.turns[index]
+        judges = work.judges if len(spoken) > 1 else NOBODY
+        pace, voice = self._pace(turn.speaker, index), self.prompts[turn.speaker].voice
+        prompt = load_prompt(voice) if judges.likeness else None
+        takes = []
+        for seed, one in zip(seeds, spoken):
+            samples = trimmed_length(one.audio)
+            take = Take(seed, turn.text, one.codes, one.state, samples, history, one.positions_prefilled)
+            scores = judge(take, output_sound(one.audio, samples), pace, prompt, judges)
+            takes.append(replace(take, scores=scores))
+        chosen, ranked = rank(takes, judges)
+        return chosen, list(ranked)
+
+    def _record(self, index: int, takes: list[Take], chosen: int, sounds: dict[str, Tensor]) -> None:
+        turn = self.turns[index]
+        new = {(take.history, take.key) for take in takes}
+        old = [take for take in turn.takes if (take.history, take.key) not in new]
+        kept = (*old, *takes)[-MOST_KEPT:]
+        at = len(kept) - len(takes) + chosen
+        self.turns[index] = replace(turn, takes=kept, chosen=at, drawn=turn.drawn + len(takes))
+        self._sounds.update(sounds)
+        self.spent.samples += sum(len(sound) for sound in sounds.values())
+        self._forget_sounds()
+
+    def _first_audio(self, work: _Work) -> None:
+        if self.spent.first_audio is None:
+            self.spent.first_audio = time.perf_counter() - work.started
+
+    def _seed(self, index: int, number: int) -> int:
+        """The seed of take `number` of turn `index`; take 0 has the seed that the turn always had."""
+        return (self.settings.seed + index + NEXT_SEED * number) % 2**63
+
+    def _pace(self, speaker: str, index: int) -> Pace:
+        heard = [(self.prompts[speaker].voice.transcript, len(self.prompts[speaker].codes))]
+        for turn in self.turns[:index]:
+            if turn.speaker == speaker and turn.take and turn.take.state == "ended":
+                heard.append((turn.take.text, len(turn.take.codes)))
+        return Pace.learned(heard)
+
+    def _prepare(self, generator: Generator) -> None:
+        """Check all input, and encode the voices that are new."""
+        if any(turn.takes for turn in self.turns) and self.codec not in (None, generator.codec_key):
+            raise InputError(
+                f"This conversation was spoken by {self.model}, and {generator.model_name} can't go on with it: load "
+                f"{self.model}, or begin a new one."
+            )
+        if self.codec != generator.codec_key:
+            self.prompts = {}
+        for speaker in self.speakers:
+            voice = self.voices.get(speaker)
+            if voice is None:
+                raise InputError(f"Speaker {speaker} has no voice: choose one for {speaker}.")
+            if not voice.transcript.strip():
+                raise InputError(f"The voice of speaker {speaker} has no transcript: write down what is said in it.")
+        for turn in self.turns:
+            generator.turn_rows(turn.text, self.slots[turn.speaker])
+        for speaker in self.speakers:
+            voice = self.voices[speaker]
+            if speaker not in self.prompts or self.prompts[speaker].voice != voice:
+                segment = Segment(self.slots[speaker], voice.transcript, audio=load_prompt(voice))
+                self.prompts[speaker] = Prompt(voice, generator.segment_codes(segment))
+        self.model, self.codec = generator.model_name, generator.codec_key
+
+    def _memory_at(self, generator: Generator, index: int) -> _Memory:
+        """A conversation that has heard the voices and the turns before `index`, and nothing else.
+
+        What the one at hand knows of that is kept; the rest is read in from codes.
+        """
+        wanted, memory = self.histories()[: index + 1], self._memory
+        if memory is None or memory.generator is not generator or memory.said[0] != wanted[0]:
+            segments = [
+                Segment(self.slots[speaker], self.prompts[speaker].voice.transcript, codes=self.prompts[speaker].codes)
+                for speaker in sorted(self.speakers, key=self.slots.__getitem__)
+            ]
+            memory = _Memory(generator, generator.conversation(segments, self.settings.seed), wanted[:1])
+        same = 1
+        while same < min(len(wanted), len(memory.said)) and wanted[same] == memory.said[same]:
+            same += 1
+        if same < len(memory.said):
+            memory.conversation.rewind(memory.conversation.turns[same - 1])
+            del memory.said[same:]
+        for number in range(same - 1, index):
+            turn = self.turns[number]
+            if turn.take is None:
+                raise InputError(f"Turn {number + 1} has not been spoken yet: speak it first.")
+            memory.conversation.hear(turn.take.text, self.slots[turn.speaker], turn.take.codes)
+            memory.said.append(wanted[number + 1])
+        self._memory = memory
+        return memory
+
+    def _decoded(self, generator: Generator, take: Take) -> Tensor:
+        if take.key not in self._sounds:
+            if generator.codec_key != self.codec:
+                raise InputError(f"This conversation was spoken by {self.model}: load that model to hear it.")
+            self._sounds[take.key] = generator.decode(take.codes)
+        return self._sounds[take.key]
+
+    def _turn_report(self, span: Span) -> TurnReport:
+        turn = self.turns[span.index]
+        take = turn.take
+        assert take is not None
+        return TurnReport(
+            turn.speaker,
+            take.text,
+            round(span.start / SAMPLE_RATE, 6),
+            round(span.end / SAMPLE_RATE, 6),
+            len(take.codes),
+            take.state,
+            take.positions_prefilled,
+            round(take.trimmed, 6),
+            take.seed,
+            len(turn.takes),
+            take.reason,
+            self.stale(span.index),
+        )
+
+    def _forget_sounds(self) -> None:
+        used = {take.key for turn in self.turns for take in turn.takes}
+        self._sounds = {key: sound for key, sound in self._sounds.items() if key in used}
 
 
-@dataclass(frozen=True)
-class TurnPositions:
-    """Positions of one turn: its text exactly, its sound as spoken, or as expected while it waits."""
-
-    text: int
-    audio: int
-    expected: bool
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Who takes how many of the model's `limit` positions. `prompts` by speaker; `fits` turns fit from the start."""
-
-    limit: int
-    prompts: dict[str, int]
-    turns: list[TurnPositions]
-    fits: int
-
-    @property
-    def total(self) -> int:
-        return sum(self.prompts.values()) + sum(turn.text + turn.audio for turn in self.turns)
-
-
-def positions(generator: Generator, session: Session) -> Positions:
-    """The position budget of a session before anything is spoken; no model runs."""
-    raise NotImplementedError
+def _marked(wave: Tensor) -> Tensor:
+    return watermark.mark(wave) if len(wave) else wave

@@ -65,6 +65,9 @@ class Judges:
     likeness: Callable[[Tensor, Tensor], float | None] | None = None
 
 
+NOBODY = Judges()
+
+
 class Portable:
     """Tensors are pickled as plain arrays, which survive the end of the process that sent them."""
 
@@ -223,7 +226,7 @@ def judge(take: Take, audio: Tensor, pace: Pace, prompt: Tensor | None, judges: 
     return Scores(take.state == "ended" and len(take.codes) > 0, length, errors, likeness)
 
 
-def rank(takes: Sequence[Take], judges: Judges = Judges()) -> tuple[int, tuple[Take, ...]]:
+def rank(takes: Sequence[Take], judges: Judges = NOBODY) -> tuple[int, tuple[Take, ...]]:
     """The index of the take to keep, and the takes with a `reason` in each. All takes need scores.
 
     A tie goes to the earlier take.
@@ -273,7 +276,9 @@ def _difference(one: Scores, other: Scores, kept: bool) -> str:
     if kind == "length":
         return f"its length is {one.length:.1f} times the expected, the other's {other.length:.1f} times"
     if kind == "word_errors":
-        return f"{_percent(one.word_errors)} of its words were heard wrong, {_percent(other.word_errors)} of the other's"
+        return (
+            f"{_percent(one.word_errors)} of its words were heard wrong, {_percent(other.word_errors)} of the other's"
+        )
     return f"its likeness to the voice is {one.likeness or 0:.2f}, the other's {other.likeness or 0:.2f}"
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm.config import ModelConfig
-from csm.model.sampling import Sampling, sample
+from csm.model.sampling import Noise, Sampling, sample
 from csm.model.transformer import KVCache, Transformer
 
 
@@ -62,7 +62,7 @@ class CSM(nn.Module):
         hidden = self.decoder(self.depth_inputs(state, codes[:, :-1]))[:, 1:]
         return torch.einsum("nkd,kdv->nkv", hidden, self.audio_head)
 
-    def sample_frame(self, state: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    def sample_frame(self, state: Tensor, sampling: Sampling, generator: Noise) -> Tensor:
         """Backbone states (B, dim) of the newest position -> the next frame's codes, int64 (B, K).
 
         The depth decoder's cache is new in every frame.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +25,11 @@ class Sampling:
             raise InputError(f"Top-k is {self.topk}; choose a whole number of at least 1.")
 
 
-def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """logits (B, V) -> int64 codes (B,).
+Noise = torch.Generator | Sequence[torch.Generator]  # one for the batch, or one for each row of it
+
+
+def sample(logits: Tensor, sampling: Sampling, generator: Noise) -> Tensor:
+    """logits (B, V) -> int64 codes (B,). With a generator for each row, a row draws what it would draw alone.
 
     Dividing probabilities by exponential noise and taking the largest draws from them exactly (the
     exponential races of the Gumbel-max trick), without the host sync of `torch.multinomial`.
@@ -36,5 +40,10 @@ def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Te
     if sampling.topk < logits.shape[-1]:
         smallest = logits.topk(sampling.topk, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)
-    noise = torch.empty_like(logits).exponential_(1, generator=generator)
+    noise = torch.empty_like(logits)
+    if isinstance(generator, torch.Generator):
+        noise.exponential_(1, generator=generator)
+    else:
+        for row, own in zip(noise, generator, strict=True):
+            row.exponential_(1, generator=own)
     return (logits.softmax(-1) / noise).argmax(-1)

@@ -1,0 +1,88 @@
+"""The position budget of a script before it is spoken: what prompts, history and coming turns take of the model's
+positions. Texts are counted exactly, sound that is still to come is estimated; no model runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from csm.config import FRAME_RATE, FRAME_SIZE
+from csm.frames import text_rows
+from csm.generator import Generator
+from csm.script import Script
+from csm.takes import Pace
+from csm.voices import Voice, load_prompt
+
+PUBLISHED_BYTES_PER_SECOND = 88_200  # the published prompts are 16 bit at 44.1 kHz
+
+
+@dataclass(frozen=True)
+class TurnPositions:
+    """Positions of one turn: its text exactly, its sound as spoken, or as expected while it waits."""
+
+    text: int
+    audio: int
+    expected: bool
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Who takes how many of the model's `limit` positions. `prompts` by speaker; `fits` turns fit from the start."""
+
+    limit: int
+    prompts: dict[str, int]
+    turns: list[TurnPositions]
+    fits: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.prompts.values()) + sum(turn.text + turn.audio for turn in self.turns)
+
+
+@dataclass
+class PromptLengths:
+    """Frames of recordings that were measured before, so that counting at every keystroke reads no file twice."""
+
+    known: dict[Voice, int] = field(default_factory=dict)
+
+    def frames(self, voice: Voice) -> int:
+        """Raises `InputError` for a recording that can't be used; one that is still on the hub is estimated."""
+        if voice.published_bytes:
+            return math.ceil(voice.published_bytes / PUBLISHED_BYTES_PER_SECOND * FRAME_RATE)
+        if voice not in self.known:
+            self.known[voice] = math.ceil(len(load_prompt(voice)) / FRAME_SIZE)
+        return self.known[voice]
+
+
+def positions(generator: Generator, script: Script, lengths: PromptLengths | None = None) -> Positions:
+    """Count a script's positions. A speaker without a voice takes none yet. Raises `InputError` for a voice that
+    can't be used. Pass `lengths` again to count the next time faster."""
+    lengths = lengths or PromptLengths()
+
+    def text(words: str, speaker: str) -> int:
+        slot = script.slots[speaker]
+        return len(text_rows(generator.tokenizer, words.strip(), slot, generator.config.num_codebooks))
+
+    prompts: dict[str, int] = {}
+    heard: dict[str, list[tuple[str, int]]] = {}
+    for speaker in script.speakers:
+        heard[speaker] = []
+        if voice := script.voices.get(speaker):
+            encoded = script.prompts.get(speaker)
+            frames = len(encoded.codes) if encoded and encoded.voice == voice else lengths.frames(voice)
+            prompts[speaker] = text(voice.transcript, speaker) + frames + 1
+            heard[speaker].append((voice.transcript, frames))
+
+    turns: list[TurnPositions] = []
+    used, fits = sum(prompts.values()), 0
+    for turn in script.turns:
+        longest = int(script.settings.max_turn_seconds * FRAME_RATE)
+        if turn.take:
+            frames = len(turn.take.codes)
+            heard[turn.speaker].append((turn.take.text, frames))
+        else:
+            frames = min(longest, math.ceil(Pace.learned(heard[turn.speaker]).expected_frames(turn.text)))
+        turns.append(TurnPositions(text(turn.text, turn.speaker), frames + 1, turn.take is None))
+        used += turns[-1].text + turns[-1].audio
+        fits += used <= generator.config.max_positions
+    return Positions(generator.config.max_positions, prompts, turns, fits)

@@ -1,0 +1,168 @@
+"""What a conversation consists of, without a model: turns with their takes, voices and settings, and how they change.
+
+The cards of the page and the lines of the script are two views of this; `csm.session` lets it be spoken.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from csm.conversation import MAX_SPEAKERS, Line
+from csm.errors import InputError
+from csm.events import USUAL, Settings
+from csm.takes import Portable, Turn, codes_key
+from csm.voices import Voice
+
+BUSY = "This conversation is being spoken: stop it or wait for its end, then change it."
+
+
+@dataclass(frozen=True)
+class Prompt(Portable):
+    """A voice as the model hears it: codes int64 (frames, K) of its recording."""
+
+    voice: Voice
+    codes: Tensor
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a spoken turn lies in the whole conversation: samples at 24 kHz, `end` excluded."""
+
+    index: int
+    speaker: str
+    text: str
+    start: int
+    end: int
+
+
+class Script:
+    """Turns, voices and settings of one conversation.
+
+    `turns` may be read at any time; change them through the methods. `slots` numbers the speakers for the model.
+    `model` and `codec` name who made the takes (None before the first), `prompts` holds the voices it has encoded.
+    """
+
+    def __init__(self, lines: Sequence[Line], voices: dict[str, Voice], settings: Settings = USUAL) -> None:
+        self.settings = settings
+        self.voices = dict(voices)
+        self.turns = [Turn(line.speaker, line.text) for line in lines]
+        self.slots: dict[str, int] = {}
+        self.model: str | None = None
+        self.codec: str | None = None
+        self.prompts: dict[str, Prompt] = {}
+        self._busy = False
+        self._number_speakers()
+
+    @property
+    def speakers(self) -> list[str]:
+        """The labels of those who speak, each once, in order of their first turn."""
+        return list(dict.fromkeys(turn.speaker for turn in self.turns))
+
+    def stale(self, index: int) -> bool:
+        """Whether the kept take of turn `index` was said after something else than what stands before it now."""
+        take = self._known(index).take
+        return take is not None and take.history != self.histories()[index]
+
+    @property
+    def first_open(self) -> int | None:
+        """The first turn that waits or is stale: where to carry on from. None when all is said."""
+        now = self.histories()
+        for index, turn in enumerate(self.turns):
+            if turn.take is None or turn.take.history != now[index]:
+                return index
+        return None
+
+    def spans(self) -> list[Span]:
+        """Where each spoken turn lies in the whole conversation, in order."""
+        spans: list[Span] = []
+        for index, turn in enumerate(self.turns):
+            if turn.take:
+                start = spans[-1].end if spans else 0
+                spans.append(Span(index, turn.speaker, turn.take.text, start, start + turn.take.samples))
+        return spans
+
+    def keep(self, index: int, take: int) -> Turn:
+        """Let take `take` (from 0) of turn `index` be heard, with the text it speaks. Raises `InputError`."""
+        self._idle()
+        turn = self._known(index)
+        if not 0 <= take < len(turn.takes):
+            raise InputError(f"Turn {index + 1} has {len(turn.takes)} takes; there is no take {take + 1}.")
+        self.turns[index] = replace(turn, chosen=take, text=turn.takes[take].text)
+        return self.turns[index]
+
+    def edit(self, index: int, text: str | None = None, speaker: str | None = None) -> Turn:
+        """Change what turn `index` says or who says it. It then waits to be spoken; its takes can still be kept,
+        unless the speaker is another one. Raises `InputError` for a text without words and for a ninth speaker."""
+        self._idle()
+        turn = self._known(index)
+        text, speaker = turn.text if text is None else " ".join(text.split()), speaker or turn.speaker
+        if not any(character.isalnum() for character in text):
+            raise InputError("There is nothing to say in this turn: write some words.")
+        if speaker not in self.speakers and len(self.speakers) == MAX_SPEAKERS:
+            raise InputError(f"The script has {MAX_SPEAKERS} speakers, and no more fit: choose one of them.")
+        if speaker != turn.speaker:
+            self.turns[index] = Turn(speaker, text, drawn=turn.drawn)
+        elif text != turn.text:
+            same = [number for number, take in enumerate(turn.takes) if take.text == text]
+            self.turns[index] = replace(turn, text=text, chosen=same[-1] if same else None)
+        self._number_speakers()
+        return self.turns[index]
+
+    def rewrite(self, lines: Sequence[Line]) -> None:
+        """Take a changed script: turns that say the same, in the same order, keep their takes; new ones wait."""
+        self._idle()
+        old, new = [(turn.speaker, turn.text) for turn in self.turns], [(line.speaker, line.text) for line in lines]
+        turns = [Turn(*said) for said in new]
+        for block in difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks():
+            turns[block.b : block.b + block.size] = self.turns[block.a : block.a + block.size]
+        self.turns = turns
+        self._number_speakers()
+
+    def set_voice(self, speaker: str, voice: Voice) -> None:
+        """Give `speaker` another voice. What has been spoken stays, and is stale."""
+        self._idle()
+        self.voices[speaker] = voice
+
+    def settle(self) -> None:
+        """No turn is being spoken any more: for whoever saw speaking break off."""
+        self.turns = [replace(turn, speaking=False) for turn in self.turns]
+
+    def histories(self) -> list[str]:
+        """What was said before each turn, named; up to the first turn that waits, and an empty name behind it."""
+        prompts = [
+            (self.slots[speaker], prompt.voice.transcript, codes_key(prompt.codes))
+            for speaker in sorted(self.speakers, key=self.slots.__getitem__)
+            if (prompt := self.prompts.get(speaker)) and prompt.voice == self.voices.get(speaker)
+        ]
+        names = [hashlib.sha256(repr((self.codec, prompts)).encode()).hexdigest()[:16]]
+        for turn in self.turns:
+            before = names[-1]
+            known = turn.take is not None and before
+            names.append(said_after(before, self.slots[turn.speaker], turn.take.text, turn.take.codes) if known else "")
+        return names
+
+    def _number_speakers(self) -> None:
+        """Give every speaker a number for the model; those who had one keep it."""
+        self.slots = {speaker: self.slots[speaker] for speaker in self.speakers if speaker in self.slots}
+        for speaker in self.speakers:
+            free = (number for number in range(len(self.turns) + 1) if number not in self.slots.values())
+            self.slots.setdefault(speaker, next(free))
+
+    def _known(self, index: int) -> Turn:
+        if not 0 <= index < len(self.turns):
+            raise InputError(f"There is no turn {index + 1}: the script has {len(self.turns)}.")
+        return self.turns[index]
+
+    def _idle(self) -> None:
+        if self._busy:
+            raise InputError(BUSY)
+
+
+def said_after(history: str, slot: int, text: str, codes: Tensor) -> str:
+    """A name for what was said: what came before, and then this."""
+    return hashlib.sha256(repr((history, slot, text, codes_key(codes))).encode()).hexdigest()[:16]

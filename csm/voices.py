@@ -1,17 +1,27 @@
-"""The voice library: names or files to voice prompts that are fit to be cloned, on their way into the context."""
+"""The voice library: names or files to voice prompts that are fit to be cloned, on their way into the context.
+
+A voice of one's own can be kept as one file, `NAME.voice`: its recording, its transcript and its codes.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
 import os
-from dataclasses import dataclass, replace
+import secrets
+import zipfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import soundfile
 import torch
 from torch import Tensor
 
-from csm.audio import inspect_audio, load_audio
+from csm.audio import inspect_audio, load_audio, write_audio
 from csm.checkpoint.hub import fetch_prompt
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
@@ -26,6 +36,13 @@ LONG_SILENCE = 0.5  # seconds of silence at an edge that are cut ...
 KEPT_SILENCE = 0.1  # ... down to this
 LEVEL = 0.125  # RMS of the shipped voices' speech, about (0.09 to 0.19)
 LEVEL_RANGE = 3.0  # a voice within a third and three times `LEVEL` is left as it is
+LONGEST_NAME = 40  # characters
+
+VOICE_SUFFIX = ".voice"
+VOICE_FORMAT = 1
+LARGEST_FILE = 8_000_000  # bytes of a voice file; 30 s of sound are 1.5 MB
+LARGEST_PARTS = {"voice.json": 65_536, "recording.flac": 6_000_000, "codes.npy": 1_000_000}  # bytes, unpacked
+MOST_CODES = 400  # frames; 30 s are 375
 
 
 @dataclass(frozen=True)
@@ -33,7 +50,7 @@ class Voice:
     """A recording of one speaker and exactly what is said in it.
 
     With `published_bytes` the recording lies on the hub, at `path` in the model's repository, and is that long; see
-    `fetched`.
+    `fetched`. `codes`, int (frames, K), are what the codec called `codec` makes of it, where that is known.
     """
 
     name: str
@@ -43,6 +60,14 @@ class Voice:
     origin: str = ""
     description: str = ""
     published_bytes: int = 0
+    codes: np.ndarray | None = field(default=None, compare=False, repr=False)
+    codec: str = field(default="", compare=False)
+
+    def codes_for(self, codec: str) -> Tensor | None:
+        """The voice's codes, int64 (frames, K), when they are of this codec (`Generator.codec_key`), else None."""
+        if self.codes is None or not codec or codec != self.codec:
+            return None
+        return torch.from_numpy(self.codes.astype(np.int64))
 
 
 def shipped_voices() -> dict[str, Voice]:
@@ -121,6 +146,134 @@ def load_prompt(voice: Voice) -> Tensor:
             f"at least {SHORTEST:.0f} s is needed, and five to ten are better."
         )
     return wave * _gain(wave, float(loudness[sounding].square().mean().sqrt()))
+
+
+def voice_name(name: str, taken: dict[str, Voice] | None = None) -> str:
+    """A name for a voice of one's own, with single spaces. Raises `InputError` when it can't be one or is `taken`."""
+    wanted = " ".join(str(name).split())
+    if not wanted or not all(character.isalnum() or character in " -_." for character in wanted) or wanted[0] == ".":
+        raise InputError("Give the voice a name of letters, digits, spaces and hyphens.")
+    if len(wanted) > LONGEST_NAME:
+        raise InputError(f"The voice's name has {len(wanted)} characters; use at most {LONGEST_NAME}.")
+    if wanted.casefold() in {known.casefold() for known in taken or {}}:
+        raise InputError(f"There is already a voice called “{wanted}”; choose another name.")
+    return wanted
+
+
+def own_voice(folder: Path, name: str, wave: Tensor, transcript: str) -> Voice:
+    """A voice of float32 (num_samples,) at 24 kHz, its recording written into `folder` under a name of its own.
+
+    Raises `InputError` as `load_prompt` does, and when name or transcript is missing.
+    """
+    name, text = voice_name(name), " ".join(transcript.split())
+    if not any(character.isalnum() for character in text):
+        raise InputError(f"The transcript of the voice {name} is missing; write exactly what is said in the recording.")
+    samples = (wave.clamp(-1, 1) * 32_768).round().clamp(-32_768, 32_767).to(torch.int16)
+    digest = hashlib.sha256(samples.numpy().tobytes()).hexdigest()[:12]
+    path = folder / f"{name}-{digest}.wav"
+    write_audio(path, samples.float() / 32_768)
+    voice = Voice(name, path, text)
+    load_prompt(voice)
+    return voice
+
+
+def save_voice(path: str | Path, voice: Voice) -> None:
+    """Write a voice as one file, whole or not at all. Raises `InputError` when it can't be read or written."""
+    path = Path(path)
+    recording, codes = io.BytesIO(), io.BytesIO()
+    wave = (load_audio(voice.path, LONGEST + 1) * 32_768).round().clamp(-32_768, 32_767).to(torch.int16)
+    soundfile.write(recording, wave.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    about = {"format": VOICE_FORMAT, "name": voice.name, "transcript": voice.transcript, "codec": voice.codec}
+    about |= {"description": voice.description, "licence": voice.licence, "origin": voice.origin}
+    parts = {"voice.json": json.dumps(about, ensure_ascii=False, indent=1).encode(), "recording.flac": recording}
+    if voice.codes is not None:
+        np.save(codes, voice.codes.astype(np.int32), allow_pickle=False)
+        parts["codes.npy"] = codes
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with zipfile.ZipFile(part, "w") as file:
+            for name, data in parts.items():
+                file.writestr(zipfile.ZipInfo(name), data if isinstance(data, bytes) else data.getvalue())
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"{path.name} can't be written; choose another place or make room there.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_voice(path: str | Path, folder: Path) -> Voice:
+    """The voice in a file that `save_voice` wrote; its recording is put into `folder`.
+
+    Raises `InputError` in one sentence for a file that is missing, damaged, foreign, too large, or newer than this
+    program.
+    """
+    path = Path(path)
+    parts = _parts_of(path)
+    about = _about(path, parts.get("voice.json", b""))
+    try:
+        with soundfile.SoundFile(io.BytesIO(parts["recording.flac"])) as file:
+            if file.format != "FLAC" or file.samplerate != SAMPLE_RATE or file.channels != 1:
+                raise _broken(path)
+            samples = file.read(int((LONGEST + 1) * SAMPLE_RATE), np.float32)
+    except (KeyError, RuntimeError) as error:
+        raise _broken(path) from error
+    voice = own_voice(folder, about["name"], torch.from_numpy(samples), about["transcript"])
+    described = {key: about[key] for key in ("description", "licence", "origin")}
+    codes = _codes(path, parts["codes.npy"]) if "codes.npy" in parts else None
+    return replace(voice, codes=codes, codec=about["codec"] if codes is not None else "", **described)
+
+
+def _parts_of(path: Path) -> dict[str, bytes]:
+    """The files inside a voice file, each no larger than it may be."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise InputError(f"{path.name} is too large for a voice; choose a file that this program saved.")
+        with zipfile.ZipFile(path) as file:
+            parts: dict[str, bytes] = {}
+            if len(file.namelist()) > len(LARGEST_PARTS):
+                raise _broken(path)
+            for name in file.namelist():
+                with file.open(name) as part:
+                    parts[name] = part.read(LARGEST_PARTS.get(name, -1) + 1)
+                if name not in LARGEST_PARTS or len(parts[name]) > LARGEST_PARTS[name]:
+                    raise _broken(path)
+            return parts
+    except FileNotFoundError as error:
+        raise InputError(f"There is no voice file {path.name}.") from error
+    except InputError:
+        raise
+    except Exception as error:  # a damaged archive makes trouble of many kinds: zipfile's, zlib's, lzma's
+        raise _broken(path) from error
+
+
+def _about(path: Path, data: bytes) -> dict[str, str]:
+    try:
+        about: Any = json.loads(data.decode("utf-8"))
+        version = int(about["format"])
+        if version > VOICE_FORMAT:
+            raise InputError(f"{path.name} was saved by a newer version of this program; update it to open this voice.")
+        wanted = ("name", "transcript", "codec", "description", "licence", "origin")
+        return {key: str(about.get(key, ""))[:4_000] for key in wanted}
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _broken(path) from error
+
+
+def _codes(path: Path, data: bytes) -> np.ndarray:
+    try:
+        codes = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
+        raise _broken(path) from error
+    if not isinstance(codes, np.ndarray) or codes.ndim != 2 or codes.dtype.kind not in "iu":
+        raise _broken(path)
+    if not (0 < len(codes) <= MOST_CODES and 0 < codes.shape[1] <= 64 and codes.min() >= 0 and codes.max() < 65_536):
+        raise _broken(path)
+    return codes.astype(np.int32)
+
+
+def _broken(path: Path) -> InputError:
+    return InputError(f"{path.name} is not a voice file of this program, or it is damaged; export the voice again.")
 
 
 def _listed(index: str, folder: Path) -> dict[str, Voice]:

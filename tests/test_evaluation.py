@@ -15,9 +15,9 @@ import torch
 from csm.audio import load_audio
 from csm.errors import InputError
 from csm.evaluation import evaluate as evaluation
-from csm.evaluation import recogniser
 from csm.evaluation.evaluate import EvaluationSettings, Judges, evaluate
 from csm.evaluation.metrics import Naturalness, SpeakerSimilarity, normalise, word_error_rate
+from csm.listening import recogniser
 from csm.training.held_out import SENTENCES
 from csm.voices import Voice, load_prompt, shipped_voices
 

@@ -22,11 +22,11 @@ from torch import Tensor
 from csm.audio import write_audio
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
-from csm.evaluation import recogniser as recognisers
 from csm.evaluation.metrics import Naturalness, SpeakerSimilarity, cosine, word_error_rate
-from csm.evaluation.recogniser import Recogniser
 from csm.frames import Segment
 from csm.generator import Generator, load
+from csm.listening import recogniser as recognisers
+from csm.listening.recogniser import Recogniser
 from csm.training.held_out import SENTENCES
 from csm.voices import Voice, load_prompt, shipped_voices
 from csm.watermark import mark

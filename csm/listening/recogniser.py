@@ -6,7 +6,8 @@ Moonshine (Jeffries et al. 2024, arXiv:2410.15608) in ONNX, decoded greedily. Tw
 - `moonshine-base` is more accurate. It comes inside npm's `@usefulsensors/moonshine-js`; `install_base`
   takes its two files out of that package and keeps them in the user's cache folder.
 
-Only the evaluation uses these packages, so they are imported where they are needed and never at import.
+Only the app's prompt check and the evaluation use these packages, so they are imported where they are needed and
+never at import.
 """
 
 from __future__ import annotations

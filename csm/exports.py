@@ -5,12 +5,24 @@ The last step from script to sound. What is written here was marked once, as a w
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import secrets
+import tempfile
+import zipfile
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from csm.audio import write_audio
+from csm.config import SAMPLE_RATE
+from csm.errors import InputError
 from csm.generator import Generator
-from csm.session import Session, Span
+from csm.project import save_project
+from csm.script import Span
+from csm.session import Session
 
 SOUND = (".wav", ".mp3", ".flac")
 SUBTITLES = (".srt", ".vtt")
@@ -18,29 +30,133 @@ SUBTITLES = (".srt", ".vtt")
 
 def stems(marked: Tensor, spans: list[Span]) -> dict[str, Tensor]:
     """The marked whole, float32 (num_samples,) -> for each speaker the same length, silent where others speak."""
-    raise NotImplementedError
+    parts: dict[str, Tensor] = {}
+    for span in spans:
+        part = parts.setdefault(span.speaker, torch.zeros_like(marked))
+        part[span.start : span.end] = marked[span.start : span.end]
+    return parts
+
+
+def write_stems(folder: str | Path, marked: Tensor, spans: list[Span], suffix: str = ".wav") -> list[Path]:
+    """Write one sound file a speaker, named after them, into `folder`, which is made if need be.
+
+    Raises `InputError` when the folder can't be made or written to.
+    """
+    folder = Path(folder)
+    check_folder(folder)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {folder} can't be made; choose another place for the stems.") from error
+    written = []
+    parts = stems(marked, spans)
+    for name, part in zip(file_names(list(parts)), parts.values()):
+        written.append(folder / f"{name}{suffix}")
+        write_audio(written[-1], part)
+    return written
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise `InputError` when stems could not be written there; ask before an hour of work, not after it."""
+    folder = Path(folder)
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise InputError(f"{folder} is a file; give a folder for the stems.")
+    if not os.path.isdir(folder.absolute().parent):
+        raise InputError(f"There is no folder {folder.absolute().parent}; make it first or choose another place.")
+
+
+def file_names(speakers: list[str]) -> list[str]:
+    """A file name for each speaker, without an ending: letters, digits, `-` and `_`, each different in any case."""
+    names: list[str] = []
+    for number, speaker in enumerate(speakers, 1):
+        name = re.sub(r"[^\w-]+", "_", speaker).strip("_") or f"speaker_{number}"
+        taken = {other.casefold() for other in names}
+        names.append(f"{name}_{number}" if name.casefold() in taken else name)
+    return names
 
 
 def subtitles(spans: list[Span], kind: str) -> str:
-    """Subtitles as text; `kind` is `.srt` or `.vtt`. Times are exact to the millisecond that the formats know."""
-    raise NotImplementedError
+    """Subtitles as text; `kind` is `.srt` or `.vtt`. Times are exact to the millisecond that the formats know.
+
+    Turns without any sound have no subtitle. Raises `InputError` for another kind.
+    """
+    if kind not in SUBTITLES:
+        raise InputError(f"There are no {kind or 'such'} subtitles; end the name in {' or '.join(SUBTITLES)}.")
+    webvtt = kind == ".vtt"
+    comma = "." if webvtt else ","
+    blocks = ["WEBVTT"] if webvtt else []
+    for span in spans:
+        begin, end = _clock(span.start, comma), _clock(span.end, comma)
+        if begin != end:
+            said = f"<v {_escaped(span.speaker)}>{_escaped(span.text)}" if webvtt else f"{span.speaker}: {span.text}"
+            number = len(blocks) + (not webvtt)
+            blocks.append(f"{number}\n{begin} --> {end}\n{said}")
+    return "\n\n".join(blocks) + "\n"
 
 
 def check_subtitles(path: str | Path) -> None:
     """Raise `InputError` when `write_subtitles` could not write there."""
-    raise NotImplementedError
+    path = Path(path)
+    subtitles([], path.suffix.lower())
+    if os.path.isdir(path) or not os.path.isdir(path.absolute().parent):
+        raise InputError(f"{path} can't be written; give the name of a file in a folder that is there.")
 
 
 def write_subtitles(path: str | Path, spans: list[Span]) -> None:
-    """Write .srt or .vtt, as the name ends."""
-    raise NotImplementedError
+    """Write .srt or .vtt, as the name ends; whole or not at all. Raises `InputError`."""
+    check_subtitles(path)
+    path = Path(path)
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        part.write_text(subtitles(spans, path.suffix.lower()), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} can't be written; choose another place or make room there.") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def write_stems(folder: str | Path, marked: Tensor, spans: list[Span]) -> list[Path]:
-    """Write one wav file a speaker, named after them, into `folder`, which is made if need be."""
-    raise NotImplementedError
+def write_all(path: str | Path, session: Session, generator: Generator, marked: Tensor | None = None) -> None:
+    """One zip with everything: the sound as .wav, .mp3 and .flac, stems, subtitles, report and project.
+
+    `marked` is `session.whole(generator)` where it is at hand already. Raises `InputError` when nothing has been
+    spoken, and when the place can't be written.
+    """
+    spans = session.spans()
+    if not spans:
+        raise InputError("Nothing has been spoken yet: there is nothing to save.")
+    marked = session.whole(generator) if marked is None else marked
+    path = Path(path)
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(part, "x") as archive:
+            folder = Path(scratch)
+            for suffix in SOUND:
+                write_audio(folder / f"conversation{suffix}", marked)
+            for suffix in SUBTITLES:
+                write_subtitles(folder / f"conversation{suffix}", spans)
+            report = json.dumps(session.report(generator), indent=2, ensure_ascii=False)
+            (folder / "report.json").write_text(report + "\n", encoding="utf-8")
+            save_project(folder / "conversation.csm", session)
+            write_stems(folder / "stems", marked, spans)
+            for file in sorted(folder.rglob("*.*")):
+                packed = (
+                    zipfile.ZIP_DEFLATED if file.suffix in (".wav", ".srt", ".vtt", ".json") else zipfile.ZIP_STORED
+                )
+                archive.write(file, file.relative_to(folder).as_posix(), packed)
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} can't be written; choose another place or make room there.") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def write_all(path: str | Path, session: Session, generator: Generator) -> None:
-    """One zip with everything: conversation.wav, .mp3 and .flac, stems, subtitles, report.json and the project."""
-    raise NotImplementedError
+def _clock(samples: int, comma: str) -> str:
+    """Samples at 24 kHz -> `00:00:01,234`."""
+    milliseconds = round(samples * 1000 / SAMPLE_RATE)
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{comma}{milliseconds:03}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

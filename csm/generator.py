@@ -370,7 +370,10 @@ class Generator:
                     f"A segment's codes have shape {tuple(segment.codes.shape)}; this model needs "
                     f"(frames, {self.config.num_codebooks})."
                 )
-            return segment.codes.to(torch.int64).cpu()
+            codes = segment.codes.to(torch.int64).cpu()
+            if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.audio_vocab_size:
+                raise InputError("A segment has codes that this model doesn't know: they are another model's.")
+            return codes
         if segment.audio is None or segment.audio.numel() == 0:
             raise InputError("A context segment has no sound: give it audio or codes.")
         if segment.audio.dim() != 1:

@@ -69,7 +69,8 @@ def positions(generator: Generator, script: Script, lengths: PromptLengths | Non
         heard[speaker] = []
         if voice := script.voices.get(speaker):
             encoded = script.prompts.get(speaker)
-            frames = len(encoded.codes) if encoded and encoded.voice == voice else lengths.frames(voice)
+            known = encoded.codes if encoded and encoded.voice == voice else voice.codes_for(generator.codec_key)
+            frames = lengths.frames(voice) if known is None else len(known)
             prompts[speaker] = text(voice.transcript, speaker) + frames + 1
             heard[speaker].append((voice.transcript, frames))
 

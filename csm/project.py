@@ -1,29 +1,254 @@
 """A conversation as one file, `NAME.csm`: script, settings, voices, takes and their codes; opened, it plays back
 bit-identically.
 
-A zip of JSON, one safetensors file of codes and the recordings of the voices. Nothing in it is executed, and what
+A zip of JSON, one safetensors file of codes and the recordings of the voices. Nothing in it is executed, and how much
 is read is bounded before it is read.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import secrets
+import zipfile
+import zlib
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from csm.config import FRAME_SIZE
+from csm.conversation import MAX_LABEL, MAX_SPEAKERS, Line
+from csm.errors import InputError
+from csm.events import Settings
 from csm.generator import Generator
-from csm.session import Session
+from csm.script import Prompt
+from csm.session import MOST_KEPT, Session, Spent
+from csm.takes import Scores, Take, Turn
+from csm.version import __version__
+from csm.voices import Voice, fetched
 
 SUFFIX = ".csm"
+FORMAT, VERSION = "csm-conversation", 1
+RECORDINGS = (".wav", ".flac", ".ogg", ".mp3")
+MOST_TURNS = 2_000
+MOST_FRAMES = 20_000  # of one take: more than any model here has positions for
+MOST_BYTES = {"project.json": 32 << 20, "codes.safetensors": 256 << 20}
+MOST_RECORDING = 64 << 20  # bytes: 30 s fit at any rate
+STATES = ("ended", "capped", "stopped")
+
+
+def check_project(path: str | Path) -> None:
+    """Raise `InputError` when `save_project` could not write there; ask before an hour of work, not after it."""
+    path = Path(path)
+    if path.suffix.lower() != SUFFIX:
+        raise InputError(f"{path.name} can't be written: end the name of the project in {SUFFIX}.")
+    if os.path.isdir(path) or not os.path.isdir(path.absolute().parent):
+        raise InputError(f"{path} can't be written; give the name of a file in a folder that is there.")
 
 
 def save_project(path: str | Path, session: Session) -> None:
     """Write the session to `path`, which ends in .csm; whole or not at all. Raises `InputError`."""
-    raise NotImplementedError
+    check_project(path)
+    path = Path(path)
+    codes: dict[str, Tensor] = {}
+    recordings: dict[str, Path] = {}
+
+    def keep(tensor: Tensor) -> str:
+        name = f"{len(codes)}"
+        codes[name] = tensor.to(torch.int32).contiguous()
+        return name
+
+    def voice(speaker: str, one: Voice) -> dict[str, Any]:
+        here = fetched(one)
+        name = f"voices/{len(recordings)}{here.path.suffix.lower()}"
+        if here.path.suffix.lower() not in RECORDINGS:
+            raise InputError(f"The recording of {one.name} is not one of {', '.join(RECORDINGS)}: it can't be saved.")
+        recordings[name] = here.path
+        prompt = session.prompts.get(speaker)
+        encoded = keep(prompt.codes) if prompt and prompt.voice == one else None
+        about = {key: getattr(one, key) for key in ("name", "transcript", "licence", "origin", "description")}
+        return {**about, "recording": name, "codes": encoded}
+
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "program": __version__,
+        "model": session.model,
+        "codec": session.codec,
+        "settings": asdict(session.settings),
+        "spent": asdict(session.spent),
+        "slots": session.slots,
+        "voices": {speaker: voice(speaker, one) for speaker, one in session.voices.items()},
+        "turns": [
+            {
+                "speaker": turn.speaker,
+                "text": turn.text,
+                "chosen": turn.chosen,
+                "drawn": turn.drawn,
+                "takes": [
+                    {**vars(take), "codes": keep(take.codes), "scores": asdict(take.scores) if take.scores else None}
+                    for take in turn.takes
+                ],
+            }
+            for turn in session.turns
+        ],
+    }
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with zipfile.ZipFile(part, "x", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("project.json", json.dumps(document, indent=1, ensure_ascii=False))
+            archive.writestr("codes.safetensors", save_tensors(codes))
+            for name, recording in recordings.items():
+                archive.write(recording, name)
+        part.replace(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} can't be written; choose another place or make room there.") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def open_project(path: str | Path, folder: str | Path, generator: Generator | None = None) -> Session:
     """Read a project; the voices' recordings are put into `folder`, which must exist.
 
-    With a `generator`, a project whose takes come from another model or codec is refused. Raises `InputError` in one
-    sentence for a file that is damaged, foreign, too large, or from a newer version of this program.
+    With a `generator`, a project whose takes come from another codec is refused. Raises `InputError` in one sentence
+    for a file that is damaged, foreign, too large, or from a newer version of this program.
     """
-    raise NotImplementedError
+    path = Path(path)
+    if not os.path.isfile(path):
+        raise InputError(f"There is no project file {path}.")
+    foreign = InputError(f"{path.name} is not a project of this program; choose a {SUFFIX} file that it saved.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if "project.json" not in archive.namelist():
+                raise foreign
+            document = json.loads(_read(archive, "project.json", MOST_BYTES["project.json"]))
+            if not isinstance(document, dict) or document.get("format") != FORMAT:
+                raise foreign
+            if not isinstance(document.get("version"), int) or document["version"] > VERSION:
+                raise InputError(
+                    f"{path.name} was saved by a newer version of this program ({document.get('program')}); update it."
+                )
+            if generator and document["codec"] not in (None, generator.codec_key):
+                raise InputError(
+                    f"{path.name} was spoken by the model {document['model']}, and its codes mean nothing to "
+                    f"{generator.model_name}: load {document['model']} first."
+                )
+            codes = load_tensors(_read(archive, "codes.safetensors", MOST_BYTES["codes.safetensors"]))
+            return _session(document, _Codes(codes, generator), archive, Path(folder))
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise foreign from error
+    except (
+        *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RecursionError, RuntimeError),
+        *(SafetensorError, TypeError, ValueError, zlib.error),
+    ) as error:
+        raise InputError(f"{path.name} is damaged and can't be opened; use another copy of it.") from error
+
+
+class _Codes:
+    """The tensors of a project, checked: int64 (frames, K), the same K in all, within what a model can say."""
+
+    def __init__(self, tensors: dict[str, Tensor], generator: Generator | None) -> None:
+        self._tensors = tensors
+        self._width = generator.config.num_codebooks if generator else None
+        self._most = generator.config.audio_vocab_size if generator else 1 << 20
+
+    def __getitem__(self, name: str) -> Tensor:
+        codes = self._tensors[name].to(torch.int64)
+        if codes.dim() != 2 or len(codes) > MOST_FRAMES:
+            raise ValueError("Codes are (frames, K).")
+        self._width = self._width or codes.shape[1]
+        if codes.shape[1] != self._width or (len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < self._most):
+            raise ValueError("Codes of another model.")
+        return codes
+
+
+def _session(document: dict[str, Any], codes: _Codes, archive: zipfile.ZipFile, folder: Path) -> Session:
+    """A document of this version -> a session. Raises all sorts of errors for one that is damaged."""
+    if not 0 < len(document["turns"]) <= MOST_TURNS or len(document["voices"]) > 4 * MAX_SPEAKERS:
+        raise ValueError("Too many turns or voices.")
+    lines = [Line(_words(turn["speaker"], MAX_LABEL), _words(turn["text"]), 1) for turn in document["turns"]]
+    session = Session(lines, {}, Settings(**_numbers(document["settings"])))
+    session.spent = Spent(**_numbers(document["spent"]))
+    slots = {_words(speaker, MAX_LABEL): slot for speaker, slot in document["slots"].items()}
+    numbers = set(slots.values())
+    if set(slots) != set(session.speakers) or len(numbers) != len(slots) or not numbers <= set(range(MOST_TURNS)):
+        raise ValueError("The speakers' numbers are off.")
+    session.slots = slots
+    session.model = _words(document["model"]) if document["model"] is not None else None
+    session.codec = _words(document["codec"]) if document["codec"] is not None else None
+    for number, (speaker, about) in enumerate(document["voices"].items()):
+        suffix = Path(_words(about["recording"])).suffix
+        if suffix not in RECORDINGS:
+            raise ValueError("A voice without a recording.")
+        place = folder / f"voice-{number}-{secrets.token_hex(4)}{suffix}"
+        place.write_bytes(_read(archive, about["recording"], MOST_RECORDING))
+        told = {key: _words(about[key]) for key in ("name", "transcript", "licence", "origin", "description")}
+        session.voices[_words(speaker, MAX_LABEL)] = voice = Voice(path=place, **told)
+        if about["codes"] is not None:
+            session.prompts[speaker] = Prompt(voice, codes[about["codes"]])
+    session.turns = [_turn(turn, about, codes) for turn, about in zip(session.turns, document["turns"])]
+    return session
+
+
+def _turn(turn: Turn, about: dict[str, Any], codes: _Codes) -> Turn:
+    takes = tuple(_take(one, codes) for one in about["takes"])
+    chosen, drawn = about["chosen"], _whole(about["drawn"], 0)
+    if len(takes) > MOST_KEPT or (chosen is not None and not 0 <= _whole(chosen, 0) < len(takes)):
+        raise ValueError("The kept take is not there.")
+    return replace(turn, takes=takes, chosen=chosen, drawn=drawn)
+
+
+def _take(about: dict[str, Any], codes: _Codes) -> Take:
+    made = codes[about["codes"]]
+    samples = _whole(about["samples"], 0)
+    if samples > len(made) * FRAME_SIZE or about["state"] not in STATES:
+        raise ValueError("A take is longer than its codes, or did not end in any known way.")
+    return Take(
+        seed=_whole(about["seed"], 0),
+        text=_words(about["text"]),
+        codes=made,
+        state=about["state"],
+        samples=samples,
+        history=_words(about["history"], 64),
+        positions_prefilled=_whole(about["positions_prefilled"], 0),
+        scores=Scores(**_numbers(about["scores"])) if about["scores"] is not None else None,
+        reason=_words(about["reason"]),
+    )
+
+
+def _read(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """One member, which unpacks to at most `most` bytes: what it says of itself is not taken on trust."""
+    with archive.open(name) as member:
+        data = member.read(most + 1)
+    if len(data) > most:
+        raise InputError(f"{Path(str(archive.filename)).name} is too large to be a project of this program.")
+    return data
+
+
+def _words(value: Any, longest: int = 20_000) -> str:
+    if not isinstance(value, str) or len(value) > longest:
+        raise TypeError("A text is missing or too long.")
+    return value
+
+
+def _whole(value: Any, smallest: int) -> int:
+    if type(value) is not int or not smallest <= value < 2**63:
+        raise TypeError("A number is missing.")
+    return value
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+    """Named numbers, all finite; None and truth values pass too."""
+    for value in values.values():
+        if not (value is None or (isinstance(value, int | float) and math.isfinite(value))):
+            raise TypeError("A number is missing.")
+    return values

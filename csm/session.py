@@ -318,7 +318,9 @@ class Session(Script):
         for speaker in self.speakers:
             voice = self.voices[speaker]
             if speaker not in self.prompts or self.prompts[speaker].voice != voice:
-                segment = Segment(self.slots[speaker], voice.transcript, audio=load_prompt(voice))
+                codes = voice.codes_for(generator.codec_key)
+                audio = load_prompt(voice) if codes is None else None
+                segment = Segment(self.slots[speaker], voice.transcript, audio, codes)
                 self.prompts[speaker] = Prompt(voice, generator.segment_codes(segment))
         self.model, self.codec = generator.model_name, generator.codec_key
 

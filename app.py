@@ -4,9 +4,11 @@ import spaces  # noqa: F401  ZeroGPU patches torch, so this comes before anythin
 
 # isort: split
 import csm
-from csm.web import build_app, launch_options
+from csm.web import Queue, build_app, launch_options, server_options
 
-demo = build_app(csm.load())
+generator = csm.load()
+queue = Queue()  # one model, one queue: the page and programs wait in the same
+demo = build_app(generator, queue)
 
 if __name__ == "__main__":
-    demo.launch(**launch_options())
+    demo.launch(**launch_options(), **server_options(generator, queue))

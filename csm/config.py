@@ -181,6 +181,7 @@ class Environment:
     """The environment variables that the program reads, read here and nowhere else.
 
     CSM_FALLBACK names the hub ids, separated by commas, that may stand in for the gated model; `none` forbids it.
+    CSM_API_KEY is what programs must send to the app's `/v1` routes; without it those are open.
     """
 
     model: str | None
@@ -188,6 +189,7 @@ class Environment:
     token: str | None
     watermark_key: str | None
     fallback: tuple[str, ...]
+    api_key: str | None
 
     @classmethod
     def read(cls) -> Environment:
@@ -198,6 +200,7 @@ class Environment:
             token=os.environ.get("HF_TOKEN") or None,
             watermark_key=os.environ.get("CSM_WATERMARK_KEY") or None,
             fallback=tuple(name for name in names if name and name != "none"),
+            api_key=os.environ.get("CSM_API_KEY") or None,
         )
 
     def __repr__(self) -> str:  # a token must not reach a log

@@ -22,6 +22,7 @@ from csm.studio import Settings
 from csm.voices import Voice, fetched, find_voice, load_prompt, shipped_voices
 from csm.watermark import detect
 from csm.web.gpu import Conversation, Job, Refused, Speak, Update
+from csm.web.waiting import QueueFull
 
 EXAMPLE_SCRIPT = """\
 A: Good morning! Did you sleep well?
@@ -155,10 +156,13 @@ def new_folder() -> Path:
 
 def updates(speak: Speak, job: Job) -> Iterator[Update]:
     """What `speak` yields, with refused input raised as `InputError` again."""
-    for update in speak(job):
-        if isinstance(update, Refused):
-            raise InputError(update.sentence)
-        yield update
+    try:
+        for update in speak(job):
+            if isinstance(update, Refused):
+                raise InputError(update.sentence)
+            yield update
+    except QueueFull as full:
+        raise InputError(str(full)) from full
 
 
 @contextmanager

@@ -1,8 +1,10 @@
-"""Where the accelerator is asked for: the only use of `spaces.GPU`, between the page and `studio.perform`.
+"""Where the accelerator is asked for: the only use of `spaces.GPU`, between the web and what speaks.
 
 On ZeroGPU the decorated function runs in a forked process: the model has to be in its closure, and what it yields
 is pickled. So it writes sound to files, yields plain data, and reports refused input as data too. Anywhere else the
 decorator does nothing and the same code runs in the handler's thread.
+
+Either way a job first waits in the model's `Queue`, in the process that serves, and says so every now and then.
 """
 
 from __future__ import annotations
@@ -19,12 +21,17 @@ from csm.audio import write_audio
 from csm.conversation import Line
 from csm.errors import InputError
 from csm.generator import Generator
+from csm.reading import read_aloud
 from csm.studio import Performed, Settings, TurnFinished, TurnReport, TurnStarted, perform
 from csm.voices import Voice
+from csm.watermark import mark
+from csm.web.waiting import Queue
 
 LETTERS_PER_SECOND = 12.0
 START_SECONDS = 15.0
 LONGEST_LEASE = 300
+NEWS_SECONDS = 0.25  # how often a job that waits says so
+GIVEN_UP = "This was stopped before its turn came; nothing was spoken."
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,40 @@ class Job:
     @property
     def stop_file(self) -> Path:
         return self.folder / "stop"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All that one text read aloud needs. `folder` is as in `Job`; each sentence becomes a marked wav file there."""
+
+    texts: list[str]
+    voice: Voice
+    settings: Settings
+    folder: Path
+
+    @property
+    def stop_file(self) -> Path:
+        return self.folder / "stop"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """`ahead` others come first, which should take `seconds`."""
+
+    ahead: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SentenceDone:
+    """Sentence `index` (from 0) of `total` lies at `path`; `state` is `ended`, `capped` or `stopped`."""
+
+    index: int
+    total: int
+    path: Path
+    frames: int
+    state: str
+    text_positions: int
 
 
 @dataclass(frozen=True)
@@ -68,19 +109,25 @@ class Refused:
     sentence: str
 
 
-Update = TurnStarted | TurnDone | Conversation | Refused
+Update = Waiting | TurnStarted | TurnDone | SentenceDone | Conversation | Refused
 Speak = Callable[[Job], Iterator[Update]]
+Read = Callable[[Reading], Iterator[Update]]
 
 
-def lease_seconds(job: Job) -> int:
+def speech_seconds(job: Job | Reading) -> float:
+    """How much sound the text should give."""
+    texts = job.texts if isinstance(job, Reading) else [line.text for line in job.lines]
+    return sum(min(1.0 + len(text) / LETTERS_PER_SECOND, job.settings.max_turn_seconds) for text in texts)
+
+
+def lease_seconds(job: Job | Reading) -> int:
     """How long to ask for an accelerator: the sound that the text should give, at real time, and a start."""
-    longest = job.settings.max_turn_seconds
-    speech = sum(min(1.0 + len(line.text) / LETTERS_PER_SECOND, longest) for line in job.lines)
-    return min(LONGEST_LEASE, math.ceil(START_SECONDS + speech))
+    return min(LONGEST_LEASE, math.ceil(START_SECONDS + speech_seconds(job)))
 
 
-def speaking_with(generator: Generator) -> Speak:
-    """A function that performs jobs with this model."""
+def speaking_with(generator: Generator, queue: Queue | None = None) -> Speak:
+    """A function that performs jobs with this model, each when its turn in `queue` comes."""
+    waiting = Queue() if queue is None else queue
 
     @spaces.GPU(duration=lease_seconds)
     def speak(job: Job) -> Iterator[Update]:
@@ -93,9 +140,39 @@ def speaking_with(generator: Generator) -> Speak:
                     if path:
                         write_audio(path, event.audio)
                     yield Conversation(path, event.report)
-                else:
+                elif isinstance(event, TurnStarted):
                     yield event
         except InputError as error:
             yield Refused(str(error))
 
-    return speak
+    return lambda job: _in_turn(waiting, job, lambda: speak(job))
+
+
+def reading_with(generator: Generator, queue: Queue | None = None) -> Read:
+    """A function that reads texts aloud with this model, each when its turn in `queue` comes.
+
+    What it returns raises `QueueFull` at its first step when too many wait already.
+    """
+    waiting = Queue() if queue is None else queue
+
+    @spaces.GPU(duration=lease_seconds)
+    def read(job: Reading) -> Iterator[Update]:
+        try:
+            for done in read_aloud(generator, job.texts, job.voice, job.settings, stop=job.stop_file.exists):
+                path = job.folder / f"sentence-{done.index}.wav"
+                write_audio(path, mark(done.audio))
+                yield SentenceDone(done.index, done.total, path, done.frames, done.state, done.text_positions)
+        except InputError as error:
+            yield Refused(str(error))
+
+    return lambda job: _in_turn(waiting, job, lambda: read(job))
+
+
+def _in_turn(queue: Queue, job: Job | Reading, work: Callable[[], Iterator[Update]]) -> Iterator[Update]:
+    with queue.join(speech_seconds(job)) as place:
+        while not place.wait(NEWS_SECONDS):
+            if job.stop_file.exists():
+                yield Refused(GIVEN_UP)
+                return
+            yield Waiting(place.ahead, place.expected_wait)
+        yield from work()

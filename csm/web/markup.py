@@ -70,6 +70,11 @@ def status(sentence: str, kind: str = "quiet") -> str:
     return f'<p class="csm-status" data-kind="{kind}" role="{role}">{escape(sentence)}</p>'
 
 
+def waiting(ahead: int, seconds: float) -> str:
+    """One sentence for someone whose turn with the model has not come."""
+    return f"Waiting for the model: {ahead} before you, about {max(1, round(seconds))} s …"
+
+
 def note(sentence: str) -> str:
     """A sentence beside the input that caused it."""
     return f'<p class="csm-note">{escape(sentence)}</p>'

@@ -30,7 +30,8 @@ from csm.web.endpoints import (
     read_settings,
     updates,
 )
-from csm.web.gpu import Conversation, Job, TurnDone, speaking_with
+from csm.web.gpu import Conversation, Job, TurnDone, Waiting, speaking_with
+from csm.web.waiting import Queue
 
 OWN_VOICE = "own"
 KEEP_FILES_SECONDS = 3_600
@@ -127,7 +128,9 @@ class Page:
             return
         try:
             for update in updates(self.endpoints.speak, job):
-                if isinstance(update, TurnStarted):
+                if isinstance(update, Waiting):
+                    yield {self.status: markup.status(markup.waiting(update.ahead, update.seconds), "busy")}
+                elif isinstance(update, TurnStarted):
                     speaker = job.lines[update.index].speaker
                     table[update.index] = replace(table[update.index], state="speaking")
                     sentence = f"Speaking turn {update.index + 1} of {update.total} ({speaker}) …"
@@ -285,9 +288,10 @@ def _settings() -> list[Component]:
     return [seed, temperature, topk, longest]
 
 
-def build_app(generator: Generator) -> gr.Blocks:
-    """The whole app over one loaded model; start it with `launch(**launch_options())`."""
-    endpoints = Endpoints(generator, speaking_with(generator))
+def build_app(generator: Generator, queue: Queue | None = None) -> gr.Blocks:
+    """The whole app over one loaded model, which speaks for one in `queue` at a time; start it with
+    `launch(**launch_options())`."""
+    endpoints = Endpoints(generator, speaking_with(generator, queue))
     offered = generator.voices()
     with gr.Blocks(
         title="Conversational speech", analytics_enabled=False, delete_cache=(KEEP_FILES_SECONDS, KEEP_FILES_SECONDS)

@@ -1,0 +1,361 @@
+"""`/v1/audio/speech` and its neighbours: OpenAI's speech API on the app's own server, for programs that know it.
+
+A request is checked whole, waits in the queue that the page waits in, and gets its sound sentence by sentence,
+each marked. What the API has and this model has not (speeds, instructions) is refused or ignored as documented.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from csm.audio import load_audio
+from csm.config import Environment
+from csm.errors import InputError
+from csm.generator import Generator
+from csm.reading import sentences
+from csm.studio import Settings
+from csm.voices import Voice, fetched
+from csm.web.encoding import FORMATS, Encoder, check_format
+from csm.web.endpoints import new_folder
+from csm.web.following import followed
+from csm.web.gpu import Read, Reading, Refused, SentenceDone
+from csm.web.waiting import QueueFull
+
+LONGEST_INPUT = 4_096  # characters, as in OpenAI's API
+LONGEST_BODY = 65_536  # bytes
+BROKEN = "Something went wrong in the program, not in the request; please try again."
+MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+
+# Which of the shipped voices answers to a name of OpenAI's: a woman for a woman, a man for a man.
+VOICE_ALIASES = {
+    "alloy": "slt-low",
+    "ash": "rms",
+    "ballad": "rms-high",
+    "cedar": "rms",
+    "coral": "slt",
+    "echo": "rms-high",
+    "fable": "awb",
+    "marin": "slt-low",
+    "nova": "slt",
+    "onyx": "awb",
+    "sage": "slt-low",
+    "shimmer": "slt",
+    "verse": "rms",
+}
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class ApiError(Exception):
+    """A refusal in the shape of OpenAI's errors; `sentence` says what is wrong and what to do."""
+
+    def __init__(
+        self,
+        sentence: str,
+        param: str | None = None,
+        code: str | None = None,
+        status: int = 400,
+        kind: str = "invalid_request_error",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.retry_after = retry_after
+        self.body = {"error": {"message": sentence, "type": kind, "param": param, "code": code}}
+
+    def response(self) -> Response:
+        headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(self.body, self.status, headers)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A checked request for speech. `stream_format` is `audio`, `sse`, or None: not asked for."""
+
+    texts: list[str]
+    voice: Voice
+    settings: Settings
+    format: str
+    stream_format: str | None
+
+    @property
+    def streams(self) -> bool:
+        """Whether sound leaves before all of it is made: where it is asked for and the format can, or costs nothing."""
+        form = FORMATS[self.format]
+        return form.streams or (self.format == "wav" and self.stream_format is not None)
+
+
+def voice_for(name: str, offered: dict[str, Voice]) -> Voice | None:
+    """The offered voice of that name, in any case, or the one that answers to that name of OpenAI's."""
+    wanted = name.strip().casefold()
+    own = {known.casefold(): voice for known, voice in offered.items()}
+    if wanted in own:
+        return own[wanted]
+    if wanted not in VOICE_ALIASES:
+        return None
+    voices = list(offered.values())
+    return offered.get(VOICE_ALIASES[wanted]) or voices[sorted(VOICE_ALIASES).index(wanted) % len(voices)]
+
+
+def read_order(body: Any, generator: Generator) -> Order:
+    """The JSON of a request, checked. Raises `ApiError`."""
+    if not isinstance(body, dict):
+        raise ApiError("The body must be a JSON object with the fields model, input and voice.", code="invalid_body")
+    _check_model(body.get("model"), generator)
+    text = body.get("input")
+    if not isinstance(text, str):
+        raise ApiError("The field input is missing: give the text to speak.", "input", "missing_required_parameter")
+    if len(text) > LONGEST_INPUT:
+        sentence = f"The input has {len(text)} characters and at most {LONGEST_INPUT} are spoken; send it in parts."
+        raise ApiError(sentence, "input", "string_above_max_length")
+    if not (texts := sentences(text)):
+        raise ApiError("There is nothing to say in the input: write some words.", "input", "invalid_value")
+    form = _one_of(body, "response_format", tuple(FORMATS), "mp3")
+    stream_format = None
+    if body.get("stream_format") is not None:
+        stream_format = _one_of(body, "stream_format", ("audio", "sse"), "audio")
+    try:
+        check_format(form)
+    except InputError as error:
+        raise ApiError(str(error), "response_format", "unsupported_value") from error
+    speed = body.get("speed")
+    if speed is not None and (isinstance(speed, bool) or speed != 1):
+        raise ApiError("This model speaks at its own pace: leave speed out or set it to 1.0.", "speed", "invalid_value")
+    return Order(texts, _read_voice(body.get("voice"), generator), _read_settings(body), form, stream_format)
+
+
+def _check_model(name: Any, generator: Generator) -> None:
+    known = model_names(generator)
+    if name is not None and name not in known:
+        sentence = f"The model “{name}” does not exist here; use one of {', '.join(known)}."
+        raise ApiError(sentence, "model", "model_not_found", status=404)
+
+
+def model_names(generator: Generator) -> list[str]:
+    """The model that speaks, and the names of OpenAI's that it answers to."""
+    return [generator.model_name, *MODEL_ALIASES]
+
+
+def _one_of(body: dict[str, Any], field: str, values: tuple[str, ...], usual: str) -> str:
+    value = body.get(field)
+    if value is None:
+        return usual
+    if value not in values:
+        raise ApiError(f"{field} can't be “{value}”; use one of {', '.join(values)}.", field, "invalid_value")
+    return value
+
+
+def _read_voice(name: Any, generator: Generator) -> Voice:
+    if isinstance(name, dict):  # the API's form for voices of one's own
+        name = name.get("id")
+    if not isinstance(name, str):
+        raise ApiError("The field voice is missing: name a voice.", "voice", "missing_required_parameter")
+    offered = generator.voices()
+    voice = voice_for(name, offered)
+    if voice is None:
+        sentence = f"There is no voice “{name}”; use one of {', '.join([*offered, *VOICE_ALIASES])}."
+        raise ApiError(sentence, "voice", "invalid_value")
+    try:
+        return fetched(voice)
+    except InputError as error:
+        raise ApiError(str(error), "voice", "invalid_value") from error
+
+
+def _read_settings(body: dict[str, Any]) -> Settings:
+    """The fields that OpenAI's API lacks: seed, temperature and top_k, where they are given."""
+    usual = Settings()
+    try:
+        seed, temperature, topk = (
+            kind(usual_value if body.get(field) is None else body[field])
+            for field, kind, usual_value in (
+                ("seed", int, usual.seed),
+                ("temperature", float, usual.temperature),
+                ("top_k", int, usual.topk),
+            )
+        )
+        return Settings(seed=seed, temperature=temperature, topk=topk)
+    except InputError as error:
+        raise ApiError(str(error), code="invalid_value") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ApiError("seed, temperature and top_k must be numbers.", code="invalid_value") from error
+
+
+@dataclass(frozen=True)
+class SpeechApi:
+    """The routes' handlers, over one model and the function that reads aloud with it. `key` None asks for none."""
+
+    generator: Generator
+    read: Read
+    key: str | None = None
+
+    def routes(self) -> list[BaseRoute]:
+        """What to mount on the app's server."""
+        return [
+            Route("/v1/audio/speech", self._guarded(self.speech), methods=["POST"]),
+            Route("/v1/audio/voices", self._guarded(self.voices), methods=["GET"]),
+            Route("/v1/models", self._guarded(self.models), methods=["GET"]),
+            Route("/v1/models/{name:path}", self._guarded(self.model), methods=["GET"]),
+        ]
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [_model(name) for name in model_names(self.generator)]})
+
+    async def model(self, request: Request) -> Response:
+        _check_model(request.path_params["name"], self.generator)
+        return JSONResponse(_model(request.path_params["name"]))
+
+    async def voices(self, request: Request) -> Response:
+        """The voices, and which of them answers to which name of OpenAI's."""
+        offered = self.generator.voices()
+        known = [
+            {"id": voice.name, "name": voice.name, "description": voice.description, "licence": voice.licence}
+            for voice in offered.values()
+        ]
+        aliases = {alias: voice.name for alias in VOICE_ALIASES if (voice := voice_for(alias, offered))}
+        return JSONResponse({"voices": known, "aliases": aliases})
+
+    async def speech(self, request: Request) -> Response:
+        order = read_order(await _json(request), self.generator)
+        job = Reading(order.texts, order.voice, order.settings, new_folder())
+        spoken = _spoken(request, self.read, job)
+        encoder = Encoder(order.format)
+        media_type = FORMATS[order.format].media_type
+        try:
+            first = await anext(spoken)
+        except StopAsyncIteration:
+            raise ApiError("The input gave no sound; try another seed.", "input", "no_sound") from None
+        if order.stream_format == "sse":
+            return StreamingResponse(_events(first, spoken, encoder, order.streams), media_type="text/event-stream")
+        if order.streams:
+            return StreamingResponse(_bytes(first, spoken, encoder), media_type=media_type)
+        waves = [first.wave, *[piece.wave async for piece in spoken]]
+        return Response(await asyncio.to_thread(encoder.whole, torch.cat(waves)), media_type=media_type)
+
+    def _guarded(self, handler: Handler) -> Handler:
+        """`handler` behind the key, its refusals and failures told in the API's shape."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                self._check_key(request)
+                return await handler(request)
+            except ApiError as error:
+                return error.response()
+            except Exception:
+                logger.exception("A request for speech failed.")
+                return ApiError(BROKEN, status=500, kind="server_error", code="server_error").response()
+
+        return answer
+
+    def _check_key(self, request: Request) -> None:
+        if self.key is None:
+            return
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.key.encode()):
+            raise ApiError("The API key is missing or wrong: send it as a bearer token.", None, "invalid_api_key", 401)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One sentence's marked sound, float32 (num_samples,), and what it took."""
+
+    wave: torch.Tensor
+    frames: int
+    text_positions: int
+
+
+async def _spoken(request: Request, read: Read, job: Reading) -> AsyncIterator[Piece]:
+    """The sentences of `job` as they are made. Raises `ApiError`."""
+    updates = followed(request, read(job), job)
+    try:
+        async for update in updates:
+            if isinstance(update, Refused):
+                raise ApiError(update.sentence, code="invalid_value")
+            if isinstance(update, SentenceDone) and update.frames:
+                yield Piece(load_audio(update.path), update.frames, update.text_positions)
+    except QueueFull as full:
+        overloaded = dict(status=503, kind="server_error", code="server_overloaded", retry_after=full.seconds)
+        raise ApiError(str(full), **overloaded) from full  # type: ignore[arg-type]
+    finally:
+        await updates.aclose()
+
+
+async def _bytes(first: Piece, rest: AsyncIterator[Piece], encoder: Encoder) -> AsyncIterator[bytes]:
+    yield encoder.write(first.wave)
+    async for piece in rest:
+        yield encoder.write(piece.wave)
+    yield encoder.finish()
+
+
+async def _events(first: Piece, rest: AsyncIterator[Piece], encoder: Encoder, streams: bool) -> AsyncIterator[bytes]:
+    """OpenAI's events: `speech.audio.delta` with base64 of the sound, `speech.audio.done` with what was used."""
+    text = frames = 0
+    waves = []
+    try:
+        async for piece in _chained(first, rest):
+            text, frames = text + piece.text_positions, frames + piece.frames
+            if streams:
+                yield _delta(encoder.write(piece.wave))
+            else:
+                waves.append(piece.wave)
+        yield _delta(encoder.finish() if streams else await asyncio.to_thread(encoder.whole, torch.cat(waves)))
+    except ApiError as error:
+        yield _event(error.body)
+        return
+    except Exception:
+        logger.exception("A stream of speech broke off.")
+        yield _event(ApiError(BROKEN, kind="server_error", code="server_error").body)
+        return
+    usage = {"input_tokens": text, "output_tokens": frames, "total_tokens": text + frames}
+    yield _event({"type": "speech.audio.done", "usage": usage})
+
+
+async def _chained(first: Piece, rest: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+    yield first
+    async for piece in rest:
+        yield piece
+
+
+def _delta(data: bytes) -> bytes:
+    return _event({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()}) if data else b""
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(data)}\n\n".encode()
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "csm"}
+
+
+async def _json(request: Request) -> Any:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > LONGEST_BODY:
+            raise ApiError("The body is too long.", code="body_too_long", status=413)
+    try:
+        return json.loads(bytes(body))
+    except (ValueError, RecursionError) as error:
+        raise ApiError("The body is not JSON that can be read.", code="invalid_json") from error
+
+
+def speech_api(generator: Generator, read: Read) -> SpeechApi:
+    """The API with the key of the environment."""
+    return SpeechApi(generator, read, Environment.read().api_key)

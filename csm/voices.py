@@ -21,7 +21,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from csm.audio import inspect_audio, load_audio, write_audio
+from csm.audio import inspect_audio, load_audio
 from csm.checkpoint.hub import fetch_prompt
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
@@ -170,10 +170,13 @@ def own_voice(folder: Path, name: str, wave: Tensor, transcript: str) -> Voice:
         raise InputError(f"The transcript of the voice {name} is missing; write exactly what is said in the recording.")
     samples = (wave.clamp(-1, 1) * 32_768).round().clamp(-32_768, 32_767).to(torch.int16)
     digest = hashlib.sha256(samples.numpy().tobytes()).hexdigest()[:12]
-    path = folder / f"{name}-{digest}.wav"
-    write_audio(path, samples.float() / 32_768)
-    voice = Voice(name, path, text)
-    load_prompt(voice)
+    voice = Voice(name, folder / f"{name}-{digest}.wav", text)
+    try:
+        soundfile.write(voice.path, samples.numpy(), SAMPLE_RATE, subtype="PCM_16")
+        load_prompt(voice)
+    except BaseException:
+        voice.path.unlink(missing_ok=True)
+        raise
     return voice
 
 

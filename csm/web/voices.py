@@ -10,6 +10,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -108,8 +109,10 @@ class VoicesTab:
     def add(self, recording: str | None, start: float, end: float, transcript: str, name: str, kept: Kept) -> Changes:
         """Keep the chosen part as a voice of this page."""
         part = self._part(recording, start, end)
-        wanted = self._room(name, kept)
-        voice = self._encoded(own_voice(self._own_folder(), wanted, part, transcript))
+        self._room(kept)
+        wanted = voice_name(name, {**self.generator.voices(), **kept})
+        with self._new_folder() as folder:
+            voice = self._encoded(own_voice(folder, wanted, part, transcript))
         return self._shown({**kept, wanted: voice}, wanted, f"“{wanted}” is kept while this page is open.")
 
     def take_in(self, path: str | None, kept: Kept) -> Changes:
@@ -118,13 +121,14 @@ class VoicesTab:
             return {self.note: ""}
         if Path(path).suffix.lower() != VOICE_SUFFIX:
             raise InputError(f"{Path(path).name} is not a {VOICE_SUFFIX} file: choose one that was exported here.")
-        voice = read_voice(path, self._own_folder())
+        self._room(kept)
+        with self._new_folder() as folder:
+            voice = self._encoded(read_voice(path, folder))
         taken = {known.casefold() for known in {**self.generator.voices(), **kept}}
         name, number = voice.name, 2
         while name.casefold() in taken:
             name, number = f"{voice.name[:36]} {number}", number + 1
-        self._room(name, kept)
-        voice = replace(self._encoded(voice), name=name)
+        voice = replace(voice, name=name)
         return self._shown({**kept, name: voice}, name, f"“{name}” came out of the file.")
 
     def choose(self, name: str | None, kept: Kept) -> Changes:
@@ -159,13 +163,19 @@ class VoicesTab:
     def _encoded(self, voice: Voice) -> Voice:
         return voice if codes_fit(self.generator, voice) else self.encode(voice)
 
-    def _room(self, name: str, kept: Kept) -> str:
+    @contextmanager
+    def _new_folder(self) -> Iterator[Path]:
+        """A folder for one voice, gone again when the voice is refused."""
+        folder = Path(tempfile.mkdtemp(prefix="voice-", dir=self.folder))
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _room(self, kept: Kept) -> None:
         if len(kept) >= MOST_VOICES:
             raise InputError(f"{MOST_VOICES} voices are kept already: remove one first.")
-        return voice_name(name, {**self.generator.voices(), **kept})
-
-    def _own_folder(self) -> Path:
-        return Path(tempfile.mkdtemp(prefix="voice-", dir=self.folder))
 
     def _chosen(self, name: str | None, kept: Kept) -> Voice:
         if not name or name not in kept:
@@ -206,6 +216,11 @@ def build_voices_tab(
 
     `on_device` puts an accelerator around a function that encodes; its inputs and results can be pickled.
     """
+    return lay_out(generator, ears or LazyEars(), on_device).kept
+
+
+def lay_out(generator: Generator, ears: LazyEars, on_device: Work = lambda function: function) -> VoicesTab:
+    """The tab with its buttons bound; none of these events is for clients."""
     folder = Path(tempfile.mkdtemp(prefix="csm-voices-"))
     kept = gr.State({}, delete_callback=forget)
     gr.Markdown(
@@ -246,7 +261,7 @@ def build_voices_tab(
         return with_codes(generator, voice)
 
     tab = VoicesTab(
-        generator, ears or LazyEars(), folder, on_device(encode), kept, recording, start, end, transcript, heard, told,
+        generator, ears, folder, on_device(encode), kept, recording, start, end, transcript, heard, told,
         own, player, words, note,
     )  # fmt: skip
 
@@ -268,4 +283,4 @@ def build_voices_tab(
     own.input(_safely(tab.choose, note), [own, kept], [player, words, note], **quiet)
     export.click(_safely(exported, note), [own, kept], [file, note], **quiet)
     remove.click(_safely(tab.remove, note), [own, kept], shown, **quiet)
-    return kept
+    return tab

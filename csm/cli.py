@@ -50,32 +50,53 @@ def _check_target(path: str, what: str) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from csm import load
+    from csm import exports, load
     from csm.audio import check_output, write_audio
     from csm.conversation import parse_script
-    from csm.studio import Performed, Settings, TurnFinished, perform
+    from csm.events import Performed, Settings, TurnFinished
+    from csm.judges import installed_judges
+    from csm.project import check_project, save_project
+    from csm.session import Session
+    from csm.takes import NOBODY
     from csm.voices import find_voice
 
     lines = parse_script(_read_script(arguments.script))
     check_output(arguments.out)
+    for wanted, check in (
+        (arguments.project, check_project),
+        (arguments.stems, exports.check_folder),
+        (arguments.subtitles, exports.check_subtitles),
+    ):
+        if wanted:
+            check(wanted)
     if arguments.json and arguments.json != "-":
         _check_target(arguments.json, "report")
     transcripts = _pairs(arguments.transcript, "--transcript")
     chosen = _pairs(arguments.voice, "--voice")
     voices = {who: find_voice(voice, transcripts.get(who)) for who, voice in chosen.items()}
-    settings = Settings(arguments.seed, arguments.temperature, arguments.topk, arguments.max_turn_seconds)
+    settings = Settings(
+        arguments.seed, arguments.temperature, arguments.topk, arguments.max_turn_seconds, arguments.takes
+    )
     generator = load(arguments.model, arguments.device, adapter=arguments.adapter)
+    session = Session(lines, voices, settings)
 
-    for event in perform(generator, lines, voices, settings):
+    for event in session.speak(generator, judges=installed_judges() if settings.takes > 1 else NOBODY, live=False):
         if isinstance(event, TurnFinished):
             turn = event.turn
+            why = f" {turn.reason}" if settings.takes > 1 else ""
             print(
                 f"{event.index + 1}/{event.total} {turn.speaker}: {turn.text} "
-                f"[{turn.end - turn.start:.2f} s, {turn.state}]",
+                f"[{turn.end - turn.start:.2f} s, {turn.state}]{why}",
                 file=sys.stderr,
             )
         if isinstance(event, Performed):
             write_audio(arguments.out, event.audio)
+            if arguments.stems:
+                exports.write_stems(arguments.stems, event.audio, session.spans())
+            if arguments.subtitles:
+                exports.write_subtitles(arguments.subtitles, session.spans())
+            if arguments.project:
+                save_project(arguments.project, session)
             report = json.dumps(event.report, indent=2, ensure_ascii=False)
             if arguments.json == "-":
                 print(report)
@@ -161,6 +182,16 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--temperature", type=float, default=0.9)
     generate.add_argument("--topk", type=int, default=50)
     generate.add_argument("--max-turn-seconds", type=float, default=20.0, help="a longer turn is capped (default 20)")
+    generate.add_argument(
+        "--takes", type=int, default=1, help="speak each turn this often and keep the best (default 1)"
+    )
+    generate.add_argument(
+        "--stems", metavar="FOLDER", help="also write a sound file for each speaker, silent elsewhere"
+    )
+    generate.add_argument("--subtitles", metavar="FILE", help="also write subtitles: .srt or .vtt")
+    generate.add_argument(
+        "--project", metavar="FILE.csm", help="also save script, voices, takes and codes, to go on with"
+    )
     generate.add_argument("--json", metavar="FILE", help="write the report here, - for standard output")
     generate.add_argument("--adapter", metavar="FOLDER", help="a PEFT adapter to merge, a folder or a hub id")
     _model_options(generate)

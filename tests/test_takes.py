@@ -5,8 +5,11 @@ import pickle
 import pytest
 import torch
 
+from csm.audio import load_audio
 from csm.config import FRAME_SIZE, SAMPLE_RATE
+from csm.judges import installed_judges
 from csm.takes import Judges, Pace, Scores, Take, judge, letters, level_of, output_sound, rank, trimmed_length
+from csm.voices import shipped_voices
 
 
 def tone(seconds, level=0.3):
@@ -114,3 +117,15 @@ def test_a_take_survives_pickling_without_tensors():
     again = pickle.loads(pickle.dumps(one))
     assert torch.equal(one.codes, again.codes) and again.key == one.key
     assert b"torch" not in pickle.dumps(one)
+
+
+def test_the_installed_judges_tell_the_right_words_and_the_right_voice():
+    pytest.importorskip("moonshine_voice")
+    pytest.importorskip("resemblyzer")
+    judges = installed_judges()
+    assert judges.word_errors and judges.likeness
+    one, other = (shipped_voices()[name] for name in ("slt", "rms"))
+    wave, foreign = load_audio(one.path), load_audio(other.path)
+    assert judges.word_errors(wave, one.transcript) < 0.3 < 0.7 < judges.word_errors(wave, "Nothing of the kind.")
+    assert judges.likeness(wave[:48_000], wave) > judges.likeness(foreign, wave)
+    assert judges.word_errors(wave, "...") is None

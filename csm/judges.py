@@ -1,0 +1,62 @@
+"""Those who listen to takes, where they are installed: a recogniser for the words, an encoder for the voice.
+
+They come with the packages of the evaluation; without them takes are compared by how they end and how long they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from csm.errors import InputError
+from csm.listening import recogniser
+from csm.listening.speakers import SpeakerSimilarity, cosine
+from csm.listening.words import word_error_rate
+from csm.takes import Judges, codes_key
+
+REMEMBERED = 32  # recordings whose voice is kept in mind
+
+
+def installed_judges() -> Judges:
+    """The judges that this machine has; loading them takes seconds, so keep them. Never raises."""
+    return Judges(_words(), _likeness())
+
+
+class _Words:
+    def __init__(self, engine: recogniser.Recogniser) -> None:
+        self._engine = engine
+
+    def __call__(self, audio: Tensor, text: str) -> float | None:
+        """The share of words heard wrong; None for a text without any."""
+        try:
+            return min(1.0, word_error_rate([text], [self._engine.transcribe(audio)]))
+        except ValueError:
+            return None
+
+
+class _Likeness:
+    def __init__(self, similarity: SpeakerSimilarity) -> None:
+        self._similarity = similarity
+        self._prompts: dict[str, np.ndarray | None] = {}
+
+    def __call__(self, audio: Tensor, prompt: Tensor) -> float | None:
+        key = codes_key(prompt.mul(32_767).round())
+        if key not in self._prompts:
+            if len(self._prompts) >= REMEMBERED:
+                self._prompts.clear()
+            self._prompts[key] = self._similarity.embed(prompt)
+        return cosine(self._similarity.embed(audio), self._prompts[key])
+
+
+def _words() -> _Words | None:
+    try:
+        return _Words(recogniser.pick())
+    except (InputError, ImportError, OSError, RuntimeError):
+        return None
+
+
+def _likeness() -> _Likeness | None:
+    try:
+        return _Likeness(SpeakerSimilarity())
+    except (InputError, ImportError, OSError, RuntimeError):
+        return None

@@ -7,22 +7,22 @@ begins where the position budget of one ends, with the voice's prompt and the la
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from csm.config import FRAME_RATE, FRAME_SIZE
+from csm.config import FRAME_RATE
 from csm.errors import InputError
-from csm.frames import Segment
-from csm.generator import Conversation, Generator, Turn
 from csm.events import Settings
+from csm.frames import Segment
+from csm.generator import Conversation, Generator, Stop
 from csm.voices import Voice, load_prompt
+from csm.watermark import LiveMark
 
 SLOT = 0  # the speaker's number
 LONGEST = 200  # letters; the model has heard hardly any turn that was longer
-SHORTEST = 20  # letters; a turn of less than about two seconds has hardly room for its mark
+SHORTEST = 20  # letters; shorter ones are joined, as a voice would
 SLOWEST = 8.0  # letters a second; calm speech has 12 to 15
 
 _END = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"'”’)])\s+|(?<=[。！？])\s*")
@@ -31,16 +31,14 @@ _PAUSE = re.compile(r"(?<=[,;:—–])\s+")
 
 
 @dataclass(frozen=True)
-class Sentence:
-    """One spoken sentence. `audio` float32 (1920 frames,) is unmarked; `state` is `ended`, `capped` or `stopped`;
-    `text_positions` counts the ids of its text."""
+class Piece:
+    """The next `wave`, float32 (num_samples,) at 24 kHz, marked, to be played behind the last, from sentence `index`
+    (from 0) of `total`. `frames` were made and `text_positions` read in for it all so far."""
 
     index: int
     total: int
-    text: str
-    audio: Tensor
+    wave: Tensor
     frames: int
-    state: str
     text_positions: int
 
 
@@ -65,53 +63,47 @@ def _speakable(text: str) -> bool:
 
 
 def read_aloud(
-    generator: Generator,
-    texts: list[str],
-    voice: Voice,
-    settings: Settings,
-    stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Sentence]:
-    """Speak `texts` one after the other; `stop` is asked after every chunk. Raises `InputError` before the first
-    sound for a voice or a text that can't be used."""
+    generator: Generator, texts: list[str], voice: Voice, settings: Settings, stop: Stop = lambda: False
+) -> Iterator[Piece]:
+    """Speak `texts` one after the other, as pieces of one sound; `stop` is asked at every frame.
+
+    Raises `InputError` before the first sound for a voice or a text that can't be used.
+    """
     if not voice.transcript.strip():
         raise InputError(f"The voice {voice.name} has no transcript: write down what is said in it.")
     needed = [len(generator.turn_rows(text, SLOT)) for text in texts]
-    prompt = Segment(SLOT, voice.transcript, audio=load_prompt(voice))
+    codes = voice.codes_for(generator.codec_key)
+    prompt = Segment(SLOT, voice.transcript, None if codes is not None else load_prompt(voice), codes)
     prompt = replace(prompt, codes=generator.segment_codes(prompt))
-    most = generator.config.max_positions
     conversation = generator.conversation([prompt], settings.seed)
+    live, frames, positions = LiveMark(), 0, 0
     for index, text in enumerate(texts):
+        expected = min(settings.max_turn_seconds, 1 + len(text) / SLOWEST) * FRAME_RATE
+        if (
+            conversation.turns
+            and conversation.positions_used + needed[index] + expected > generator.config.max_positions
+        ):
+            conversation = _next_conversation(generator, prompt, conversation, settings.seed + index)
+        longest = settings.max_turn_seconds * 1000
+        for wave in conversation.stream(
+            text, SLOT, longest, settings.temperature, settings.topk, settings.seed + index, stop
+        ):
+            if len(ready := live.push(wave)):
+                yield Piece(index, len(texts), ready, frames, positions)
+        frames, positions = frames + len(conversation.turns[-1].codes), positions + needed[index]
         if stop():
-            return
-        frames = min(settings.max_turn_seconds, 1 + len(text) / SLOWEST) * FRAME_RATE
-        if conversation.turns and conversation.positions_used + needed[index] + frames > most:
-            last, before = conversation.turns[-1], needed[index - 1]
-            conversation = generator.conversation([prompt], settings.seed + index)
-            if len(last.codes) and conversation.positions_used + before + len(last.codes) < most / 2:
-                heard = Segment(SLOT, last.text, codes=last.codes)
-                conversation = generator.conversation([prompt, heard], settings.seed + index)
-        turn = _spoken(conversation, text, settings, stop)
-        # A turn that was stopped lacks the samples that its decoder still held: silence takes their place.
-        audio = torch.zeros(len(turn.codes) * FRAME_SIZE)
-        audio[: len(turn.audio)] = turn.audio
-        yield Sentence(index, len(texts), text, audio, len(turn.codes), turn.state, needed[index])
-        if turn.state == "stopped":
-            return
-
-
-def _spoken(conversation: Conversation, text: str, settings: Settings, stop: Callable[[], bool]) -> Turn:
-    stream = conversation.stream(
-        text,
-        SLOT,
-        max_audio_length_ms=settings.max_turn_seconds * 1000,
-        temperature=settings.temperature,
-        topk=settings.topk,
-    )
-    for _ in stream:
-        if stop():
-            stream.close()
             break
-    return conversation.turns[-1]
+    yield Piece(index, len(texts), live.flush(), frames, positions)
+
+
+def _next_conversation(generator: Generator, prompt: Segment, full: Conversation, seed: int) -> Conversation:
+    """A conversation that has heard the voice, and the last sentence of the `full` one where that is short enough."""
+    last = full.turns[-1]
+    conversation = generator.conversation([prompt], seed)
+    heard = conversation.positions_used + len(last.text) + len(last.codes)
+    if not len(last.codes) or heard > generator.config.max_positions / 2:
+        return conversation
+    return generator.conversation([prompt, Segment(SLOT, last.text, codes=last.codes)], seed)
 
 
 def _pieces(text: str) -> Iterator[str]:

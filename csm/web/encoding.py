@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import soundfile
-from torch import Tensor
 
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
@@ -91,7 +90,7 @@ class Encoder:
         self._sink = _Growing()
         self._file: soundfile.SoundFile | None = None
 
-    def write(self, wave: Tensor) -> bytes:
+    def write(self, wave: np.ndarray) -> bytes:
         """float32 (num_samples,) at 24 kHz -> the bytes that are ready."""
         if self.format.container is None:
             head = b"" if self._begun or self.name != "wav" else wav_header(OPEN_END)
@@ -106,7 +105,7 @@ class Encoder:
         self._open().close()
         return self._sink.take()
 
-    def whole(self, wave: Tensor) -> bytes:
+    def whole(self, wave: np.ndarray) -> bytes:
         """float32 (num_samples,) at 24 kHz -> a complete file. Raises `InputError` where aac can't be written."""
         if self.name == "aac":
             return _aac(samples(wave).tobytes())
@@ -132,9 +131,9 @@ def check_format(name: str) -> None:
         raise InputError(NO_AAC)
 
 
-def samples(wave: Tensor) -> np.ndarray:
+def samples(wave: np.ndarray) -> np.ndarray:
     """float32 (num_samples,) -> int16, little-endian; beyond [-1, 1] is clipped."""
-    return np.round(wave.numpy().clip(-1.0, 1.0) * 32_767).astype("<i2")
+    return np.round(wave.clip(-1.0, 1.0) * 32_767).astype("<i2")
 
 
 def wav_header(data_bytes: int) -> bytes:

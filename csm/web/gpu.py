@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import spaces
 
 from csm.audio import write_audio
@@ -24,7 +25,6 @@ from csm.generator import Generator
 from csm.reading import read_aloud
 from csm.studio import Performed, Settings, TurnFinished, TurnReport, TurnStarted, perform
 from csm.voices import Voice
-from csm.watermark import mark
 from csm.web.waiting import Queue
 
 LETTERS_PER_SECOND = 12.0
@@ -53,7 +53,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Reading:
-    """All that one text read aloud needs. `folder` is as in `Job`; each sentence becomes a marked wav file there."""
+    """All that one text read aloud needs. A file at `stop_file`, in `folder`, ends it at the next frame."""
 
     texts: list[str]
     voice: Voice
@@ -74,14 +74,11 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class SentenceDone:
-    """Sentence `index` (from 0) of `total` lies at `path`; `state` is `ended`, `capped` or `stopped`."""
+class Sound:
+    """The next marked sound of a reading, float32 (num_samples,) at 24 kHz; counts are those of `Piece`."""
 
-    index: int
-    total: int
-    path: Path
+    wave: np.ndarray
     frames: int
-    state: str
     text_positions: int
 
 
@@ -109,9 +106,15 @@ class Refused:
     sentence: str
 
 
-Update = Waiting | TurnStarted | TurnDone | SentenceDone | Conversation | Refused
+Update = Waiting | TurnStarted | TurnDone | Sound | Conversation | Refused
 Speak = Callable[[Job], Iterator[Update]]
 Read = Callable[[Reading], Iterator[Update]]
+
+
+def on_accelerator(work: Callable[..., Any], duration: Callable[..., int] | int) -> Callable[..., Any]:
+    """`work` where the accelerator is, for `duration` seconds. On ZeroGPU that is another process, and its inputs and
+    results are pickled."""
+    return spaces.GPU(duration=duration)(work)
 
 
 def speech_seconds(job: Job | Reading) -> float:
@@ -158,10 +161,8 @@ def reading_with(generator: Generator, queue: Queue | None = None) -> Read:
     @spaces.GPU(duration=lease_seconds)
     def read(job: Reading) -> Iterator[Update]:
         try:
-            for done in read_aloud(generator, job.texts, job.voice, job.settings, stop=job.stop_file.exists):
-                path = job.folder / f"sentence-{done.index}.wav"
-                write_audio(path, mark(done.audio))
-                yield SentenceDone(done.index, done.total, path, done.frames, done.state, done.text_positions)
+            for piece in read_aloud(generator, job.texts, job.voice, job.settings, stop=job.stop_file.exists):
+                yield Sound(piece.wave.numpy(), piece.frames, piece.text_positions)
         except InputError as error:
             yield Refused(str(error))
 

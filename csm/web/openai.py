@@ -1,7 +1,7 @@
 """`/v1/audio/speech` and its neighbours: OpenAI's speech API on the app's own server, for programs that know it.
 
-A request is checked whole, waits in the queue that the page waits in, and gets its sound sentence by sentence,
-each marked. What the API has and this model has not (speeds, instructions) is refused or ignored as documented.
+A request is checked whole, waits in the queue that the page waits in, and gets its sound, marked,
+while it is made. What the API has and this model has not (speeds, instructions) is refused or ignored as documented.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from csm.audio import load_audio
 from csm.config import Environment
 from csm.errors import InputError
 from csm.generator import Generator
@@ -31,7 +30,7 @@ from csm.voices import Voice, fetched
 from csm.web.encoding import FORMATS, Encoder, check_format
 from csm.web.endpoints import new_folder
 from csm.web.following import followed
-from csm.web.gpu import Read, Reading, Refused, SentenceDone
+from csm.web.gpu import Read, Reading, Refused, Sound
 from csm.web.waiting import QueueFull
 
 LONGEST_INPUT = 4_096  # characters, as in OpenAI's API
@@ -246,7 +245,7 @@ class SpeechApi:
         if order.streams:
             return StreamingResponse(_bytes(first, spoken, encoder), media_type=media_type)
         waves = [first.wave, *[piece.wave async for piece in spoken]]
-        return Response(await asyncio.to_thread(encoder.whole, torch.cat(waves)), media_type=media_type)
+        return Response(await asyncio.to_thread(encoder.whole, np.concatenate(waves)), media_type=media_type)
 
     def _guarded(self, handler: Handler) -> Handler:
         """`handler` behind the key, its refusals and failures told in the API's shape."""
@@ -271,24 +270,15 @@ class SpeechApi:
             raise ApiError("The API key is missing or wrong: send it as a bearer token.", None, "invalid_api_key", 401)
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One sentence's marked sound, float32 (num_samples,), and what it took."""
-
-    wave: torch.Tensor
-    frames: int
-    text_positions: int
-
-
-async def _spoken(request: Request, read: Read, job: Reading) -> AsyncIterator[Piece]:
-    """The sentences of `job` as they are made. Raises `ApiError`."""
+async def _spoken(request: Request, read: Read, job: Reading) -> AsyncIterator[Sound]:
+    """The sound of `job` as it is made. Raises `ApiError`."""
     updates = followed(request, read(job), job)
     try:
         async for update in updates:
             if isinstance(update, Refused):
                 raise ApiError(update.sentence, code="invalid_value")
-            if isinstance(update, SentenceDone) and update.frames:
-                yield Piece(load_audio(update.path), update.frames, update.text_positions)
+            if isinstance(update, Sound) and (update.frames or len(update.wave)):
+                yield update
     except QueueFull as full:
         overloaded = dict(status=503, kind="server_error", code="server_overloaded", retry_after=full.seconds)
         raise ApiError(str(full), **overloaded) from full  # type: ignore[arg-type]
@@ -296,25 +286,25 @@ async def _spoken(request: Request, read: Read, job: Reading) -> AsyncIterator[P
         await updates.aclose()
 
 
-async def _bytes(first: Piece, rest: AsyncIterator[Piece], encoder: Encoder) -> AsyncIterator[bytes]:
+async def _bytes(first: Sound, rest: AsyncIterator[Sound], encoder: Encoder) -> AsyncIterator[bytes]:
     yield encoder.write(first.wave)
     async for piece in rest:
         yield encoder.write(piece.wave)
     yield encoder.finish()
 
 
-async def _events(first: Piece, rest: AsyncIterator[Piece], encoder: Encoder, streams: bool) -> AsyncIterator[bytes]:
+async def _events(first: Sound, rest: AsyncIterator[Sound], encoder: Encoder, streams: bool) -> AsyncIterator[bytes]:
     """OpenAI's events: `speech.audio.delta` with base64 of the sound, `speech.audio.done` with what was used."""
     text = frames = 0
     waves = []
     try:
         async for piece in _chained(first, rest):
-            text, frames = text + piece.text_positions, frames + piece.frames
+            text, frames = piece.text_positions, piece.frames
             if streams:
                 yield _delta(encoder.write(piece.wave))
             else:
                 waves.append(piece.wave)
-        yield _delta(encoder.finish() if streams else await asyncio.to_thread(encoder.whole, torch.cat(waves)))
+        yield _delta(encoder.finish() if streams else await asyncio.to_thread(encoder.whole, np.concatenate(waves)))
     except ApiError as error:
         yield _event(error.body)
         return
@@ -326,7 +316,7 @@ async def _events(first: Piece, rest: AsyncIterator[Piece], encoder: Encoder, st
     yield _event({"type": "speech.audio.done", "usage": usage})
 
 
-async def _chained(first: Piece, rest: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+async def _chained(first: Sound, rest: AsyncIterator[Sound]) -> AsyncIterator[Sound]:
     yield first
     async for piece in rest:
         yield piece

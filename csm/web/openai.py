@@ -13,7 +13,7 @@ import json
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -202,7 +202,7 @@ class SpeechApi:
 
     generator: Generator
     read: Read
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
 
     def routes(self) -> list[BaseRoute]:
         """What to mount on the app's server."""

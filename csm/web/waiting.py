@@ -66,9 +66,6 @@ class Queue:
         self._guard = threading.Lock()
         self._places: deque[Place] = deque()
 
-    def __len__(self) -> int:
-        return len(self._places)
-
     def join(self, speech_seconds: float) -> Place:
         """A place at the end. Raises `QueueFull`."""
         with self._guard:

@@ -213,6 +213,7 @@ def read_voice(path: str | Path, folder: Path) -> Voice:
     path = Path(path)
     parts = _parts_of(path)
     about = _about(path, parts.get("voice.json", b""))
+    codes = _codes(path, parts["codes.npy"]) if "codes.npy" in parts else None
     try:
         with soundfile.SoundFile(io.BytesIO(parts["recording.flac"])) as file:
             if file.format != "FLAC" or file.samplerate != SAMPLE_RATE or file.channels != 1:
@@ -222,7 +223,6 @@ def read_voice(path: str | Path, folder: Path) -> Voice:
         raise _broken(path) from error
     voice = own_voice(folder, about["name"], torch.from_numpy(samples), about["transcript"])
     described = {key: about[key] for key in ("description", "licence", "origin")}
-    codes = _codes(path, parts["codes.npy"]) if "codes.npy" in parts else None
     return replace(voice, codes=codes, codec=about["codec"] if codes is not None else "", **described)
 
 

@@ -41,6 +41,7 @@ MOST_TURNS = 2_000
 MOST_FRAMES = 20_000  # of one take: more than any model here has positions for
 MOST_BYTES = {"project.json": 32 << 20, "codes.safetensors": 256 << 20}
 MOST_RECORDING = 64 << 20  # bytes: 30 s fit at any rate
+TOLD = ("name", "transcript", "licence", "origin", "description")  # of a voice
 STATES = ("ended", "capped", "stopped")
 
 
@@ -73,7 +74,7 @@ def save_project(path: str | Path, session: Session) -> None:
         recordings[name] = here.path
         prompt = session.prompts.get(speaker)
         encoded = keep(prompt.codes) if prompt and prompt.voice == one else None
-        about = {key: getattr(one, key) for key in ("name", "transcript", "licence", "origin", "description")}
+        about = {key: getattr(one, key) for key in TOLD}
         return {**about, "recording": name, "codes": encoded}
 
     document = {
@@ -191,7 +192,7 @@ def _session(document: dict[str, Any], codes: _Codes, archive: zipfile.ZipFile, 
             raise ValueError("A voice without a recording.")
         place = folder / f"voice-{number}-{secrets.token_hex(4)}{suffix}"
         place.write_bytes(_read(archive, about["recording"], MOST_RECORDING))
-        told = {key: _words(about[key]) for key in ("name", "transcript", "licence", "origin", "description")}
+        told: dict[str, Any] = {key: _words(about[key]) for key in TOLD}
         session.voices[_words(speaker, MAX_LABEL)] = voice = Voice(path=place, **told)
         if about["codes"] is not None:
             session.prompts[speaker] = Prompt(voice, codes[about["codes"]])

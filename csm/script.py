@@ -142,8 +142,8 @@ class Script:
         names = [hashlib.sha256(repr((self.codec, prompts)).encode()).hexdigest()[:16]]
         for turn in self.turns:
             before = names[-1]
-            known = turn.take is not None and before
-            names.append(said_after(before, self.slots[turn.speaker], turn.take.text, turn.take.codes) if known else "")
+            take = turn.take if before else None
+            names.append(said_after(before, self.slots[turn.speaker], take.text, take.codes) if take else "")
         return names
 
     def _number_speakers(self) -> None:

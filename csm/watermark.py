@@ -32,7 +32,7 @@ SCALE = 2_048 / WINDOW  # Perth's window is 2 048 samples at 32 kHz, so its magn
 SHORTEST = SAMPLE_RATE  # shorter sound is padded to this much while it is marked
 SILENCE = 1e-4  # peak below which there is nothing that could carry a mark
 IN_VIEW = 24 * HOP  # what live marking sees on either side: half a window and the 15 frames that the encoder reaches
-LIVE_GAIN = 0.89  # takes back about what the mark adds
+LIVE_GAIN = 0.93  # takes back about what the mark adds
 PIECE = 20 * SAMPLE_RATE  # detection listens to this much at a time
 THRESHOLD = 0.6  # of 290 unmarked clips the highest read 0.39, of 40 marked ones the lowest 0.78 (as MP3 at 32 kbit/s)
 

@@ -10,13 +10,16 @@ import pytest
 import soundfile
 import torch
 
-from csm import InputError, exports, watermark
+import csm
+from csm import InputError, exports, judges, watermark
 from csm.audio import load_audio
+from csm.cli import main
 from csm.conversation import parse_script
 from csm.events import Settings
 from csm.project import open_project
 from csm.script import Span
 from csm.session import Session
+from csm.takes import NOBODY
 from csm.voices import shipped_voices
 from tests.small import small_generator
 
@@ -129,3 +132,37 @@ def test_what_cannot_be_written_is_refused_in_one_sentence(session, generator, t
             ask()
         assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def command(generator, tmp_path, monkeypatch):
+    """`python -m csm generate` in `tmp_path` with the small model."""
+    monkeypatch.setattr(csm, "load", lambda *_, **__: generator)
+    monkeypatch.setattr(judges, "installed_judges", lambda: NOBODY)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "script.txt").write_text("A: Hello there.\nB: How are you?\n")
+    start = ["generate", "--script", "script.txt", "--voice", "A=slt", "--voice", "B=rms", "--max-turn-seconds", "0.48"]
+    return lambda *more: main([*start, *more])
+
+
+def test_generate_writes_sound_stems_subtitles_and_a_project_in_one_go(command, generator, tmp_path, capsys):
+    more = ("--takes", "2", "--stems", "stems", "--subtitles", "talk.vtt", "--project", "talk.csm", "--json", "-")
+    assert command("--out", "talk.flac", *more) == 0
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert "of 2 was kept" in printed.err and report["turns"][0]["takes"] == 2
+    whole, _ = soundfile.read("talk.flac", dtype="float32")
+    stems = [soundfile.read(f"stems/{name}.wav", dtype="float32")[0] for name in "AB"]
+    assert abs(sum(stems) - whole).max() < 1e-4 and len(whole) == round(report["audio_seconds"] * 24_000)
+    assert (tmp_path / "talk.vtt").read_text().startswith("WEBVTT")
+    again = open_project("talk.csm", tmp_path, generator).whole(generator)
+    assert abs(again.numpy() - whole).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "option,value", [("--takes", "0"), ("--stems", "no/stems"), ("--subtitles", "talk.txt"), ("--project", "talk.zip")]
+)
+def test_generate_refuses_what_it_cannot_write_before_it_speaks(option, value, command, tmp_path, capsys):
+    assert command("--out", "talk.wav", option, value) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["script.txt"]

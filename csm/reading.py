@@ -25,6 +25,8 @@ LONGEST = 200  # letters; the model has heard hardly any turn that was longer
 SHORTEST = 20  # letters; shorter ones are joined, as a voice would
 SLOWEST = 8.0  # letters a second; calm speech has 12 to 15
 
+CLOSING = "\"'”’)"
+
 _END = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"'”’)])\s+|(?<=[。！？])\s*")
 _ABBREVIATED = re.compile(r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|e\.g|i\.e|No|[A-Z])\.$")
 _PAUSE = re.compile(r"(?<=[,;:—–])\s+")
@@ -111,10 +113,12 @@ def _pieces(text: str) -> Iterator[str]:
     for line in map(str.split, text.splitlines()):
         unfinished = ""
         for sentence in _END.split(" ".join(line)):
-            unfinished = f"{unfinished} {sentence}".strip()
-            if not _ABBREVIATED.search(unfinished):
+            # “Really?” asked Anna.
+            goes_on = sentence[:1].islower() and unfinished[-1:] in CLOSING
+            if unfinished and not goes_on and not _ABBREVIATED.search(unfinished):
                 yield from _parts(unfinished)
                 unfinished = ""
+            unfinished = f"{unfinished} {sentence}".strip()
         yield from _parts(unfinished)
 
 

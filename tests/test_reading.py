@@ -75,11 +75,12 @@ def _unmarked(generator, texts):
 
 
 def test_text_beyond_the_position_budget_goes_on_in_a_new_conversation(generator):
-    texts = [f"This is sentence number {word}." for word in "one two three four five six seven eight nine ten".split()]
+    numbers = "one two three four five six seven eight nine ten eleven twelve".split()
+    texts = [f"This is sentence number {number}." for number in numbers]
     needed = sum(len(generator.turn_rows(text, 0)) + 5 for text in texts)
     assert needed > generator.config.max_positions
     pieces = list(read_aloud(generator, texts, VOICE, settings()))
-    assert {piece.index for piece in pieces} >= {0, 9} and pieces[-1].frames == 50
+    assert {piece.index for piece in pieces} >= {0, 11} and pieces[-1].frames == 60
 
 
 def test_a_reading_stops_at_the_next_frame_when_it_is_asked_to(generator):

@@ -31,8 +31,11 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    # A constant rate, because the header of a variable one counts frames that are not there yet.
-    "mp3": Format("audio/mpeg", "MP3", "MPEG_LAYER_III", settings=(("bitrate_mode", "CONSTANT"),)),
+    # A constant rate, because the header of a variable one counts frames that are not there yet. libsndfile takes the
+    # mode only together with a level: this one is 80 kbit/s.
+    "mp3": Format(
+        "audio/mpeg", "MP3", "MPEG_LAYER_III", settings=(("bitrate_mode", "CONSTANT"), ("compression_level", 0.5))
+    ),
     "opus": Format("audio/ogg", "OGG", "OPUS"),
     "aac": Format("audio/aac", streams=False),
     "flac": Format("audio/flac", "FLAC", "PCM_16", streams=False),

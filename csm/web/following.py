@@ -28,7 +28,9 @@ async def followed(request: Request, updates: Iterator[Update], job: Reading) ->
     try:
         while True:
             step = asyncio.wrap_future(pool.submit(context.run, next, updates, _END))
-            while not (await asyncio.wait({step}, timeout=LOOK_SECONDS))[0]:
+            made = False
+            while not made:
+                made = bool((await asyncio.wait({step}, timeout=LOOK_SECONDS))[0])
                 if await request.is_disconnected():
                     job.stop_file.touch()
             update = step.result()

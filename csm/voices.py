@@ -188,15 +188,16 @@ def save_voice(path: str | Path, voice: Voice) -> None:
     soundfile.write(recording, wave.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     about = {"format": VOICE_FORMAT, "name": voice.name, "transcript": voice.transcript, "codec": voice.codec}
     about |= {"description": voice.description, "licence": voice.licence, "origin": voice.origin}
-    parts = {"voice.json": json.dumps(about, ensure_ascii=False, indent=1).encode(), "recording.flac": recording}
+    parts = {"voice.json": json.dumps(about, ensure_ascii=False, indent=1).encode()}
+    parts["recording.flac"] = recording.getvalue()
     if voice.codes is not None:
         np.save(codes, voice.codes.astype(np.int32), allow_pickle=False)
-        parts["codes.npy"] = codes
+        parts["codes.npy"] = codes.getvalue()
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with zipfile.ZipFile(part, "w") as file:
             for name, data in parts.items():
-                file.writestr(zipfile.ZipInfo(name), data if isinstance(data, bytes) else data.getvalue())
+                file.writestr(zipfile.ZipInfo(name), data)
         os.replace(part, path)
     except OSError as error:
         raise InputError(f"{path.name} can't be written; choose another place or make room there.") from error
@@ -222,8 +223,8 @@ def read_voice(path: str | Path, folder: Path) -> Voice:
     except (KeyError, RuntimeError) as error:
         raise _broken(path) from error
     voice = own_voice(folder, about["name"], torch.from_numpy(samples), about["transcript"])
-    described = {key: about[key] for key in ("description", "licence", "origin")}
-    return replace(voice, codes=codes, codec=about["codec"] if codes is not None else "", **described)
+    voice = replace(voice, description=about["description"], licence=about["licence"], origin=about["origin"])
+    return replace(voice, codes=codes, codec=about["codec"] if codes is not None else "")
 
 
 def _parts_of(path: Path) -> dict[str, bytes]:

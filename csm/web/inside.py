@@ -142,7 +142,7 @@ class InsideTab:
             seen = self.work(codes, None, segment.text, before, segment.speaker)
             wave = torch.from_numpy(seen.sounds[max(seen.sounds)])
         codes = torch.from_numpy(seen.codes)
-        sure = Confidence(*(torch.from_numpy(line) for line in seen.sure)) if seen.sure else None
+        sure = Confidence(torch.from_numpy(seen.sure[0]), torch.from_numpy(seen.sure[1])) if seen.sure else None
         label = "Waveform, spectrogram, codes and confidence of the clip; scroll sideways"
         changes[self.picture] = scrolling(inside(wave[: len(codes) * 1_920], codes, sure), label)
         for n, player in self.players.items():

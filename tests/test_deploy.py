@@ -97,19 +97,25 @@ def test_a_workflow_names_its_rights_its_limits_and_pinned_actions(path):
             assert "${{" not in step.get("run", "")
 
 
-def test_the_space_s_workflow_does_nothing_without_a_token():
+def test_the_space_s_workflow_does_nothing_without_a_token(tmp_path):
     job = yaml.safe_load((TOP / ".github" / "workflows" / "space.yml").read_text())["jobs"]["push"]
     wanted, *rest = job["steps"]
     assert all(step["if"] == f"steps.{wanted['id']}.outputs.yes" for step in rest)
 
-    def said(**environment: str) -> str:
-        script = wanted["run"].replace("$GITHUB_OUTPUT", "/dev/stdout")
-        done = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, check=True)
-        return done.stdout
+    def result(**environment: str) -> tuple[str, str]:
+        output = tmp_path / "output"
+        output.write_text("")
+        environment["GITHUB_OUTPUT"] = str(output)
+        done = subprocess.run(
+            ["bash", "-ec", wanted["run"]], env=environment, capture_output=True, text=True, check=True
+        )
+        assert "s3cr3t" not in done.stdout + done.stderr
+        return output.read_text(), done.stdout
 
-    assert "yes=true" in said(HF_TOKEN="secret", HF_SPACE="name/space")
-    for lacking in ({}, {"HF_TOKEN": "secret"}, {"HF_SPACE": "name/space"}, {"HF_TOKEN": "", "HF_SPACE": "name/space"}):
-        assert "nothing to do" in said(**lacking) and "yes" not in said(**lacking) and "secret" not in said(**lacking)
+    assert result(HF_TOKEN="s3cr3t", HF_SPACE="name/space") == ("yes=true\n", "")
+    for lacking in ({}, {"HF_TOKEN": "s3cr3t"}, {"HF_SPACE": "name/space"}, {"HF_TOKEN": "", "HF_SPACE": "name/space"}):
+        output, told = result(**lacking)
+        assert output == "" and "nothing to do" in told
 
 
 def test_the_space_gets_all_that_the_app_reads():

@@ -239,3 +239,8 @@ def test_the_verdict_speaks_plainly():
     assert "not quite sure" in verdict([Passage(0, 4, 0.5)])
     assert "probably" in verdict([Passage(0, 4, 0.65)])
     assert verdict([]) == "There is no sound in it."
+
+
+def test_a_steady_tone_is_not_taken_for_a_mark():
+    tone = 0.3 * torch.sin(torch.arange(4 * SAMPLE_RATE) / SAMPLE_RATE * 2_765)
+    assert [part.marked for part in listen(tone)] == [False]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from csm.config import SAMPLE_RATE
+from csm.listening.speech import STEADY, levels
 from csm.watermark import THRESHOLD, detect
 
 PIECE = 4 * SAMPLE_RATE  # samples that are looked at together; marked speech of this length is found
@@ -29,11 +30,16 @@ class Passage:
 
 
 def listen(wave: Tensor) -> Iterator[Passage]:
-    """Look for the mark in float32 (num_samples,) at 24 kHz, 4 seconds after 4 seconds; the last passage may have 6."""
+    """Look for the mark in float32 (num_samples,) at 24 kHz, 4 seconds after 4 seconds.
+
+    A steady tone or hum reads as marked to the detector; it is no speech, and counts as 0.
+    """
     count = max(1, round(len(wave) / PIECE))
     at = 0
     for piece in wave.tensor_split(count):
-        yield Passage(at / SAMPLE_RATE, (at + len(piece)) / SAMPLE_RATE, detect(piece).confidence)
+        steady = len(piece) >= SAMPLE_RATE and float(levels(piece).std()) < STEADY
+        confidence = 0.0 if steady else detect(piece).confidence
+        yield Passage(at / SAMPLE_RATE, (at + len(piece)) / SAMPLE_RATE, confidence)
         at += len(piece)
 
 

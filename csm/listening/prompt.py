@@ -18,6 +18,7 @@ from csm.listening import recogniser as recognisers
 from csm.listening.recogniser import Recogniser
 from csm.listening.speakers import SpeakerSimilarity, unity
 from csm.listening.speech import (
+    STEADY,
     SpeechDetector,
     clipped,
     detector,
@@ -36,7 +37,6 @@ SHORT = 3.0  # seconds of sound; less gives a poor likeness
 NOISY = 18.0  # dB between speech and what sounds in its pauses; clean recordings have 25 and more
 HISS = 0.3  # spectral flatness of that; hum, music and echo lie below 0.3, noise above 0.45
 ECHO = 16.0  # dB in 80 ms (`fastest_fall`); dry recordings have 25 and more, half a second of echo leaves 14
-STEADY = 3.0  # dB by which the level of speech varies at least (standard deviation)
 SPEECH_SHARE = 0.4  # of the sounding time in which the detector must hear speech
 ONE_VOICE = 0.8  # cosine (`unity`) below which two people speak; one voice has 0.87 and more, two 0.58 to 0.82
 APART = 0.3  # `letters_apart` of the transcript and what is heard; right ones had up to 0.2

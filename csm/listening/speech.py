@@ -17,6 +17,7 @@ from csm.config import SAMPLE_RATE
 STEP = 240  # samples: levels are read every 10 ms ...
 WINDOW = 480  # ... over 20 ms
 SILENCE_DB = -100.0  # what digital silence counts as, in dB of full scale
+STEADY = 3.0  # dB by which the level of speech varies at least (standard deviation)
 _RATE = 16_000  # Hz, what the detector listens to
 _FRAME = 512  # samples at 16 kHz: the detector decides every 32 ms
 _CONTEXT = 64  # samples of the frame before, which it wants to see again

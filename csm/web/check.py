@@ -66,7 +66,8 @@ def build_check_tab() -> None:
     """The tab's components; call it inside a `gr.Tab`."""
     gr.Markdown(
         "Drop any sound file to learn whether it carries this program's watermark, which says that a machine made "
-        "it. The mark survives MP3, cutting and quieter playing; strong noise can hide it. Nothing is kept."
+        "it. The mark survives MP3, cutting and quieter playing; strong noise can hide it, and music "
+        "that nobody marked can come near it. Nothing is kept."
     )
     audio = gr.Audio(sources=["upload"], type="filepath", label="File to check", buttons=[])
     status = gr.HTML(markup.status("Drop a file to have it checked."))

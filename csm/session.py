@@ -151,6 +151,11 @@ class Session(Script):
         pieces = [self.sound(generator, index) for index, turn in enumerate(self.turns) if turn.take]
         return _marked(torch.cat(pieces)) if pieces else torch.zeros(0)
 
+    def rest(self) -> None:
+        """Let the KV cache go; what was said is read in again when speaking goes on."""
+        if not self._busy:
+            self._memory = None
+
     def report(self, generator: Generator) -> dict[str, Any]:
         """Plain JSON data on the conversation as it stands, as `--json` writes it."""
         spans, spent = self.spans(), self.spent

@@ -88,6 +88,15 @@ def test_a_session_without_its_cache_reads_the_codes_in_again_and_goes_on_as_wit
     assert with_cache.turns[2].take.positions_prefilled < 30 < without.turns[2].take.positions_prefilled
 
 
+def test_a_session_that_rested_reads_everything_in_again(generator, voices):
+    session = made(voices, "A: Hello there.\nB: How are you?")
+    run(session.speak(generator, live=False))
+    session.rest()
+    run(session.redo(generator, 1, seed=session.turns[1].take.seed, live=False))
+    assert len(session.turns[1].takes) == 1
+    assert session.turns[1].take.positions_prefilled > session.turns[0].take.positions_prefilled
+
+
 def test_keeping_the_earlier_take_makes_what_followed_fit_again(generator, spoken):
     session = pickle.loads(spoken)
     first = codes_of(session)

@@ -4,11 +4,12 @@ import spaces  # noqa: F401  ZeroGPU patches torch, so this comes before anythin
 
 # isort: split
 import csm
-from csm.web import Queue, build_app, launch_options, server_options
+from csm.web import Pages, Queue, build_app, launch_options, server_options
 
 generator = csm.load()
 queue = Queue()  # one model, one queue: the page and programs wait in the same
-demo = build_app(generator, queue)
+pages = Pages(generator, queue)
+demo = build_app(generator, queue, pages)
 
 if __name__ == "__main__":
-    demo.launch(**launch_options(), **server_options(generator, queue))
+    demo.launch(**launch_options(), **server_options(generator, queue, pages))

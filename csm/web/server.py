@@ -1,4 +1,5 @@
-"""What the app's server offers to programs beside the page: OpenAI's speech routes, and the functions as MCP tools."""
+"""What the app's server offers beside Gradio's page: the routes of its own script, OpenAI's speech routes, and the
+functions as MCP tools."""
 
 from __future__ import annotations
 
@@ -8,11 +9,14 @@ from typing import Any
 from csm.generator import Generator
 from csm.web.gpu import reading_with
 from csm.web.openai import speech_api
+from csm.web.pages import Pages
+from csm.web.routes import PageRoutes
 from csm.web.waiting import Queue
 
 
-def server_options(generator: Generator, queue: Queue) -> dict[str, Any]:
+def server_options(generator: Generator, queue: Queue, pages: Pages) -> dict[str, Any]:
     """Arguments for `Blocks.launch` beside those of `launch_options`: the routes are on Gradio's own server, so
     address, port and Space stay as they are. Without the package `mcp` there are no tools."""
     api = speech_api(generator, reading_with(generator, queue))
-    return {"app_kwargs": {"routes": api.routes()}, "mcp_server": find_spec("mcp") is not None}
+    routes = [*api.routes(), *PageRoutes(pages).routes()]
+    return {"app_kwargs": {"routes": routes}, "mcp_server": find_spec("mcp") is not None}

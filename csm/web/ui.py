@@ -1,363 +1,109 @@
-"""The page: script and voices on one side, the conversation on the other, filled turn by turn as it is spoken."""
+"""The app's tabs: the conversation, which its own script fills (`page.js`), and beside it Gradio's components."""
 
 from __future__ import annotations
 
-import logging
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
-from csm.errors import InputError
+from csm.frames import Segment
 from csm.generator import Generator
-from csm.studio import Settings, TurnStarted
-from csm.voices import Voice, fetched, shipped_voices
-from csm.web import markup
-from csm.web.endpoints import (
-    EXAMPLE_SCRIPT,
-    MODEL_QUEUE,
-    SLOTS,
-    Choice,
-    Endpoints,
-    MisplacedError,
-    default_voices,
-    new_folder,
-    plan,
-    read_settings,
-    updates,
-)
-from csm.web.gpu import Conversation, Job, TurnDone, Waiting, speaking_with
+from csm.listening.prompt import LazyEars
+from csm.version import __version__
+from csm.voices import Voice
+from csm.web.check import build_check_tab
+from csm.web.endpoints import EXAMPLE_SCRIPT, Endpoints
+from csm.web.gpu import speaking_with
+from csm.web.inside import build_inside_tab
+from csm.web.pages import Pages
+from csm.web.voices import build_voices_tab
 from csm.web.waiting import Queue
 
-OWN_VOICE = "own"
+HERE = Path(__file__).parent
 KEEP_FILES_SECONDS = 3_600
 LONGEST_QUEUE = 32
-FAILED = "Something went wrong in the program, not in what you typed; please press Generate again."
+TOKEN = "(...inputs) => [...inputs.slice(0, -1), window.csm ? window.csm.token : '']"  # the page's name, put last
 
-logger = logging.getLogger(__name__)
-
-Changes = dict[Component, Any]
-
-
-@dataclass(frozen=True)
-class VoicePanel:
-    """How the voice of A or B is chosen; `note` is where trouble with it is told."""
-
-    name: gr.Dropdown
-    recording: gr.Audio
-    transcript: gr.Textbox
-    note: gr.HTML
-
-    @property
-    def inputs(self) -> list[Component]:
-        return [self.name, self.recording, self.transcript]
+EXAMPLES = {
+    "Over coffee": EXAMPLE_SCRIPT,
+    "Three friends": """\
+Anna: Where shall we go this summer?
+Ben: I want to see the mountains again.
+Cleo: And I would like to swim in the sea.
+Anna: Then we need a place that has both.""",
+    "At the door": """\
+A: Hello! Is anybody at home?
+B: Just a moment, please. I am coming.
+A: I have a letter for you.""",
+}
 
 
-@dataclass(frozen=True)
-class Page:
-    """The components that handlers read and change, and the functions behind the buttons."""
-
-    endpoints: Endpoints
-    offered: dict[str, Voice]
-    script: gr.Textbox
-    script_note: gr.HTML
-    panels: dict[str, VoicePanel]
-    settings: list[Component]
-    settings_note: gr.HTML
-    generate: gr.Button
-    stop: gr.Button
-    status: gr.HTML
-    audio: gr.Audio
-    turns: gr.HTML
-    report: gr.JSON
-    job: gr.State
-
-    @property
-    def notes(self) -> dict[str, gr.HTML]:
-        return {
-            "script": self.script_note,
-            **{slot: panel.note for slot, panel in self.panels.items()},
-            "settings": self.settings_note,
-        }
-
-    def prepare(
-        self,
-        script: str,
-        name_a: str,
-        recording_a: str | None,
-        transcript_a: str,
-        name_b: str,
-        recording_b: str | None,
-        transcript_b: str,
-        seed: float | None,
-        temperature: float,
-        topk: float,
-        max_turn_seconds: float,
-    ) -> Iterator[Changes]:
-        """Check the request at once, before it waits for the model, and show what is wrong where it is wrong."""
-        choices = {
-            "A": _choice(name_a, recording_a, transcript_a),
-            "B": _choice(name_b, recording_b, transcript_b),
-        }
-        cleared: Changes = {note: gr.update(value="", visible=False) for note in self.notes.values()}
-        try:
-            settings = read_settings(seed, temperature, topk, max_turn_seconds)
-            job = plan(script, choices, settings, new_folder(), self.offered)
-        except MisplacedError as error:
-            beside: Changes = {self.notes[error.place]: gr.update(value=markup.note(str(error)), visible=True)}
-            yield {**cleared, **beside, self.status: markup.status(f"Nothing was generated. {error}", "error")}
-            raise gr.Error(str(error), visible=False, print_exception=False) from error
-        yield {
-            **cleared,
-            self.job: job,
-            self.status: markup.status("Waiting for the model …", "busy"),
-            self.turns: markup.turns(_waiting(job, self.offered)),
-            self.generate: gr.update(interactive=False),
-            self.stop: gr.update(interactive=True),
-        }
-
-    def perform(self, job: Job) -> Iterator[Changes]:
-        """Speak the job, a change of the page for each turn that starts or is done."""
-        table = _waiting(job, self.offered)
-        if job.stop_file.exists():
-            yield {self.status: markup.status("Stopped before anything was spoken.", "warning")}
-            return
-        try:
-            for update in updates(self.endpoints.speak, job):
-                if isinstance(update, Waiting):
-                    yield {self.status: markup.status(markup.waiting(update.ahead, update.seconds), "busy")}
-                elif isinstance(update, TurnStarted):
-                    speaker = job.lines[update.index].speaker
-                    table[update.index] = replace(table[update.index], state="speaking")
-                    sentence = f"Speaking turn {update.index + 1} of {update.total} ({speaker}) …"
-                    yield {self.status: markup.status(sentence, "busy"), self.turns: markup.turns(table)}
-                elif isinstance(update, TurnDone):
-                    seconds = update.turn.end - update.turn.start
-                    table[update.index] = replace(table[update.index], state=update.turn.state, seconds=seconds)
-                    yield {self.turns: markup.turns(table)}
-                elif isinstance(update, Conversation):
-                    yield self._finished(update, table)
-        except InputError as error:
-            yield {self.status: markup.status(f"Nothing was generated. {error}", "error"), self.turns: markup.turns([])}
-        except Exception:
-            logger.exception("A performance failed.")
-            yield {self.status: markup.status(FAILED, "error"), self.turns: markup.turns([])}
-
-    def _finished(self, done: Conversation, table: list[markup.TurnRow]) -> Changes:
-        report = done.report
-        left = [replace(row, state="not spoken") if row.state in ("waiting", "speaking") else row for row in table]
-        sentence, kind = markup.summary(report), "done"
-        if "notice" in report:
-            sentence, kind = f"{report['notice']} {sentence}", "warning"
-        elif any(turn["state"] == "stopped" for turn in report["turns"]):
-            sentence, kind = f"Stopped. {sentence}", "warning"
-        changes: Changes = {self.status: markup.status(sentence, kind), self.turns: markup.turns(left)}
-        changes[self.report] = report
-        if done.path:
-            changes[self.audio] = str(done.path)
-        return changes
-
-    def halt(self, job: Job | None) -> Changes:
-        """Ask the running performance to stop at its next frame; what was spoken by then is kept."""
-        if job is not None:
-            job.stop_file.touch()
-        return {self.status: markup.status("Stopping …", "busy"), self.stop: gr.update(interactive=False)}
-
-    def ready(self) -> Changes:
-        """Give the buttons back after a performance, however it ended."""
-        return {self.generate: gr.update(interactive=True), self.stop: gr.update(interactive=False)}
-
-    def connect(self) -> None:
-        """Bind the buttons. None of these events is for clients: they have the named endpoints."""
-        inputs = [self.script, *(part for panel in self.panels.values() for part in panel.inputs), *self.settings]
-        buttons: list[Component] = [self.generate, self.stop]
-        shown: list[Component] = [self.status, self.turns]
-        prepared = self.generate.click(
-            self.prepare,
-            inputs,
-            [*self.notes.values(), self.job, *shown, *buttons],
-            concurrency_limit=None,
-            show_progress="hidden",
-            api_visibility="private",
-        )
-        performed = prepared.success(
-            self.perform,
-            self.job,
-            [*shown, self.audio, self.report],
-            concurrency_id=MODEL_QUEUE,
-            concurrency_limit=1,
-            show_progress="hidden",
-            api_visibility="private",
-        )
-        performed.then(self.ready, None, buttons, queue=False, show_progress="hidden", api_visibility="private")
-        self.stop.click(
-            self.halt,
-            self.job,
-            [self.status, self.stop],
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
-
-
-def _choice(name: str, recording: str | None, transcript: str) -> Choice:
-    own = name == OWN_VOICE
-    return Choice(name, recording if own else None, transcript if own else None, own)
-
-
-def _title(voice: Voice) -> str:
-    """`slt: woman, American`: the name and the description as far as its first parenthesis."""
-    described = voice.description.partition(" (")[0]
-    return f"{voice.name}: {described}" if described else voice.name
-
-
-def _playable(voice: Voice) -> Voice:
-    """The voice with its recording where Gradio serves files from. Raises `InputError` if it can't be fetched."""
-    here = fetched(voice)
-    if here is voice:
-        return voice
-    path = new_folder() / f"{voice.name}.wav"
-    shutil.copyfile(here.path, path)
-    return replace(here, path=path)
-
-
-def _waiting(job: Job, offered: dict[str, Voice]) -> list[markup.TurnRow]:
-    known = {(voice.name, voice.origin) for voice in offered.values()}  # a recording of one's own has no origin
-    names = {
-        label: voice.name if (voice.name, voice.origin) in known else "own voice" for label, voice in job.voices.items()
-    }
-    return markup.rows(job.lines, names)
-
-
-def _voice_panel(slot: str, chosen: str, voices: dict[str, Voice]) -> VoicePanel:
-    """The choice for speaker A or B, with room for a voice of one's own that shows when it is asked for."""
-    choices = [(_title(voice), voice.name) for voice in voices.values()]
-    with gr.Column(min_width=220):
-        name = gr.Dropdown(
-            [*choices, ("My own voice …", OWN_VOICE)], value=chosen, label=f"Voice {slot}", filterable=False
-        )
-        sample = gr.HTML(markup.sample(slot, voices[chosen]))
-        with gr.Column(visible=False) as own:
-            recording = gr.Audio(
-                sources=["upload", "microphone"], type="filepath", label=f"Recording for {slot}", buttons=[]
-            )
-            transcript = gr.Textbox(
-                label=f"What is said in it ({slot})",
-                info="Every word. One person, 5 to 15 quiet seconds; use only a voice that you have the right to use.",
-                lines=2,
-            )
-        note = gr.HTML("", visible=False)
-
-    def show(chosen: str) -> Changes:
-        changes: Changes = {own: gr.update(visible=chosen == OWN_VOICE), sample: gr.update(visible=False)}
-        if chosen in voices:
-            try:
-                shown = markup.sample(slot, _playable(voices[chosen]))
-            except InputError as error:
-                shown = markup.note(str(error))
-            changes[sample] = gr.update(visible=True, value=shown)
-        return changes
-
-    name.change(show, name, [own, sample], queue=False, show_progress="hidden", api_visibility="private")
-    return VoicePanel(name, recording, transcript, note)
-
-
-def _settings() -> list[Component]:
-    """Seed, temperature, top-k, longest turn: in the order in which `Page.prepare` takes them."""
-    usual = Settings()
-    with gr.Row():
-        seed = gr.Number(
-            usual.seed,
-            label="Seed",
-            info="The same seed gives the same sound; -1 draws one.",
-            precision=0,
-            min_width=200,
-        )
-        longest = gr.Number(
-            usual.max_turn_seconds, label="Longest turn", info="In seconds; longer turns are cut.", min_width=200
-        )
-    with gr.Row():
-        temperature = gr.Slider(
-            0.1, 1.5, usual.temperature, step=0.05, label="Temperature", info="Lower is calmer.", min_width=200
-        )
-        topk = gr.Slider(1, 200, usual.topk, step=1, label="Top-k", info="How many codes compete.", min_width=200)
-    return [seed, temperature, topk, longest]
-
-
-def build_app(generator: Generator, queue: Queue | None = None) -> gr.Blocks:
+def build_app(generator: Generator, queue: Queue | None = None, pages: Pages | None = None) -> gr.Blocks:
     """The whole app over one loaded model, which speaks for one in `queue` at a time; start it with
-    `launch(**launch_options())`."""
+    `launch(**launch_options(), **server_options(generator, queue, pages))`."""
+    queue = queue or Queue()
+    pages = pages or Pages(generator, queue)
     endpoints = Endpoints(generator, speaking_with(generator, queue))
-    offered = generator.voices()
+    ears, on_device = LazyEars(), pages.performer.on_device
+
+    def keep(kept: dict[str, Voice], token: str) -> None:
+        if token:
+            pages.page(token).keep(kept or {})
+
+    def segments(token: str) -> list[Segment]:
+        return pages.page(token).segments() if token else []
+
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     with gr.Blocks(
         title="Conversational speech", analytics_enabled=False, delete_cache=(KEEP_FILES_SECONDS, KEEP_FILES_SECONDS)
     ) as app:
-        gr.Markdown(
-            "# A script goes in, a conversation comes out\n"
-            f"The model **{generator.model_name}** speaks, on {generator.device}. Every voice is synthetic, "
-            "and every file carries an inaudible watermark that says so."
+        gr.HTML(head(generator), apply_default_css=False)
+        token = gr.Textbox("", visible=False)
+        last = gr.State([])
+        with gr.Tabs():
+            with gr.Tab("Conversation", render_children=True):
+                gr.HTML(conversation(), apply_default_css=False)
+            with gr.Tab("Voices"):
+                kept = build_voices_tab(generator, ears, on_device)
+            with gr.Tab("Look inside") as inside:
+                build_inside_tab(generator, last, ears, on_device)
+            with gr.Tab("Check a file"):
+                build_check_tab()
+        kept.change(keep, [kept, token], None, js=TOKEN, **private).then(
+            None, None, None, js="() => { window.csm && window.csm.refresh(); }", **private
         )
-        with gr.Row():
-            with gr.Column(min_width=320):
-                script = gr.Textbox(
-                    EXAMPLE_SCRIPT,
-                    label="Script",
-                    info="One turn a line: “A: Hello.” or “Anna: Hello.” "
-                    "The first two speakers have voices A and B, more of them the other shipped voices.",
-                    lines=7,
-                    max_lines=14,
-                )
-                script_note = gr.HTML("", visible=False)
-                with gr.Row():
-                    names = zip(SLOTS, default_voices(), strict=True)
-                    panels = {slot: _voice_panel(slot, name, offered) for slot, name in names}
-                with gr.Accordion("Settings", open=False):
-                    settings = _settings()
-                settings_note = gr.HTML("", visible=False)
-                with gr.Row():
-                    generate = gr.Button("Generate", variant="primary", size="lg", scale=3, min_width=120)
-                    stop = gr.Button("Stop", variant="stop", size="lg", scale=1, min_width=80, interactive=False)
-                status = gr.HTML(markup.status("Ready. Press Generate to hear the script."))
-            with gr.Column(min_width=320):
-                audio = gr.Audio(
-                    label="Conversation", type="filepath", format="wav", interactive=False, buttons=["download"]
-                )
-                turns = gr.HTML(markup.turns([]))
-                with gr.Accordion("Report", open=False):
-                    report = gr.JSON(label="Report", show_label=False)
-        page = Page(
-            endpoints=endpoints,
-            offered=offered,
-            script=script,
-            script_note=script_note,
-            panels=panels,
-            settings=settings,
-            settings_note=settings_note,
-            generate=generate,
-            stop=stop,
-            status=status,
-            audio=audio,
-            turns=turns,
-            report=report,
-            job=gr.State(None),
-        )
-        page.connect()
+        inside.select(segments, token, last, js=TOKEN, **private)
         endpoints.declare()
     app.queue(max_size=LONGEST_QUEUE)
     return app
 
 
+def head(generator: Generator) -> str:
+    """The title, and the line that says who speaks."""
+    return (
+        '<header class="csm-title"><h1>A script goes in, a conversation comes out</h1>'
+        f"<p>The model <b>{escape(generator.model_name)}</b> speaks, on {escape(str(generator.device))}. Every voice "
+        "is synthetic, and every file carries an inaudible watermark that says so.</p></header>"
+    )
+
+
+def conversation() -> str:
+    """The tab that `page.js` fills."""
+    examples = escape(json.dumps(list(EXAMPLES.items())))
+    html = (HERE / "page.html").read_text(encoding="utf-8")
+    return html.replace('id="csm-app"', f'id="csm-app" data-examples="{examples}"', 1)
+
+
 def launch_options() -> dict[str, Any]:
     """Arguments for `Blocks.launch`; address and port stay with `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT`."""
-    samples = {str(voice.path.parent) for voice in shipped_voices().values()}
+    # Names of fonts that every system has: the page asks nothing of other servers.
+    fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return {
-        # Names of fonts that every system has: the page asks nothing of other servers.
-        "theme": gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        "css_paths": [Path(__file__).with_name("style.css")],
-        "allowed_paths": sorted(samples),
+        "theme": gr.themes.Soft(primary_hue="teal", secondary_hue="teal", neutral_hue="stone", **fonts),
+        "css_paths": [HERE / "style.css"],
+        "head": f'<script type="module" src="csm/script/page.js?{__version__}"></script>',
         "ssr_mode": False,
     }

@@ -1,0 +1,152 @@
+"""A session as the page shows it: plain JSON data on turns, takes, voices, the position budget and the sound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csm.config import FRAME_RATE, SAMPLE_RATE
+from csm.conversation import MAX_SPEAKERS
+from csm.errors import InputError
+from csm.events import Event, Performed, TurnChunk, TurnFinished, TurnStarted
+from csm.generator import Generator
+from csm.positions import PromptLengths, positions
+from csm.session import Session
+from csm.takes import Turn
+from csm.voices import Voice
+from csm.web.encoding import samples
+from csm.web.gpu import Refused, Waiting
+from csm.web.live import LiveUpdate
+from csm.web.pages import Page
+
+CARD_BARS, WHOLE_BARS = 64, 160
+FLOOR = 4  # percent: silence is drawn as a thin line
+
+
+def page_view(page: Page, lengths: PromptLengths) -> dict[str, Any]:
+    """All that the page shows of its conversation."""
+    session, version = page.session, page.version()
+    if session is None:
+        return {"turns": [], "speakers": [], "voices": voices_view(page)}
+    turns = [turn_view(page.generator, session, index) for index in range(len(session.turns))]
+    view: dict[str, Any] = {
+        "turns": turns,
+        "script": "\n".join(f"{turn.speaker}: {turn.text}" for turn in session.turns),
+        "speakers": [{"label": label, "voice": name} for label, name in page.voice_names().items()],
+        "voices": voices_view(page),
+        "room": MAX_SPEAKERS - len(session.speakers),
+        "first_open": session.first_open,
+        "budget": budget_view(page.generator, session, lengths),
+        "settings": vars(session.settings),
+        "sound": None,
+    }
+    if version:
+        spoken = [session.sound(page.generator, index) for index, turn in enumerate(session.turns) if turn.take]
+        wave = torch.cat(spoken)
+        view["sound"] = {
+            "version": version,
+            "seconds": len(wave) / SAMPLE_RATE,
+            "bars": bars(wave, WHOLE_BARS),
+            "spans": [{"index": span.index, "start": span.start / SAMPLE_RATE} for span in session.spans()],
+        }
+        view["report"] = session.report(page.generator)
+    return view
+
+
+def turn_view(generator: Generator, session: Session, index: int) -> dict[str, Any]:
+    """One card."""
+    turn = session.turns[index]
+    return {
+        "speaker": turn.speaker,
+        "text": turn.text,
+        "state": turn.status,
+        "seconds": round(turn.seconds, 2),
+        "stale": session.stale(index),
+        "chosen": turn.chosen,
+        "takes": [_take_view(generator, session, index, turn, number) for number in range(len(turn.takes))],
+    }
+
+
+def voices_view(page: Page) -> list[dict[str, Any]]:
+    """The voices to choose from; `own` ones came from this page."""
+    return [
+        _voice_view(name, voice, voice.path.parent.is_relative_to(page.folder))
+        for name, voice in page.offered().items()
+    ]
+
+
+def budget_view(generator: Generator, session: Session, lengths: PromptLengths) -> dict[str, Any]:
+    """The position meter: what prompts, spoken and coming turns take. A voice that can't be used is left for later."""
+    try:
+        count = positions(generator, session, lengths)
+    except InputError as error:
+        return {"error": str(error)}
+    return {
+        "limit": count.limit,
+        "prompts": sum(count.prompts.values()),
+        "spoken": sum(turn.text + turn.audio for turn in count.turns if not turn.expected),
+        "coming": sum(turn.text + turn.audio for turn in count.turns if turn.expected),
+        "total": count.total,
+        "fits": count.fits,
+        "expected": [round(turn.audio / FRAME_RATE, 2) for turn in count.turns],
+    }
+
+
+def event_view(page: Page, update: LiveUpdate) -> dict[str, Any] | None:
+    """One line of the stream that a page follows while it is spoken for; `page_view` goes with the last one."""
+    if isinstance(update, Waiting):
+        return {"type": "queue", "ahead": update.ahead, "seconds": round(update.seconds, 1)}
+    if isinstance(update, Refused):
+        return {"type": "error", "error": update.sentence}
+    return _happening(page, update)
+
+
+def bars(wave: Tensor, count: int) -> list[int]:
+    """float32 (num_samples,) -> `count` loudnesses from 0 to 100, for a small picture of the sound."""
+    if not len(wave):
+        return [FLOOR] * count
+    size = -(-len(wave) // count)
+    padded = torch.nn.functional.pad(wave, (0, size * count - len(wave)))
+    loud = padded.view(count, size).square().mean(dim=1).sqrt()
+    top = max(float(loud.max()), 1e-4)
+    return [max(FLOOR, round(100 * float(level) / top)) for level in loud]
+
+
+def pcm(wave: Tensor) -> bytes:
+    """Little-endian 16-bit samples."""
+    return samples(wave.numpy()).tobytes()
+
+
+def _happening(page: Page, event: Event) -> dict[str, Any] | None:
+    session = page.session
+    assert session is not None
+    if isinstance(event, TurnStarted):
+        return {"type": "turn", "index": event.index, "total": event.total, "speaker": event.line.speaker}
+    if isinstance(event, TurnChunk):
+        return {"type": "sound", "index": event.index}
+    if isinstance(event, TurnFinished):
+        view = turn_view(page.generator, session, event.index)
+        return {"type": "spoken", "index": event.index, "turn": view}
+    if isinstance(event, Performed):
+        return {"type": "end", "notice": event.report.get("notice", "")}
+    return None
+
+
+def _take_view(generator: Generator, session: Session, index: int, turn: Turn, number: int) -> dict[str, Any]:
+    take = turn.takes[number]
+    sound = session.sound(generator, index, number)
+    return {
+        "key": take.key,
+        "text": take.text,
+        "seed": take.seed,
+        "state": take.state,
+        "seconds": round(take.seconds, 2),
+        "reason": take.reason,
+        "bars": bars(sound, CARD_BARS),
+    }
+
+
+def _voice_view(name: str, voice: Voice, own: bool) -> dict[str, Any]:
+    return {"name": name, "about": voice.description.partition(" (")[0], "own": own}

@@ -7,6 +7,7 @@ import contextvars
 import shutil
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import gradio as gr
 from gradio.context import LocalContext
@@ -25,9 +26,13 @@ async def followed(request: Request, updates: Iterator[Update], job: Reading) ->
     # ZeroGPU finds out from Gradio's context whose quota a job is for.
     context.run(LocalContext.request.set, gr.Request(request))
     pool = ThreadPoolExecutor(1, thread_name_prefix="speech")
+
+    def advance() -> Any:
+        return context.run(lambda: next(updates, _END))
+
     try:
         while True:
-            step = asyncio.wrap_future(pool.submit(context.run, next, updates, _END))
+            step = asyncio.wrap_future(pool.submit(advance))
             made = False
             while not made:
                 made = bool((await asyncio.wait({step}, timeout=LOOK_SECONDS))[0])
@@ -36,7 +41,7 @@ async def followed(request: Request, updates: Iterator[Update], job: Reading) ->
             update = step.result()
             if update is _END or job.stop_file.exists():
                 return
-            yield update  # type: ignore[misc]
+            yield update
     finally:
         job.stop_file.touch()
         pool.submit(_cleared, updates, job)  # after the step in progress: the pool has one thread

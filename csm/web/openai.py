@@ -189,7 +189,7 @@ def _read_settings(body: dict[str, Any]) -> Settings:
                 ("top_k", int, usual.topk),
             )
         )
-        return Settings(seed=seed, temperature=temperature, topk=topk)
+        return Settings(seed=int(seed), temperature=temperature, topk=int(topk))
     except InputError as error:
         raise ApiError(str(error), code="invalid_value") from error
     except (TypeError, ValueError, OverflowError) as error:

@@ -36,19 +36,56 @@ DECODE = """async url => {
 }"""
 
 
-# Notes every sentence of the status line, with the milliseconds since the press of Generate; turns may be quick.
+# Notes every sentence of the status line, with the milliseconds since the press of a button; turns may be quick.
 WATCH = """() => {
     window.seen = [];
-    const read = () => document.querySelector(".csm-status").innerText;
-    let last = read();
-    const note = () => {
-        if (read() === last) return;
-        last = read();
-        window.seen.push({sentence: last, after: performance.now() - window.pressed});
-    };
-    document.addEventListener("click", () => window.pressed ??= performance.now(), true);
-    new MutationObserver(note).observe(document.body, {subtree: true, childList: true, characterData: true});
+    const line = document.getElementById("csm-status");
+    const note = () => window.seen.push({sentence: line.textContent, after: performance.now() - window.pressed});
+    document.addEventListener("click", () => { window.pressed = performance.now(); }, true);
+    new MutationObserver(note).observe(line, {subtree: true, childList: true, characterData: true});
 }"""
+
+# Sound as the server streams it, put on an offline clock by the page's own player as it would come, and rendered.
+JOINS = """async body => {
+    const {LivePlayer, decodePcm, RATE} = await import(new URL("csm/script/player.js", document.baseURI));
+    const asked = {...body, token: window.csm.draw()};
+    const answer = await fetch("csm/speak", {method: "POST", body: JSON.stringify(asked)});
+    const events = (await answer.text()).split("\\n\\n").filter(Boolean).map(line => JSON.parse(line.slice(6)));
+    const context = new OfflineAudioContext(1, 30 * RATE, RATE);
+    let now = 0;
+    const player = new LivePlayer(context, () => (now += 0.05));
+    const turns = [];
+    for (const event of events) {
+        if (event.type === "turn") { turns.push([]); player.begin(event.index, 2); }
+        if (event.type === "sound") {
+            const wave = decodePcm(event.pcm);
+            turns.at(-1).push(...wave);
+            player.push(wave);
+        }
+        if (event.type === "spoken") player.finish();
+    }
+    const heard = (await context.startRendering()).getChannelData(0);
+    return turns.map((turn, number) => {
+        const pieces = player.log.filter(piece => piece.turn === number);
+        const start = pieces[0].at;
+        const added = pieces.slice(1).map((piece, n) => piece.at - pieces[n].at - pieces[n].length);
+        const off = turn.reduce((worst, sample, n) => Math.max(worst, Math.abs(sample - heard[start + n])), 0);
+        const peak = turn.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0);
+        return {pieces: pieces.length, added, off, peak, seconds: turn.length / RATE};
+    });
+}"""
+
+# Samples between the end of a piece and the start of the next one of its turn, as they were put on the sound card.
+LIVE = """() => {
+    const {log, gaps} = window.csm.live;
+    const inside = log.slice(1).map((piece, n) => [piece, log[n]]).filter(([piece, last]) => piece.turn === last.turn);
+    const breaks = inside.filter(([piece, last]) => piece.at !== last.at + last.length).length;
+    return {gaps, breaks, turns: new Set(log.map(piece => piece.turn)).size};
+}"""
+
+NAMELESS = """() => [...document.querySelectorAll("#csm-app :is(button, input, select, textarea)")]
+    .filter(one => !one.getAttribute("aria-label") && !one.labels?.length && !one.textContent.trim())
+    .map(one => one.outerHTML)"""
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +94,21 @@ def playwright():
         yield playwright
 
 
-def chromium(playwright, *flags):
-    return playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
-
-
 @pytest.fixture(scope="module")
 def browser(playwright):
-    with chromium(playwright) as browser:
+    with playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
         yield browser
 
 
 def opened(browser, app, size="wide", **options):
     width, height = WIDTHS[size]
     page = browser.new_page(viewport={"width": width, "height": height}, **options)
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(PATIENCE)
     expect.set_options(timeout=PATIENCE)
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.goto(app.url)
-    button(page, "Generate").wait_for()
+    cards(page).first.wait_for()
     return page
 
 
@@ -81,6 +116,7 @@ def opened(browser, app, size="wide", **options):
 def page(browser, app):
     page = opened(browser, app)
     yield page
+    assert not page.errors
     page.close()
 
 
@@ -88,63 +124,84 @@ def button(page, name):
     return page.get_by_role("button", name=name, exact=True)
 
 
+def cards(page, state=None):
+    return page.locator(".csm-card" if state is None else f".csm-card[data-state={state}]")
+
+
 def status(page, kind):
-    return page.locator(f".csm-status[data-kind={kind}]")
+    return page.locator(f"#csm-status[data-kind={kind}]")
 
 
-def field(page, label):
-    """A text field; its accessible name is the label and, where there is one, the hint below it."""
-    return page.get_by_label(label).first
+def script(page):
+    return page.get_by_label("Script", exact=True)
 
 
-def write(page, script, longest_turn=None):
-    field(page, "Script").fill(script)
-    if longest_turn is not None:
-        page.get_by_role("button", name="Settings").first.click()
-        field(page, "Longest turn").fill(str(longest_turn))
-        field(page, "Longest turn").press("Tab")
+def text(page, number):
+    return page.get_by_label(f"Text of turn {number}", exact=True)
 
 
-def choose_own_voice(page, slot):
-    page.get_by_label(f"Voice {slot}", exact=True).click()
-    page.get_by_role("option", name="My own voice").click()
-    field(page, f"What is said in it ({slot})").wait_for()
+def setting(page, name, value):
+    page.locator("#csm-settings").evaluate("details => { details.open = true; }")
+    page.locator(f"#csm-settings input[name={name}]").fill(str(value))
+    page.locator(f"#csm-settings input[name={name}]").press("Tab")
+
+
+def write(page, words, **settings):
+    for name, value in {"max_turn_seconds": 1.5, **settings}.items():
+        setting(page, name, value)
+    script(page).fill(words)
+    expect(cards(page)).to_have_count(len(words.splitlines()))
+
+
+def generate(page):
+    button(page, "Generate").click()
+    expect(status(page, "done")).to_contain_text("real-time factor")
+
+
+def keys(page):
+    return page.evaluate("window.csm.view.turns.map(turn => turn.takes[turn.chosen].key)")
 
 
 def picture(page, name):
     ARTIFACTS.mkdir(exist_ok=True)
-    page.wait_for_timeout(600)  # players draw their waveform
+    page.wait_for_timeout(400)
     page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
 
 
 @pytest.mark.parametrize("size, scheme", [("wide", "light"), ("narrow", "dark")])
 def test_one_click_gives_sound_turn_by_turn(browser, app, size, scheme):
     page = opened(browser, app, size, color_scheme=scheme)
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
     picture(page, f"start-{size}")
     page.evaluate(WATCH)
     button(page, "Generate").click()
     turns = len(EXAMPLE_SCRIPT.splitlines())
-    expect(page.locator("tr[data-state]")).to_have_count(turns)
+    cards(page, "speaking").first.wait_for()
+    picture(page, f"speaking-{size}")
     expect(status(page, "done")).to_contain_text("real-time factor")
     seen = page.evaluate("window.seen")
+    assert seen[0]["sentence"] == "Starting …" and seen[0]["after"] < 200
     spoken = [s["sentence"] for s in seen if s["sentence"].startswith("Speaking")]
     assert spoken == [f"Speaking turn {turn} of {turns} ({'BA'[turn % 2]}) …" for turn in range(1, turns + 1)]
-    print(f"first change {seen[0]['after']:.0f} ms after the click: {seen[0]['sentence']}")
-    states = page.locator("tr[data-state]").evaluate_all("rows => rows.map(row => row.dataset.state)")
-    assert set(states) <= {"ended", "capped"}
-    player = page.get_by_test_id("waveform-Conversation")
-    player.wait_for()
-    link = page.locator("a[download]").first.get_attribute("href")
-    sound = page.evaluate(DECODE, link)
+    assert cards(page, "ended").count() + cards(page, "capped").count() == turns
+    live = page.evaluate(LIVE)
+    assert live["turns"] == turns and live["breaks"] == live["gaps"]
+    sound = page.evaluate(DECODE, page.evaluate("window.csm.whole.source"))
     assert sound["head"].startswith("RIFF") and sound["head"].endswith("WAVE")
     assert sound["seconds"] > 1 and sound["peak"] > 0.01
-    expect(button(page, "Generate")).to_be_enabled()
     picture(page, f"done-{size}")
-    assert not errors
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+    assert page.evaluate(NAMELESS) == []
+    assert not page.errors
     page.close()
+
+
+def test_live_sound_has_neither_gaps_nor_clicks_where_its_pieces_join(page):
+    body = {"script": "A: Good morning! Did you sleep well?\nB: Hello.", "turn": 0, "settings": {"max_turn_seconds": 3}}
+    turns = page.evaluate(JOINS, body)
+    assert len(turns) == 2 and turns[0]["pieces"] > 2
+    for turn in turns:
+        assert set(turn["added"]) <= {0}, "silence was added inside a turn"
+        assert turn["off"] < 1e-4 < 0.01 < turn["peak"], "what is rendered is not what was sent"
 
 
 def test_the_page_asks_nothing_of_other_servers(browser, app):
@@ -152,74 +209,174 @@ def test_the_page_asks_nothing_of_other_servers(browser, app):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(app.url)
-    button(page, "Generate").wait_for()
+    cards(page).first.wait_for()
     page.wait_for_timeout(500)
     page.close()
     assert asked and [url for url in asked if not url.startswith((app.url, "data:", "blob:"))] == []
 
 
-def test_a_shipped_voice_can_be_heard_before_it_is_chosen(page):
-    sound = page.evaluate(DECODE, page.locator(".csm-sample audio").first.get_attribute("src"))
-    assert sound["seconds"] > 1 and sound["peak"] > 0.01
+def test_the_script_and_the_cards_are_two_views_of_one_thing(page):
+    write(page, "A: One apple.\nB: Two pears.")
+    before = page.locator("#csm-budget").inner_text()
+    text(page, 2).fill("Two pears and three very ripe plums.")
+    expect(script(page)).to_have_value("A: One apple.\nB: Two pears and three very ripe plums.")
+    text(page, 2).press("Enter")
+    expect(page.locator("#csm-budget")).not_to_have_text(before)
+    page.get_by_label("Speaker of turn 2", exact=True).select_option("C")
+    expect(script(page)).to_have_value("A: One apple.\nC: Two pears and three very ripe plums.")
+    expect(page.get_by_label("Voice of C", exact=True)).to_be_visible()
+    script(page).fill("Anna: One apple.\nBen: No, two.\nAnna: Well.")
+    expect(cards(page)).to_have_count(3)
+    expect(text(page, 2)).to_have_value("No, two.")
+    expect(page.get_by_label("Speaker of turn 3", exact=True)).to_have_value("Anna")
+
+
+def test_a_turn_is_redone_and_an_earlier_take_kept_again(page):
+    write(page, "A: One.\nB: Two.\nA: Three.", max_turn_seconds=1)
+    generate(page)
+    first = keys(page)
+    button(page, "Redo turn 2").click()
+    expect(page.get_by_label("Takes of turn 2", exact=True)).to_be_visible()
+    expect(cards(page).nth(2)).to_have_attribute("data-stale", "true")
+    redone = keys(page)
+    assert redone[0] == first[0] and redone[1] != first[1]
+    picture(page, "redone")
+    page.get_by_role("button", name="Carry on from here").click()
+    expect(cards(page).nth(2)).to_have_attribute("data-stale", "false")
+    expect(status(page, "done")).to_contain_text("real-time factor")
+    assert keys(page)[:2] == redone[:2] and keys(page)[2] != first[2]
+    page.get_by_label("Takes of turn 2", exact=True).select_option("0")
+    button(page, "Keep this take of turn 2").click()
+    expect(status(page, "done")).to_contain_text("Take 1 of turn 2 is kept")
+    assert keys(page)[1] == first[1]
+    page.reload()
+    expect(cards(page)).to_have_count(3)
+    expect(page.get_by_label("Takes of turn 2", exact=True)).to_be_visible()
+    assert keys(page)[1] == first[1], "a reload lost the takes"
+
+
+def test_of_several_takes_the_card_says_why_one_won(page):
+    write(page, "A: One, two, three.", max_turn_seconds=2, takes=2)
+    generate(page)
+    expect(page.locator(".csm-why")).to_contain_text("was kept")
+    picture(page, "takes")
+
+
+def test_downloads_come_and_a_project_opens_again_with_the_same_sound(page, browser, app, tmp_path):
+    write(page, "A: One.\nB: Two.", max_turn_seconds=1)
+    generate(page)
+    heads = {"WAV": b"RIFF", "MP3": (b"ID3", b"\xff"), "FLAC": b"fLaC", "Stems": b"PK", "SRT": b"1", "VTT": b"WEBVTT"}
+    heads |= {"All as zip": b"PK", "Project": b"PK"}
+    for name, head in heads.items():
+        with page.expect_download() as download:
+            button(page, f"Download {name}").click()
+        path = tmp_path / download.value.suggested_filename
+        download.value.save_as(path)
+        assert path.read_bytes().startswith(head), name
+    other = opened(browser, app)
+    other.get_by_label("Open a project …").set_input_files(tmp_path / "conversation.csm")
+    expect(status(other, "done")).to_contain_text("conversation.csm is open: 2 turns")
+    expect(script(other)).to_have_value("A: One.\nB: Two.")
+    assert keys(other) == keys(page)
+    content = "async () => [...new Uint8Array(await (await fetch(window.csm.whole.source)).arrayBuffer())]"
+    assert other.evaluate(content) == page.evaluate(content)
+    (tmp_path / "text.csm").write_text("This is no project.")
+    other.get_by_label("Open a project …").set_input_files(tmp_path / "text.csm")
+    expect(other.locator("#csm-open-note")).to_contain_text("not a project")
+    expect(script(other)).to_have_value("A: One.\nB: Two.")
+    other.close()
 
 
 def test_an_empty_script_gets_one_sentence_and_the_page_stays_usable(page):
-    write(page, "", longest_turn=1)
+    write(page, "A: Hi.", max_turn_seconds=1)
+    script(page).fill("")
     button(page, "Generate").click()
-    expect(page.locator(".csm-note:visible")).to_contain_text("The script is empty")
+    expect(page.locator("#csm-script-note")).to_contain_text("The script is empty")
     expect(status(page, "error")).to_contain_text("The script is empty")
     picture(page, "empty-script")
-    field(page, "Script").fill("Anna: Hello.")
-    button(page, "Generate").click()
-    expect(status(page, "done")).to_contain_text("1 turn")
+    script(page).fill("Anna: Hello.")
+    generate(page)
     expect(page.locator(".csm-note:visible")).to_have_count(0)
 
 
-def test_an_own_voice_without_transcript_gets_one_sentence_and_nothing_typed_is_lost(page):
-    write(page, "A: This must not be lost.", longest_turn=1)
-    choose_own_voice(page, "A")
+def test_a_wrong_setting_is_told_beside_the_settings_and_nothing_typed_is_lost(page):
+    write(page, "A: This must not be lost.", temperature=0)
     button(page, "Generate").click()
-    expect(page.locator(".csm-note:visible")).to_contain_text("There is no recording yet")
-    page.locator("input[type=file]").first.set_input_files(find_voice("awb").path)
-    page.get_by_test_id("waveform-Recording for A").wait_for()
-    button(page, "Generate").click()
-    expect(page.locator(".csm-note:visible")).to_contain_text("The transcript is missing")
-    picture(page, "own-voice")
-    expect(field(page, "Script")).to_have_value("A: This must not be lost.")
-    field(page, "What is said in it (A)").fill(find_voice("awb").transcript)
-    button(page, "Generate").click()
-    expect(status(page, "done")).to_contain_text("1 turn")
-    expect(page.locator("tr[data-state] small")).to_have_text("own voice")
+    expect(page.locator("#csm-settings-note")).to_contain_text("temperature")
+    expect(script(page)).to_have_value("A: This must not be lost.")
+    text(page, 1).fill("")
+    text(page, 1).press("Tab")
+    setting(page, "temperature", 0.9)
+    expect(page.locator(".csm-note:visible")).to_contain_text("no text after")
 
 
-def test_stop_keeps_what_was_spoken(page):
-    write(page, "\n".join(["This goes on for longer than anyone wants to listen."] * 20))
+def test_stop_is_heard_at_once_and_keeps_what_was_spoken(page):
+    write(page, "\n".join(["A: This goes on for longer than anyone wants to listen."] * 20), max_turn_seconds=20)
     button(page, "Generate").click()
-    expect(page.locator("tr[data-state]").first).to_have_attribute("data-state", re.compile("ended|capped"))
+    cards(page, "speaking").nth(0).wait_for()
+    page.wait_for_function("window.csm.view.turns[0].chosen !== null")
+    page.evaluate(WATCH)
     button(page, "Stop").click()
+    assert page.evaluate("window.csm.live") is None
     expect(status(page, "warning")).to_contain_text("Stopped.")
-    expect(page.locator("tr[data-state='not spoken']").first).to_be_visible()
-    assert page.evaluate(DECODE, page.locator("a[download]").first.get_attribute("href"))["seconds"] > 0.5
-    expect(button(page, "Generate")).to_be_enabled()
+    seen = page.evaluate("window.seen")
+    assert seen[0]["sentence"] == "Stopping …" and seen[0]["after"] < 200
+    print(f"stopped after {seen[-1]['after']:.0f} ms")
+    assert seen[-1]["after"] < 5_000
+    expect(cards(page, "waiting").first).to_be_visible()
+    assert page.evaluate(DECODE, page.evaluate("window.csm.whole.source"))["seconds"] > 0.5
+    expect(page.get_by_role("button", name="Start over")).to_be_enabled()
 
 
-def test_a_voice_recorded_with_the_microphone_speaks(playwright, app):
-    voice = find_voice("rms")
-    microphone = [
-        "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-audio-capture={voice.path}",
-    ]  # fmt: skip
-    with chromium(playwright, *microphone) as browser:
-        page = opened(browser, app)
-        write(page, "A: Hello.", longest_turn=1)
-        choose_own_voice(page, "A")
-        field(page, "What is said in it (A)").fill(voice.transcript)
-        page.get_by_label("Record audio").first.click()
-        button(page, "Record").click()
-        page.wait_for_timeout(3_000)
-        page.get_by_role("button", name="Stop", exact=True).first.click()
-        page.get_by_test_id("waveform-Recording for A").wait_for()
-        page.wait_for_timeout(1_000)
-        button(page, "Generate").click()
-        expect(status(page, "done")).to_contain_text("1 turn")
-        picture(page, "recorded")
+def test_a_voice_of_ones_own_speaks(page):
+    voice = find_voice("awb")
+    page.get_by_role("tab", name="Voices").click()
+    page.get_by_label("Name of the voice").fill("Mine")
+    page.locator("input[type=file][accept^=audio]").first.set_input_files(voice.path)
+    page.get_by_test_id("waveform-Recording").wait_for()
+    page.locator(".csm-status", has_text=re.compile("fine for a voice|It can")).first.wait_for()
+    picture(page, "voices")
+    page.get_by_label("What is said in it").first.fill(voice.transcript)
+    button(page, "Keep this voice").click()
+    page.get_by_text("“Mine” is kept").wait_for()
+    page.get_by_role("tab", name="Conversation").click()
+    write(page, "A: Hello.", max_turn_seconds=1)
+    page.get_by_label("Voice of A", exact=True).select_option("Mine")
+    generate(page)
+    report = page.evaluate("window.csm.view.speakers")
+    assert report == [{"label": "A", "voice": "Mine"}]
+    page.get_by_role("tab", name="Look inside").click()
+    page.get_by_label("Clip", exact=True).click()
+    page.get_by_role("option", name="Hello.").click()
+    button(page, "Look inside").click()
+    page.get_by_text("frames of").wait_for()
+    picture(page, "inside")
+
+
+def test_the_page_works_by_keyboard(page):
+    write(page, "A: Hello.", max_turn_seconds=1)
+    script(page).focus()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "csm-generate":
+            break
+    page.keyboard.press("Enter")
+    expect(status(page, "done")).to_contain_text("real-time factor")
+    assert page.locator("#csm-status").get_attribute("aria-live") == "polite"
+    play = page.get_by_role("button", name="Play the conversation")
+    play.focus()
+    page.keyboard.press("Space")
+    page.wait_for_function("window.csm.deck.audio.currentTime > 0")
+
+
+def test_the_page_is_there_soon_and_the_tabs_follow(browser, app):
+    page = opened(browser, app)
+    ready = page.evaluate("performance.getEntriesByType('mark').find(mark => mark.name === 'csm-ready').startTime")
+    print(f"interactive after {ready:.0f} ms")
+    assert ready < 20_000  # 3 s where nothing else runs
+    page.get_by_role("tab", name="Check a file").click()
+    page.get_by_text("Drop a file to have it checked").first.wait_for()
+    picture(page, "check")
+    page.get_by_role("tab", name="Conversation").click()
+    expect(cards(page)).to_have_count(4)
+    page.close()

@@ -22,7 +22,10 @@ REPORT_KEYS = {
     "model", "device", "seed", "sample_rate", "audio_seconds", "generation_seconds", "real_time_factor",
     "first_audio_seconds", "positions_prefilled", "turns",
 }  # fmt: skip
-TURN_KEYS = {"speaker", "text", "start", "end", "frames", "state", "positions_prefilled"}
+TURN_KEYS = {
+    "speaker", "text", "start", "end", "frames", "state", "positions_prefilled",
+    "trimmed", "seed", "takes", "reason", "stale",
+}  # fmt: skip
 BOTH = {"A": Choice("slt"), "B": Choice("rms")}
 
 

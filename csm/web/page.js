@@ -14,6 +14,16 @@ const KEY = "csm";
 const element = (id) => document.getElementById(`csm-${id}`);
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
+// What the server says about sound that could not be played.
+async function why(source, otherwise) {
+  try {
+    const answer = await fetch(source);
+    return answer.ok ? otherwise : (await answer.json()).error || otherwise;
+  } catch {
+    return LOST;
+  }
+}
+
 class Refusal extends Error {
   constructor({ error, place }) {
     super(error || LOST);
@@ -101,7 +111,7 @@ class Page {
     element("over").addEventListener("click", () => this.speak(0, false));
     element("stop").addEventListener("click", () => this.stop());
     element("open").addEventListener("change", (event) => this.open(event.target));
-    this.whole = new ClipPlayer(this.deck, "the conversation", () => this.silence(), () => this.status("The conversation can't be played; press Generate again.", "error"));
+    this.whole = new ClipPlayer(this.deck, "the conversation", () => this.silence(), async () => this.status(await why(this.whole.source, "The conversation can't be played; press Generate again."), "error"));
     this.whole.element.classList.add("csm-large");
     this.saves = document.createElement("div");
     this.saves.className = "csm-row csm-saves";
@@ -116,6 +126,7 @@ class Page {
     element("whole").append(this.whole.element, this.saves, this.saveNote, this.report);
     this.settingsTold();
     root.dataset.ready = "true";
+    performance.mark("csm-ready");
     this.refresh().then(() => this.plan());
     clearInterval(this.watch);
     this.watch = setInterval(() => this.follow(), 120);
@@ -460,7 +471,7 @@ class Page {
         listen.querySelector("path").setAttribute("d", playing ? "M7 5h4v14H7zM13 5h4v14h-4z" : "M8 5v14l11-7z");
         listen.setAttribute("aria-label", `${playing ? "Pause" : "Hear"} the voice of ${label}`);
       },
-      broken: () => this.note(note, "This recording can't be played; choose another voice."),
+      broken: async () => this.note(note, await why(sample.source, "This recording can't be played; choose another voice.")),
     };
     listen.addEventListener("click", () => {
       if (this.deck.owner === sample && !this.deck.audio.paused) return this.deck.pause();

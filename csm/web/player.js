@@ -34,21 +34,19 @@ export class LivePlayer {
   }
 
   begin(turn, expected) {
-    this.turn = { index: turn, expected, waiting: [], made: 0, since: null, open: false };
+    this.turn = { index: turn, expected, waiting: [], made: 0, since: null, first: 0, open: false, begun: false };
   }
 
   push(wave) {
     const turn = this.turn;
     if (!turn || !wave.length) return;
     const now = this.clock();
-    if (turn.since === null) turn.since = now;
-    else if (now - turn.since > 0.15) this.speed = turn.made / (now - turn.since);
-    turn.made += wave.length / RATE;
+    const seconds = wave.length / RATE;
+    if (turn.since === null) Object.assign(turn, { since: now, first: seconds });
+    turn.made += seconds;
+    if (now - turn.since > 0.15) this.#measure((turn.made - turn.first) / (now - turn.since));
     turn.waiting.push(wave);
-    if (turn.open && !this.#follows()) {
-      turn.open = false;
-      this.gaps += 1;
-    }
+    if (turn.open && !this.#follows()) turn.open = false;
     if (turn.open || this.#enough()) this.#play();
   }
 
@@ -84,6 +82,11 @@ export class LivePlayer {
     return this.context.currentTime * RATE;
   }
 
+  // Slower counts at once, faster only little by little: a machine that faltered may falter again.
+  #measure(speed) {
+    this.speed = this.speed === null ? speed : Math.min(speed, 0.7 * this.speed + 0.3 * speed);
+  }
+
   #enough() {
     const turn = this.turn;
     const waiting = turn.waiting.reduce((sum, wave) => sum + wave.length, 0) / RATE;
@@ -99,8 +102,10 @@ export class LivePlayer {
   }
 
   #play() {
-    this.turn.open = true;
-    for (const wave of this.turn.waiting) {
+    const turn = this.turn;
+    if (turn.begun && turn.waiting.length && !this.#follows()) this.gaps += 1;
+    turn.open = turn.begun = true;
+    for (const wave of turn.waiting) {
       const at = this.#follows() ? this.next : Math.ceil((this.context.currentTime + SOON) * RATE);
       const buffer = this.context.createBuffer(1, wave.length, RATE);
       buffer.copyToChannel(wave, 0);
@@ -110,10 +115,10 @@ export class LivePlayer {
       source.start(at / RATE);
       source.onended = () => this.sources.delete(source);
       this.sources.add(source);
-      this.log.push({ turn: this.turn.index, at, length: wave.length });
+      this.log.push({ turn: turn.index, at, length: wave.length });
       this.next = at + wave.length;
     }
-    this.turn.waiting = [];
+    turn.waiting = [];
   }
 }
 

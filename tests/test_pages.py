@@ -1,0 +1,230 @@
+"""The routes behind the conversation tab, with a small random model: what a page asks, without a browser."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from csm.web.pages import Pages, new_token, usual_voices
+from csm.web.routes import PageRoutes
+from tests.small import end_after, small_generator
+
+SCRIPT = "A: One.\nB: Two.\nA: Three."
+FAST = {"max_turn_seconds": 0.4}
+
+
+@pytest.fixture(scope="module")
+def pages():
+    generator = small_generator(max_positions=2048)
+    end_after(generator, 4)
+    return Pages(generator)
+
+
+@pytest.fixture(scope="module")
+def client(pages):
+    return TestClient(Starlette(routes=PageRoutes(pages).routes()))
+
+
+class Visitor:
+    """One open page, without its browser."""
+
+    def __init__(self, client, script=SCRIPT, **settings):
+        self.client, self.token = client, new_token()
+        self.form = {"token": self.token, "script": script, "voices": {}, "settings": {**FAST, **settings}}
+
+    def ask(self, name, **more):
+        return self.client.post(f"/csm/{name}", json={**self.form, **more})
+
+    def plan(self, **more):
+        return self.ask("plan", **more).json()
+
+    def speak(self, turn=0, again=False):
+        lines = self.ask("speak", turn=turn, again=again).text.split("\n\n")
+        return [json.loads(line.removeprefix("data: ")) for line in lines if line]
+
+
+def keys(view):
+    return [turn["takes"][turn["chosen"]]["key"] for turn in view["turns"]]
+
+
+@pytest.fixture
+def visitor(client):
+    return Visitor(client)
+
+
+@pytest.fixture
+def spoken(visitor):
+    return visitor, visitor.speak()[-1]["view"]
+
+
+def test_the_cards_wait_before_anything_is_spoken_and_the_meter_counts_them(visitor):
+    view = visitor.plan()
+    assert [(turn["speaker"], turn["text"], turn["state"]) for turn in view["turns"]] == [
+        ("A", "One.", "waiting"), ("B", "Two.", "waiting"), ("A", "Three.", "waiting"),
+    ]  # fmt: skip
+    budget = view["budget"]
+    assert budget["total"] == budget["prompts"] + budget["coming"] <= budget["limit"] and budget["fits"] == 3
+
+
+def test_a_run_tells_of_every_turn_its_sound_and_what_it_cost(visitor):
+    told = visitor.speak()
+    assert [(one["type"], one["index"]) for one in told if one["type"] in ("turn", "spoken")] == [
+        (kind, turn) for turn in range(3) for kind in ("turn", "spoken")
+    ]
+    assert {one["index"] for one in told if one["type"] == "sound"} == {0, 1, 2}
+    end = told[-1]
+    assert end["type"] == "end" and end["told"]["factor"] > 0 and end["told"]["first"] >= 0
+    assert all(turn["state"] == "ended" for turn in end["view"]["turns"])
+
+
+def test_redoing_a_turn_leaves_those_before_it_and_marks_those_after_it(spoken):
+    visitor, before = spoken
+    after = visitor.speak(turn=1, again=True)[-1]["view"]
+    assert keys(after)[0] == keys(before)[0] and keys(after)[1] != keys(before)[1]
+    assert [turn["stale"] for turn in after["turns"]] == [False, False, True] and after["first_open"] == 2
+    kept = visitor.ask("keep", turn=1, take=0).json()
+    assert keys(kept) == keys(before) and kept["first_open"] is None
+
+
+def test_a_text_that_is_changed_and_changed_back_has_its_take_again(spoken):
+    visitor, before = spoken
+    changed = visitor.plan(script=SCRIPT.replace("Two", "Five"))
+    assert changed["turns"][1]["state"] == "waiting" and changed["first_open"] == 1
+    assert keys(visitor.plan()) == keys(before)
+
+
+def test_the_players_get_sound_and_every_download_is_a_file(spoken):
+    visitor, view = spoken
+    whole = visitor.client.get(f"/csm/whole/{visitor.token}/{view['sound']['version']}")
+    take = visitor.client.get(f"/csm/take/{visitor.token}/{keys(view)[0]}")
+    assert whole.content[:4] == take.content[:4] == b"RIFF" and len(whole.content) > len(take.content)
+    heads = {
+        "wav": b"RIFF",
+        "flac": b"fLaC",
+        "zip": b"PK",
+        "stems": b"PK",
+        "vtt": b"WEBVTT",
+        "srt": b"1\n",
+        "csm": b"PK",
+    }
+    for kind, start in heads.items():
+        saved = visitor.client.get(f"/csm/save/{visitor.token}/{kind}")
+        assert saved.status_code == 200 and saved.content.startswith(start), kind
+        assert "attachment" in saved.headers["Content-Disposition"]
+
+
+def test_a_project_opens_on_another_page_with_the_same_sound(spoken, client):
+    visitor, view = spoken
+    project = client.get(f"/csm/save/{visitor.token}/csm").content
+    other = Visitor(client)
+    opened = client.post(f"/csm/open?token={other.token}", content=project).json()
+    assert keys(opened) == keys(view) and opened["script"] == SCRIPT
+    whole = f"/csm/whole/%s/{view['sound']['version']}"
+    assert client.get(whole % other.token).content == client.get(whole % visitor.token).content
+    other.form["voices"] = {one["label"]: one["voice"] for one in opened["speakers"]}
+    other.form["settings"] = opened["settings"]
+    assert other.plan()["first_open"] is None
+
+
+def test_a_file_that_is_no_project_is_refused_where_it_was_given_and_nothing_is_lost(spoken):
+    visitor, view = spoken
+    answer = visitor.client.post(f"/csm/open?token={visitor.token}", content=b"nothing of the kind")
+    assert answer.status_code == 400 and answer.json()["place"] == "open"
+    assert "not a project" in answer.json()["error"] and "opened-" not in answer.json()["error"]
+    assert keys(visitor.plan()) == keys(view)
+
+
+BAD = {
+    "an empty script": (dict(script=" \n"), "script", "script is empty"),
+    "nine speakers": (dict(script="\n".join(f"{name}: Hi." for name in "ABCDEFGHI")), "script", "at most 8"),
+    "a voice that is gone": (dict(voices={"B": "nobody"}), "voice:B", "no voice called “nobody”"),
+    "no temperature": (dict(settings={"temperature": 0}), "settings", "temperature"),
+    "a word for a number": (dict(settings={"topk": "many"}), "settings", "must be numbers"),
+    "too many takes": (dict(settings={"takes": 99}), "settings", "number of takes"),
+}
+
+
+@pytest.mark.parametrize("given, place, sentence", BAD.values(), ids=BAD)
+def test_bad_input_is_told_where_it_was_given(visitor, given, place, sentence):
+    answer = visitor.ask("speak", turn=0, **given)
+    assert answer.status_code == 400
+    assert answer.json()["place"] == place and sentence.lower() in answer.json()["error"].lower()
+    assert visitor.plan()["turns"]
+
+
+def test_what_is_no_page_and_what_is_no_turn_is_refused_in_one_sentence(client, visitor):
+    for answer in (
+        client.post("/csm/plan", json={"token": "../../etc"}),
+        client.post("/csm/plan", content=b"{"),
+        visitor.ask("speak", turn="one"),
+        visitor.ask("keep", turn=7, take=0),
+        client.get(f"/csm/save/{visitor.token}/exe"),
+        client.get(f"/csm/take/{visitor.token}/none"),
+        client.get(f"/csm/whole/{visitor.token}/none"),
+        client.get(f"/csm/voice/{visitor.token}?name=/etc/passwd"),
+    ):
+        assert answer.status_code == 400 and answer.json()["error"].endswith((".", "it"))
+
+
+def test_eight_pages_at_once_get_each_their_own(client):
+    scripts = [
+        f"{name}: {word}.\nZ: Yes."
+        for name, word in zip("ABCDEFGH", ("one two three four five six seven eight").split())
+    ]
+    alone = [keys(Visitor(client, script).speak()[-1]["view"]) for script in scripts]
+    with ThreadPoolExecutor(8) as pool:
+        ends = list(pool.map(lambda script: Visitor(client, script).speak()[-1], scripts))
+    assert [end["view"]["script"] for end in ends] == scripts
+    assert [keys(end["view"]) for end in ends] == alone
+
+
+def test_a_page_is_asked_to_stop_and_keeps_what_was_made(pages, client):
+    visitor = Visitor(client, "\n".join(["A: On and on."] * 40))
+    page = pages.page(visitor.token)
+    events = []
+    task = page.speak(_form(visitor), 0, False)
+    for event in page.perform(task):
+        events.append(type(event).__name__)
+        if events.count("TurnFinished") == 2:
+            page.halt()
+    assert events[-1] == "Performed" and 2 <= events.count("TurnFinished") <= 3
+    assert page.task is None and page.version()
+    assert visitor.speak(turn=2)[-1]["type"] == "end"
+
+
+def test_while_a_page_is_spoken_for_nothing_else_changes_it(pages, client):
+    visitor = Visitor(client)
+    page = pages.page(visitor.token)
+    run = page.perform(page.speak(_form(visitor), 0, False))
+    next(run)
+    assert "being spoken" in visitor.ask("plan", script="A: Other.").json()["error"]
+    run.close()
+    assert visitor.ask("plan", script="A: Other.").status_code == 200
+
+
+def test_of_several_takes_the_card_says_why_one_was_kept(client):
+    view = Visitor(client, "A: One.", takes=2).speak()[-1]["view"]
+    (turn,) = view["turns"]
+    assert len(turn["takes"]) == 2 and "was kept" in turn["takes"][turn["chosen"]]["reason"]
+
+
+def test_a_drawn_seed_is_told_and_stays_for_what_follows(client):
+    visitor = Visitor(client, seed=-1)
+    seed = visitor.speak()[-1]["view"]["settings"]["seed"]
+    assert seed >= 0 and visitor.plan()["settings"]["seed"] == seed
+
+
+def test_speakers_take_the_voices_in_turn_and_share_them_when_there_are_too_few():
+    offered = ["slt", "rms", "awb"]
+    assert usual_voices(["B", "A"], offered) == {"A": "slt", "B": "rms"}
+    assert usual_voices(["Anna", "Ben", "Cleo", "Dan"], offered) == {
+        "Anna": "slt", "Ben": "rms", "Cleo": "awb", "Dan": "slt",
+    }  # fmt: skip
+
+
+def _form(visitor):
+    from csm.web.pages import Form
+
+    return Form.read(visitor.form)

@@ -307,7 +307,7 @@ def test_a_wrong_setting_is_told_beside_the_settings_and_nothing_typed_is_lost(p
     text(page, 1).fill("")
     text(page, 1).press("Tab")
     setting(page, "temperature", 0.9)
-    expect(page.locator(".csm-note:visible")).to_contain_text("no text after")
+    expect(page.locator(".csm-note:visible")).to_contain_text("nothing to say in this turn")
 
 
 def test_stop_is_heard_at_once_and_keeps_what_was_spoken(page):
@@ -349,7 +349,7 @@ def test_a_voice_of_ones_own_speaks(page):
     page.get_by_label("Clip", exact=True).click()
     page.get_by_role("option", name="Hello.").click()
     button(page, "Look inside").click()
-    page.get_by_text("frames of").wait_for()
+    page.locator("p.csm-status", has_text="codes, ").wait_for()
     picture(page, "inside")
 
 

@@ -2,6 +2,7 @@
 
 import { ClipPlayer } from "./player.js";
 
+const ALONE = "The only take that was asked for."; // goes without saying
 const STATES = {
   waiting: "not spoken yet",
   speaking: "being spoken",
@@ -118,11 +119,12 @@ export class Card {
     const take = this.view.takes[number];
     this.shown = take ? number : null;
     this.player.element.hidden = !take;
-    this.why.hidden = !take || !take.reason || this.view.takes.length < 2;
+    this.why.hidden = true;
     if (take) {
       this.player.set(this.page.takeUrl(take.key), take.seconds, take.bars);
       const other = take.text !== this.view.text ? ` It says: “${take.text}”` : "";
-      this.why.textContent = take.reason + other;
+      this.why.textContent = (take.reason === ALONE ? "" : take.reason) + other;
+      this.why.hidden = !this.why.textContent;
       this.takes.value = String(number);
     }
     this.keep.hidden = !take || number === this.view.chosen;

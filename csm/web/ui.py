@@ -99,11 +99,36 @@ def conversation() -> str:
 
 def launch_options() -> dict[str, Any]:
     """Arguments for `Blocks.launch`; address and port stay with `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT`."""
-    # Names of fonts that every system has: the page asks nothing of other servers.
-    fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return {
-        "theme": gr.themes.Soft(primary_hue="teal", secondary_hue="teal", neutral_hue="stone", **fonts),
+        "theme": theme(),
         "css_paths": [HERE / "style.css"],
         "head": f'<script type="module" src="csm/script/page.js?{__version__}"></script>',
         "ssr_mode": False,
     }
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's own components in the colours of `style.css`: quiet greys, and teal for what is to be pressed."""
+    # Names of fonts that every system has: the page asks nothing of other servers.
+    fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    plain = {f"block_{part}_background_fill{shade}": "none" for part in ("title", "label") for shade in ("", "_dark")}
+    plain |= {
+        f"block_{part}_text_color{shade}": "*body_text_color" for part in ("title", "label") for shade in ("", "_dark")
+    }
+    return gr.themes.Soft(primary_hue="teal", secondary_hue="teal", neutral_hue="stone", **fonts).set(
+        **plain,
+        block_title_padding="0",
+        block_shadow="none",
+        block_border_width="1px",
+        input_shadow="none",
+        input_border_width="1px",
+        button_primary_background_fill="#0f766e",
+        button_primary_background_fill_hover="#115e59",
+        button_primary_background_fill_dark="#2dd4bf",
+        button_primary_background_fill_hover_dark="#5eead4",
+        button_primary_text_color_dark="#042f2e",
+        button_primary_shadow="none",
+        button_secondary_shadow="none",
+        button_secondary_border_color="*border_color_primary",
+        button_border_width="1px",
+    )

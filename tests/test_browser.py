@@ -300,7 +300,8 @@ def test_an_empty_script_gets_one_sentence_and_the_page_stays_usable(page):
 
 
 def test_a_wrong_setting_is_told_beside_the_settings_and_nothing_typed_is_lost(page):
-    write(page, "A: This must not be lost.", temperature=0)
+    write(page, "A: This must not be lost.")
+    setting(page, "temperature", 0)
     button(page, "Generate").click()
     expect(page.locator("#csm-settings-note")).to_contain_text("temperature")
     expect(script(page)).to_have_value("A: This must not be lost.")

@@ -9,6 +9,7 @@ const DOWNLOADS = [
   ["zip", "All as zip"], ["csm", "Project"],
 ];
 const LOST = "The connection to the server broke off; what was typed is still here, so please try again.";
+const SPOKEN = "This conversation is being spoken"; // by the page before it was reloaded; that ends by itself
 const KEY = "csm";
 
 const element = (id) => document.getElementById(`csm-${id}`);
@@ -172,7 +173,8 @@ class Page {
       if (asked !== this.asked) return false;
       this.invalid = refusal.place === "script" && this.edited === null;
       this.quiet();
-      this.refused(refusal, loud);
+      if (refusal.message.startsWith(SPOKEN) && !loud) this.timer = setTimeout(() => this.plan(), 1000);
+      else this.refused(refusal, loud);
       this.lock();
       return false;
     }
@@ -262,7 +264,7 @@ class Page {
 
   told({ told, notice, view }) {
     const spoken = view.turns.filter((turn) => turn.chosen !== null).length;
-    const stopped = this.halted || view.turns.some((turn) => turn.state === "stopped");
+    const stopped = this.halted;
     if (!told.made) return this.status("Stopped before anything was spoken.", "warning");
     let text = `${plural(spoken, "turn")}, ${view.sound.seconds.toFixed(1)} s of sound. Made ${told.made.toFixed(1)} s in ${told.seconds.toFixed(1)} s: ` +
       `real-time factor ${told.factor.toFixed(2)}, first sound after ${(told.first ?? told.seconds).toFixed(2)} s, seed ${view.settings.seed}.`;

@@ -1,13 +1,14 @@
 """The routes behind the conversation tab, with a small random model: what a page asks, without a browser."""
 
 import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from csm.web.pages import Pages, new_token, usual_voices
+from csm.web.pages import MOST_AWAKE, Form, Pages, new_token, usual_voices
 from csm.web.routes import PageRoutes
 from tests.small import end_after, small_generator
 
@@ -181,7 +182,7 @@ def test_eight_pages_at_once_get_each_their_own(client):
 
 
 def test_a_page_is_asked_to_stop_and_keeps_what_was_made(pages, client):
-    visitor = Visitor(client, "\n".join(["A: On and on."] * 40))
+    visitor = Visitor(client, "\n".join(["A: On and on."] * 8))
     page = pages.page(visitor.token)
     events = []
     task = page.speak(_form(visitor), 0, False)
@@ -224,7 +225,30 @@ def test_speakers_take_the_voices_in_turn_and_share_them_when_there_are_too_few(
     }  # fmt: skip
 
 
-def _form(visitor):
-    from csm.web.pages import Form
+def test_a_session_spoken_in_another_process_comes_back_as_plain_bytes(pages, client, monkeypatch):
+    here = Visitor(client).speak()[-1]["view"]
+    visitor = Visitor(client)
+    page = pages.page(visitor.token)
+    task = page.speak(_form(visitor), 0, False)
+    sent = pickle.loads(pickle.dumps(task))
+    monkeypatch.setattr("csm.web.live.os.getpid", lambda: -1)
+    updates = list(pages.performer._speak(sent))
+    assert updates and all(isinstance(update, bytes) for update in updates)
+    for update in updates:
+        task.session.apply(pickle.loads(update))
+    view = visitor.plan()
+    assert keys(view) == keys(here) and view["sound"]["version"] == here["sound"]["version"]
 
+
+def test_pages_at_rest_keep_what_was_said_but_no_cache(pages, client):
+    visitor = Visitor(client)
+    before = keys(visitor.speak()[-1]["view"])
+    page = pages.page(visitor.token)
+    for _ in range(MOST_AWAKE):
+        Visitor(client).plan()
+    assert page.session is not None and page.session._memory is None
+    assert keys(visitor.speak(turn=1, again=True)[-1]["view"])[0] == before[0]
+
+
+def _form(visitor):
     return Form.read(visitor.form)

@@ -122,6 +122,8 @@ def theme() -> gr.themes.Base:
         block_border_width="1px",
         input_shadow="none",
         input_border_width="1px",
+        input_border_color="*border_color_primary",
+        input_border_color_dark="*border_color_primary",
         button_primary_background_fill="#0f766e",
         button_primary_background_fill_hover="#115e59",
         button_primary_background_fill_dark="#2dd4bf",

@@ -141,6 +141,9 @@ class Conversations:
                 self.clips.setdefault(utterance.speaker, []).append(clip)
         if not self.clips:
             raise InputError(f"No codes of this speech in {folder}: run `python -m csm train codes` first.")
+        # Between equal speakers and equal clips: who has said much is heard more, and who has not often enough.
+        weights = np.sqrt([len(clips) for clips in self.clips.values()])
+        self._shares = weights / weights.sum()
 
     def _turn(self, rng: np.random.Generator, clips: list[Clip]) -> Clip:
         """One clip, or two or three of the same speaker said in one breath: people's turns have several sentences."""
@@ -158,7 +161,8 @@ class Conversations:
         ids = np.zeros((length, self.k + 1), np.int64)
         mask = np.zeros((length, self.k + 1), bool)
         guide = np.full((length, 2), -1, np.int64)
-        names = rng.choice(list(self.clips), size=min(len(self.clips), int(rng.integers(1, 4))), replace=False)
+        count = min(len(self.clips), int(rng.integers(1, 4)))
+        names = rng.choice(list(self.clips), size=count, replace=False, p=self._shares)
         slots = rng.permutation(SLOTS if rng.random() < 0.3 else len(names))
         at, misses = 0, 0
         while misses < 4:

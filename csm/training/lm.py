@@ -36,7 +36,8 @@ class LMSettings:
     conversations of up to `positions` rows, more of them the shorter they are.
 
     `depth_share` is the part of the frames that the depth decoder learns. The guide's weight fades out to the end;
-    0 leaves it out. `precision` is that of the matrix products: weights, their updates, norms and losses are float32.
+    0 leaves it out. `code_noise` is the part of the frames that the backbone hears wrongly, as other frames of the batch,
+    and learns to go on from, as it must from its own mistakes. `precision` is that of the matrix products: weights, their updates, norms and losses are float32.
     """
 
     steps: int = 15_000
@@ -49,6 +50,7 @@ class LMSettings:
     guide_weight: float = 0.5
     guided_layer: int = 2
     guided_heads: int = 2
+    code_noise: float = 0.05
     optimiser: Literal["muon", "adamw"] = "muon"
     weight_decay: float = 0.05
     precision: Literal["bfloat16", "float32"] = "bfloat16"
@@ -125,7 +127,7 @@ class Objective(nn.Module):
         """Cross-entropy of code 0 and of the other codes on `depth_frames` bool (B, S), and the guide's loss (0 without
         a `guide`), each averaged over this batch."""
         model = self.model
-        x = model.embed_rows(ids, mask)
+        x = model.embed_rows(misheard(ids, mask, self.settings.code_noise) if self.training else ids, mask)
         cos, sin = model.backbone.rotary(torch.arange(x.shape[1], device=x.device))
         guided = x.new_zeros(())
         for index, module in enumerate(model.backbone.layers):
@@ -134,6 +136,16 @@ class Objective(nn.Module):
             x = module(x, cos, sin, index, None)
         first, depth = model.losses(ids, mask, depth_frames, model.backbone.norm(x))
         return first, depth, guided
+
+
+def misheard(ids: Tensor, mask: Tensor, share: float) -> Tensor:
+    """ids (B, S, K+1) with a random `share` of the frames replaced by other frames of the batch; ends stay ends."""
+    sound = mask[..., 0] & (ids[..., :-1] != 0).any(-1)
+    frames = ids[sound]
+    wrong = torch.rand(len(frames), 1, device=ids.device) < share
+    heard = ids.clone()
+    heard[sound] = torch.where(wrong, frames[torch.randperm(len(frames), device=ids.device)], frames)
+    return heard
 
 
 def choose_frames(mask: Tensor, share: float, seed: tuple[int, ...]) -> Tensor:

@@ -36,8 +36,9 @@ class LMSettings:
     conversations of up to `positions` rows, more of them the shorter they are.
 
     `depth_share` is the part of the frames that the depth decoder learns. The guide's weight fades out to the end;
-    0 leaves it out. `code_noise` is the part of the frames that the backbone hears wrongly, as other frames of the batch,
-    and learns to go on from, as it must from its own mistakes. `precision` is that of the matrix products: weights, their updates, norms and losses are float32.
+    0 leaves it out. `code_noise` is the part of the frames that the backbone hears wrongly, as other frames of the
+    batch, and learns to go on from, as it must from its own mistakes. `precision` is that of the matrix products:
+    weights, their updates, norms and losses are float32.
     """
 
     steps: int = 15_000
@@ -122,12 +123,12 @@ class Objective(nn.Module):
         return self.guided_layer >= 0 and bool((batch.guide[..., 0] >= 0).any())
 
     def forward(
-        self, ids: Tensor, mask: Tensor, guide: Tensor | None, depth_frames: Tensor
+        self, ids: Tensor, mask: Tensor, guide: Tensor | None, depth_frames: Tensor, heard: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Cross-entropy of code 0 and of the other codes on `depth_frames` bool (B, S), and the guide's loss (0 without
-        a `guide`), each averaged over this batch."""
+        a `guide`), each averaged over this batch. The backbone reads `heard` instead of `ids` where given."""
         model = self.model
-        x = model.embed_rows(misheard(ids, mask, self.settings.code_noise) if self.training else ids, mask)
+        x = model.embed_rows(ids if heard is None else heard, mask)
         cos, sin = model.backbone.rotary(torch.arange(x.shape[1], device=x.device))
         guided = x.new_zeros(())
         for index, module in enumerate(model.backbone.layers):
@@ -138,13 +139,14 @@ class Objective(nn.Module):
         return first, depth, guided
 
 
-def misheard(ids: Tensor, mask: Tensor, share: float) -> Tensor:
-    """ids (B, S, K+1) with a random `share` of the frames replaced by other frames of the batch; ends stay ends."""
-    sound = mask[..., 0] & (ids[..., :-1] != 0).any(-1)
-    frames = ids[sound]
-    wrong = torch.rand(len(frames), 1, device=ids.device) < share
-    heard = ids.clone()
-    heard[sound] = torch.where(wrong, frames[torch.randperm(len(frames), device=ids.device)], frames)
+def misheard(batch: Batch, share: float, seed: tuple[int, ...]) -> Tensor:
+    """A batch's ids (B, S, K+1) with a random `share` of the frames replaced by others of it; ends stay ends."""
+    sound = batch.mask[..., 0] & (batch.ids[..., :-1] != 0).any(-1)
+    frames = batch.ids[sound]
+    rng = np.random.default_rng(seed)
+    wrong = torch.from_numpy(rng.random((len(frames), 1)) < share)
+    heard = batch.ids.clone()
+    heard[sound] = torch.where(wrong, frames[torch.from_numpy(rng.permutation(len(frames)))], frames)
     return heard
 
 
@@ -216,11 +218,12 @@ def train_lm(
     shapes, shares = settings.shapes()
     skipped = 0
 
-    def losses(batch: Batch, depth_frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(batch: Batch, depth_frames: Tensor, heard: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         guide = batch.guide.to(device) if objective.guides(batch) else None
+        heard = None if heard is None else heard.to(device)
         bfloat16 = settings.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=several == 1):
-            return objective(batch.ids.to(device), batch.mask.to(device), guide, depth_frames.to(device))
+            return objective(batch.ids.to(device), batch.mask.to(device), guide, depth_frames.to(device), heard)
 
     def counts(batch: Batch, depth_frames: Tensor) -> Tensor:
         guided = (batch.guide[..., 0] >= 0).sum() if objective.guides(batch) else torch.tensor(0)
@@ -242,9 +245,10 @@ def train_lm(
         weights = torch.tensor([1.0, 1.0, settings.guide_weight * (1 - step / settings.steps)], device=device)
         model.zero_grad(set_to_none=True)
         seen = torch.zeros(3, device=device)
-        for batch, depth_frames, count in zip(batches, frames, own):
+        for number, batch, depth_frames, count in zip(numbers, batches, frames, own):
+            heard = misheard(batch, settings.code_noise, (settings.seed, number, 4)) if settings.code_noise else None
             part = (count / in_all).float().to(device)  # so that every frame counts the same, whichever batch it is in
-            values = torch.stack(losses(batch, depth_frames)).float() * part
+            values = torch.stack(losses(batch, depth_frames, heard)).float() * part
             (values @ weights * several).backward()  # times the processes, since sharding averages over them
             seen += values.detach()
         for optimiser in chosen:

@@ -143,7 +143,7 @@ def test_accumulated_batches_count_every_frame_alike(talk, tmp_path):
             pair = [talk.batch(2 * step + i, 1, length) for i in range(2)]
             return Batch(*(torch.cat([getattr(part, name) for part in pair]) for name in ("ids", "mask", "guide")))
 
-    settings = replace(SETTINGS, steps=1, depth_share=1.0, precision="float32", optimiser="adamw", warmup=1)
+    settings = replace(SETTINGS, steps=1, depth_share=1.0, precision="float32", optimiser="adamw", warmup=1, code_noise=0.0)
     train_lm(new_model(), Both(), None, tmp_path / "one", settings)
     train_lm(new_model(), talk, None, tmp_path / "two", replace(settings, accumulate=2, batch_positions=128))
     assert np.allclose(curve(tmp_path / "one"), curve(tmp_path / "two"), rtol=1e-5)
@@ -356,3 +356,25 @@ def test_every_preset_s_plan_is_printed_without_speech_or_weights(preset, capsys
 def test_more_positions_than_2048_are_refused_before_anything_is_read(capsys):
     assert main(["train", "lm", "--positions", "4096", "--plan"]) == 2
     assert "2048 positions" in capsys.readouterr().err
+
+
+def test_amortisation_is_compared_with_all_frames_by_one_command(start, speech, tmp_path, capfd):
+    command = ["train", "--threads", "1", "amortisation", "--init", start, "--data", speech, "--codes", speech]
+    command += ["--out", tmp_path, "--positions", 128, "--batch-positions", 256, "--steps", 4, "--every", 2]
+    assert main([*map(str, command), "--log-every", "1", "--device", "cpu"]) == 0
+    figures = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert figures == json.loads((tmp_path / "amortisation.json").read_text())
+    share, everything = figures["share"], figures["all"]
+    assert (share["depth_share"], everything["depth_share"]) == (1 / 16, 1.0)
+    assert share["steps"] == everything["steps"] == 4
+    assert figures["depth_loss_ratio"] == share["held_out_depth"] / everything["held_out_depth"] == pytest.approx(1, 0.2)
+    assert figures["computed"][1]["model"] == "tiny"
+    assert figures["computed"][1]["bytes"]["total"] < figures["computed"][1]["bytes_all_frames"]["total"] / 1.5
+    assert (tmp_path / "amortisation.png").read_bytes().startswith(b"\x89PNG")
+    first = json.loads((tmp_path / "all" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["settings"]["seed"] == 1 and first["settings"]["depth_share"] == 1.0
+
+
+def test_a_comparison_of_all_frames_with_all_frames_is_refused(capsys):
+    assert main(["train", "amortisation", "--depth-share", "1"]) == 2
+    assert "below 1" in capsys.readouterr().err

@@ -70,6 +70,14 @@ PROMPTS: dict[str, Prompt] = {
         "My grandmother always baked apple pies on Sundays. Everybody sat together around her table.",
         "woman, American",
     ),
+    "rms": Prompt(
+        "Our neighborhood has a wonderful bookstore. The owner recommends something different every week.",
+        "man, American",
+    ),
+    "awb": Prompt(
+        "Yesterday morning we visited an old castle. Hundreds of seabirds rested along the rocks.",
+        "man, Scottish",
+    ),
     "clb": Prompt(
         "Our cousins grow strawberries behind the barn. Every June they share a basket with us.",
         "woman, American",
@@ -81,14 +89,6 @@ PROMPTS: dict[str, Prompt] = {
     "ksp": Prompt(
         "Uncle George repairs bicycles in his garage. Children bring him broken wheels and squeaky brakes.",
         "man, Indian",
-    ),
-    "rms": Prompt(
-        "Our neighborhood has a wonderful bookstore. The owner recommends something different every week.",
-        "man, American",
-    ),
-    "awb": Prompt(
-        "Yesterday morning we visited an old castle. Hundreds of seabirds rested along the rocks.",
-        "man, Scottish",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""`python -m csm train data|codec|codes|lm|export|prompts`: the recipe's steps, in this order.
+"""`python -m csm train data|codec|codes|lm|amortisation|export|prompts`: the recipe's steps, in this order.
 
 Each step reads the folders of the ones before, saves as it goes, and carries on where it was interrupted.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from csm.config import PRESETS
-from csm.training import lm_command
+from csm.training import amortisation, lm_command
 from csm.training.held_out import CONVERSATION, SENTENCES
 from csm.training.run import say
 
@@ -36,13 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     codes = steps.add_parser("codes", help="encode the training speech")
     codes.add_argument("--data", type=Path, default=Path("runs/speech"))
-    codes.add_argument("--codec", type=Path, default=Path("runs/codec"))
+    source = codes.add_mutually_exclusive_group()
+    source.add_argument("--codec", type=Path, default=Path("runs/codec"), help="a run of `train codec`")
+    source.add_argument("--model", help="the codec of a model instead, for --init MODEL: a folder or a hub id")
     codes.add_argument("--out", type=Path, default=Path("runs/codes"))
     codes.set_defaults(action=_codes)
 
     lm = steps.add_parser("lm", help="train backbone and depth decoder")
     lm_command.add_arguments(lm)
     lm.set_defaults(action=lm_command.run)
+
+    compare = steps.add_parser("amortisation", help="train with a share of the frames and with all, and compare")
+    lm_command.add_arguments(compare)
+    compare.set_defaults(action=amortisation.run, out=Path("runs/amortisation"))
 
     export = steps.add_parser("export", help="pack both runs into a folder that --model takes")
     export.add_argument("--codec", type=Path, default=Path("runs/codec"))
@@ -88,12 +94,20 @@ def _codec(arguments: argparse.Namespace) -> None:
 
 
 def _codes(arguments: argparse.Namespace) -> None:
-    from csm.training.codes import encode_corpus
+    from csm.training.codes import OneByOne, encode_corpus
     from csm.training.corpus import Corpus
     from csm.training.export import trained_codec
 
-    codec = trained_codec(arguments.codec, PRESETS["nano"])
-    encode_corpus(Corpus(arguments.data), codec, arguments.out)
+    corpus = Corpus(arguments.data)
+    if arguments.model:
+        from csm.checkpoint import load_model
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        codec = load_model(arguments.model).codec
+        codec.module.to(device)
+        encode_corpus(corpus, OneByOne(codec, device), arguments.out)
+    else:
+        encode_corpus(corpus, trained_codec(arguments.codec, PRESETS["nano"]), arguments.out)
 
 
 def _export(arguments: argparse.Namespace) -> None:

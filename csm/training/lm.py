@@ -172,11 +172,12 @@ def optimisers(model: nn.Module, settings: LMSettings) -> list[torch.optim.Optim
     rate, decay, betas = settings.rate, settings.weight_decay, (0.9, 0.95)
     if settings.optimiser == "adamw" or not inner:
         groups = [{"params": inner, "weight_decay": decay}, {"params": outer, "weight_decay": 0.0}]
-        return [torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, betas=betas)]
+        # One parameter after the other: all at once needs another copy of all weights.
+        return [torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, betas=betas, foreach=False)]
     made: list[torch.optim.Optimizer] = [
         torch.optim.Muon(inner, lr=rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     ]
-    return [*made, torch.optim.AdamW(outer, lr=rate, betas=betas, weight_decay=0.0)] if outer else made
+    return [*made, torch.optim.AdamW(outer, lr=rate, betas=betas, weight_decay=0.0, foreach=False)] if outer else made
 
 
 def remember_less(layers: list[nn.Module]) -> None:

@@ -107,13 +107,21 @@ def starting_model(arguments: argparse.Namespace) -> tuple[CSM, Tokenizer]:
     return CSM(config).init_weights(), tokenizer
 
 
+def starting_shape(arguments: argparse.Namespace) -> tuple[str, ModelConfig]:
+    """The name and the shape of the model that training starts from, its weights unread. Raises `InputError`."""
+    if not arguments.init:
+        name = arguments.preset or "nano"
+        return name, PRESETS[name]
+    from csm.checkpoint import describe
+
+    return arguments.init, describe(arguments.init, Environment.read().token).config
+
+
 def print_plan(arguments: argparse.Namespace) -> None:
     """Print how much memory training would take, without reading weights or speech. Raises `InputError`."""
-    from csm.checkpoint import describe
     from csm.training.plan import table
 
-    name = arguments.init or arguments.preset or "nano"
-    config = describe(name, Environment.read().token).config if arguments.init else PRESETS[name]
+    name, config = starting_shape(arguments)
     settings = settings_of(arguments, config, arguments.plan > 1)
     if arguments.plan < 1:
         raise InputError("A plan is for one process or more.")

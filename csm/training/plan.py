@@ -129,6 +129,7 @@ def plan(config: ModelConfig, settings: LMSettings, frames: int | None = None, p
     )
     depth += kept(lambda: model.decoder.norm(inner(learned, k, narrow)))
     weights = sum(parameter.nbytes for parameter in model.parameters())
+    largest = max(parameter.nbytes for parameter in model.parameters())
     moments = 0
     for optimiser in optimisers(model, settings):
         size = sum(parameter.nbytes for group in optimiser.param_groups for parameter in group["params"])
@@ -142,7 +143,7 @@ def plan(config: ModelConfig, settings: LMSettings, frames: int | None = None, p
         depth_activations=depth,
         depth_logits=kept(lambda: loss(torch.einsum("nkd,kdv->nkv", inner(learned, k - 1, narrow), model.audio_head))),
         logits_working=(6 if bfloat16 else 4) * learned * (k - 1) * vocab,
-        step_working=max(weights // processes, 3 * 4 * batch * length * (k + 1) * dim),
+        step_working=max(2 * largest // processes, 3 * 4 * batch * length * (k + 1) * dim),
     )
 
 

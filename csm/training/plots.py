@@ -18,6 +18,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [record for record in map(json.loads, file.read_text().splitlines()) if "step" in record]
 
 
+def read_header(folder: Path) -> dict[str, Any] | None:
+    """What a run was last started with: its settings, versions, device and memory; None where it does not say."""
+    file = Path(folder) / "metrics.jsonl"
+    if not file.exists():
+        return None
+    found = [record for record in map(json.loads, file.read_text().splitlines()) if "settings" in record]
+    return found[-1] if found else None
+
+
 def plot_curves(runs: Mapping[str, list[dict[str, Any]]], target: Path) -> bool:
     """One panel a metric, one colour a run, held-out values dashed; False where matplotlib is missing."""
     try:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from csm.config import PRESETS
+from csm.config import PRESETS, SpectralConfig
+from csm.errors import InputError
 from csm.training import amortisation, lm_command
 from csm.training.held_out import CONVERSATION, SENTENCES
 from csm.training.run import say
@@ -53,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export = steps.add_parser("export", help="pack both runs into a folder that --model takes")
     export.add_argument("--codec", type=Path, default=Path("runs/codec"))
     export.add_argument("--lm", type=Path, default=Path("runs/lm"))
-    export.add_argument("--out", type=Path, default=Path("csm/assets/nano"))
+    export.add_argument("--preset", choices=list(PRESETS), default="nano", help="the shape that was trained")
+    export.add_argument("--model", help="for presets with Mimi: the model whose Mimi made the codes")
+    export.add_argument("--out", type=Path, help="a folder (default for nano: csm/assets/nano)")
     export.set_defaults(action=_export)
 
     prompts = steps.add_parser("prompts", help="make the shipped voice prompts again")
@@ -111,9 +114,15 @@ def _codes(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from csm.training.export import export
+    from csm.training.export import export, export_published
 
-    export(arguments.codec, arguments.lm, arguments.out, PRESETS["nano"])
+    config, out = PRESETS[arguments.preset], arguments.out
+    if isinstance(config.codec, SpectralConfig):
+        export(arguments.codec, arguments.lm, out or Path("csm/assets/nano"), config)
+    elif arguments.model is None or out is None:
+        raise InputError(f"{arguments.preset} speaks through Mimi: say with --model whose, and with --out where to.")
+    else:
+        export_published(arguments.lm, config, arguments.model, out)
 
 
 def _prompts(arguments: argparse.Namespace) -> None:

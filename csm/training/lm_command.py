@@ -145,5 +145,7 @@ def run(arguments: argparse.Namespace) -> None:
         model, tokenizer = starting_model(arguments)
         settings = settings_of(arguments, model.config, together.count > 1)
         train = Conversations(corpus, arguments.codes, tokenizer, model.config, seed=arguments.seed)
-        held_out = Conversations(corpus, arguments.codes, tokenizer, model.config, held_out=True, seed=0)
+        held_out = None
+        if any(utterance.held_out for utterance in corpus.utterances):
+            held_out = Conversations(corpus, arguments.codes, tokenizer, model.config, held_out=True, seed=0)
         train_lm(model, train, held_out, arguments.out, settings, together)

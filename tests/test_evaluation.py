@@ -167,11 +167,16 @@ class Stand:
 def stand(monkeypatch):
     monkeypatch.setattr(evaluation, "load_prompt", lambda voice: SAID)
     monkeypatch.setattr("csm.training.flite.Flite.__init__", _no_flite)
+    monkeypatch.setattr("csm.training.rhvoice.RHVoice.__init__", _no_rhvoice)
     return Stand()
 
 
 def _no_flite(self):
     raise InputError("Flite is missing: install the Debian package flite.")
+
+
+def _no_rhvoice(self, prefix):
+    raise InputError("RHVoice is not there: build it.")
 
 
 VOICES = {name: Voice(name=name, path=Path(f"{name}.wav"), transcript=f"This is {name}.") for name in "xyz"}
@@ -207,6 +212,18 @@ def test_codec_and_recordings_stand_beside_the_model_when_there_is_something_to_
     for floor in (figures["codec"], figures["recordings"]):
         assert floor["clips"] == 3 and floor["audio_seconds"] == 3.0 and "ended" not in floor
     assert "codec alone" in evaluation.table(figures)
+
+
+def test_a_voice_whose_synthesiser_is_missing_is_left_out_of_the_recordings_alone(stand, monkeypatch):
+    monkeypatch.setattr("csm.training.flite.Flite.__init__", lambda self: None)
+    monkeypatch.setattr("csm.training.corpus.say", lambda *_: (np.zeros(24_000, np.float32), [], []))
+    voices = {name: Voice(name=name, path=Path(f"{name}.wav"), transcript="This is it.") for name in ("rms", "bdl")}
+    lines: list[str] = []
+    figures = evaluate(stand, voices, FOUR_WORDS, Judges(stand), report=lines.append)
+    assert figures["clips"] == 6 and figures["recordings"]["clips"] == 3
+    assert [line for line in lines if "RHVoice" in line] == [
+        "Recordings of some voices are left out. RHVoice is not there: build it."
+    ]
 
 
 def test_kept_sound_is_whole_and_listed_with_what_was_heard(stand, tmp_path):

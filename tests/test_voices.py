@@ -66,8 +66,8 @@ def test_the_prompts_can_be_made_again(tmp_path: Path):
     # In a process of its own: Flite's output depends a little on what it has said before.
     command = [sys.executable, "-m", "csm", "train", "prompts", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
-    if "Flite is missing" in done.stderr:
-        pytest.skip("Flite is not installed")
+    if "Flite is missing" in done.stderr or "RHVoice is not there" in done.stderr:
+        pytest.skip("Flite or RHVoice is not installed")
     assert done.returncode == 0, done.stderr
     made = sorted(tmp_path.glob("*.wav"))
     assert {path.stem for path in made} == set(PROMPTS) == set(shipped_voices())

@@ -50,12 +50,14 @@ COLUMNS = {  # key of a figure: heading, format, factor
 class EvaluationSettings:
     """`seed` is that of the first sentence, each later one has the next. Turns are cut at `max_turn_seconds`.
 
-    `out` is a folder for the sound that was judged, watermarked, and what was heard in it.
+    `out` is a folder for the sound that was judged, watermarked, and what was heard in it. `rhvoice` is where
+    RHVoice is installed, which with Flite makes the recordings.
     """
 
     seed: int = 7
     max_turn_seconds: float = 20.0
     out: Path | None = None
+    rhvoice: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def evaluate(
     """Speak `sentences` in `voices`, one after the other, and judge model, codec and recordings.
 
     Returns the figures of the model, its `voices` one by one, and of `codec` and `recordings`, which are None
-    where Flite can't make recordings. Rates and shares are between 0 and 1 (a word error rate can be above).
+    where no synthesiser is there to make recordings. Rates and shares are between 0 and 1 (a word error rate can be
+    above).
     Raises `InputError` when there are no voices, or a prompt or the folder can't be used.
     """
     settings = settings or EvaluationSettings()
@@ -169,6 +172,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recogniser", choices=recognisers.ENGINES, help="default: the most accurate one installed")
     parser.add_argument("--install-recogniser", action="store_true", help="fetch moonshine-base with npm and stop")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep what was said and what was heard")
+    parser.add_argument("--rhvoice", type=Path, metavar="PREFIX", help="where RHVoice is installed, for recordings")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -180,7 +184,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"There are {len(SENTENCES)} sentences: choose a number from 1 to {len(SENTENCES)}.")
     judges = Judges.load(arguments.recogniser)
     generator = load(arguments.model, arguments.device)
-    settings = EvaluationSettings(seed=arguments.seed, out=arguments.out)
+    settings = EvaluationSettings(seed=arguments.seed, out=arguments.out, rhvoice=arguments.rhvoice)
     figures = evaluate(generator, shipped_voices(), SENTENCES[: arguments.sentences], judges, settings)
     print(f"\n{table(figures)}\n\n{json.dumps(figures)}")
     return 0
@@ -224,20 +228,19 @@ def _spoken(
 def _floor(
     generator: Generator, lines: list[tuple[str, str]], judges: Judges, settings: EvaluationSettings, report: Report
 ) -> tuple[list[Clip], list[Clip]]:
-    """Recordings of the same sentences, judged as they are and after the codec; two empty lists without Flite."""
-    try:
-        from csm.training.corpus import SPEAKERS, say
-        from csm.training.flite import Flite
+    """Recordings of the same sentences, judged as they are and after the codec. A voice whose synthesiser is not
+    installed is left out."""
+    from csm.training.corpus import BASE_SPEAKERS, SPEAKERS, load_engines, say
 
-        engine = Flite()
-    except (ImportError, OSError, InputError) as error:
-        report(f"Codec and recordings are left out, since there is nothing to record with. {error}")
-        return [], []
+    engines = load_engines(settings.rhvoice, lambda why: report(f"Recordings of some voices are left out. {why}"))
+    at_hand = [name for name, speaker in BASE_SPEAKERS.items() if speaker.engine in engines]
     recordings: list[Clip] = []
     decoded: list[Clip] = []
     for index, (name, sentence) in enumerate(lines):
-        speaker = name if name in SPEAKERS else list(SPEAKERS)[index % len(SPEAKERS)]
-        wave = torch.from_numpy(say(engine, sentence, speaker)[0]).float()
+        if not at_hand or (name in SPEAKERS and SPEAKERS[name].engine not in engines):
+            continue
+        speaker = name if name in SPEAKERS else at_hand[index % len(at_hand)]
+        wave = torch.from_numpy(say(engines, sentence, speaker)[0]).float()
         again = generator.codec.decode(generator.codec.encode(wave.to(generator.device))).cpu()
         for clips, sound in ((recordings, wave), (decoded, again)):
             likeness = cosine(judges.embed(sound), judges.embed(wave)) if sound is again else None

@@ -7,17 +7,18 @@ earlier turn of the same speaker, and the model learns to carry the voice on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from csm.codec.spectral import SpectralCodec
-from csm.config import FRAME_RATE, FRAME_SIZE
+from csm.codec import Codec
+from csm.config import FRAME_RATE, FRAME_SIZE, ModelConfig
 from csm.errors import InputError
-from csm.text import Tokenizer, turn_text
+from csm.text import ByteTokenizer, Tokenizer, turn_text
 from csm.training.corpus import Corpus, Utterance
 from csm.training.run import say
 
@@ -30,8 +31,27 @@ def frames_of(utterance: Utterance) -> int:
     return -(-utterance.samples // FRAME_SIZE)
 
 
+class Encoder(Protocol):
+    """What gives codes to a batch of clips."""
+
+    def encode(self, waves: Tensor) -> Tensor:
+        """float32 (B, 1920 frames) at 24 kHz -> int64 (B, K, frames)."""
+        ...
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """A model's codec, which takes one clip at a time, as an `Encoder`, on the codec's own device."""
+
+    codec: Codec
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def encode(self, waves: Tensor) -> Tensor:
+        return torch.stack([self.codec.encode(wave.to(self.device)).T.cpu() for wave in waves])
+
+
 @torch.inference_mode()
-def encode_corpus(corpus: Corpus, codec: SpectralCodec, folder: Path, batch: int = 16, report=say) -> None:
+def encode_corpus(corpus: Corpus, codec: Encoder, folder: Path, batch: int = 16, report=say) -> None:
     """Write `codes-NNN.npy`, int16 (frames, K) for every shard's clips one after another; skips finished shards."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = sorted({u.shard for u in corpus.utterances})
@@ -95,6 +115,19 @@ def spoken_text(utterance: Utterance, frames: int, prefix: int) -> np.ndarray:
     return guide.astype(np.int64)
 
 
+def _read_codes(folder: Path, shard: int, config: ModelConfig) -> np.ndarray | None:
+    path = folder / f"codes-{shard:03d}.npy"
+    if not path.exists():
+        return None
+    codes = np.load(path)
+    if codes.ndim != 2 or codes.shape[1] != config.num_codebooks or codes.max(initial=0) >= config.audio_vocab_size:
+        raise InputError(
+            f"The codes in {path.name} are another codec's: this model has {config.num_codebooks} codebooks of "
+            f"{config.codec.codebook_size}. Encode the speech with the model's codec."
+        )
+    return codes
+
+
 class Conversations:
     """Random packed conversations from encoded clips; `batch(step)` is a function of the seed and the step."""
 
@@ -103,29 +136,34 @@ class Conversations:
         corpus: Corpus,
         folder: Path,
         tokenizer: Tokenizer,
-        num_codebooks: int,
+        config: ModelConfig,
         held_out: bool = False,
         seed: int = 1,
     ) -> None:
-        self.tokenizer, self.k, self.seed = tokenizer, num_codebooks, seed
+        """Clips without codes are left out. Raises `InputError` when none have, or the codes are another model's."""
+        self.tokenizer, self.k, self.seed = tokenizer, config.num_codebooks, seed
+        self.letters = isinstance(tokenizer, ByteTokenizer)  # then words' places in the text are places in the rows
         self.clips: dict[str, list[Clip]] = {}
-        offsets: dict[int, int] = {}
-        shards: dict[int, np.ndarray] = {}
+        shards = {shard: _read_codes(folder, shard, config) for shard in sorted({u.shard for u in corpus.utterances})}
+        offsets = dict.fromkeys(shards, 0)
+        zero = np.zeros((1, self.k), np.int16)
         for utterance in corpus.utterances:
-            path = folder / f"codes-{utterance.shard:03d}.npy"
-            if not path.exists():
+            codes = shards[utterance.shard]
+            if codes is None:
                 continue
-            codes = shards.setdefault(utterance.shard, np.load(path))
-            start = offsets.get(utterance.shard, 0)
-            frames = frames_of(utterance)
+            start, frames = offsets[utterance.shard], frames_of(utterance)
             offsets[utterance.shard] = start + frames
+            if start + frames > len(codes):
+                raise InputError(f"The codes in {folder.name} are not of this speech: make them again.")
             if utterance.held_out == held_out:
-                ended = np.concatenate([codes[start : start + frames], np.zeros((1, num_codebooks), np.int16)])
-                prefix = 1 + len("[0]")
-                clip = Clip(utterance.speaker, utterance.text, ended, spoken_text(utterance, frames, prefix))
+                ended = np.concatenate([codes[start : start + frames], zero])
+                clip = Clip(utterance.speaker, utterance.text, ended, spoken_text(utterance, frames, 1 + len("[0]")))
                 self.clips.setdefault(utterance.speaker, []).append(clip)
         if not self.clips:
             raise InputError(f"No codes of this speech in {folder}: run `python -m csm train codes` first.")
+        # Between equal speakers and equal clips: who has said much is heard more, and who has not often enough.
+        weights = np.sqrt([len(clips) for clips in self.clips.values()])
+        self._shares = weights / weights.sum()
 
     def _turn(self, rng: np.random.Generator, clips: list[Clip]) -> Clip:
         """One clip, or two or three of the same speaker said in one breath: people's turns have several sentences."""
@@ -143,7 +181,8 @@ class Conversations:
         ids = np.zeros((length, self.k + 1), np.int64)
         mask = np.zeros((length, self.k + 1), bool)
         guide = np.full((length, 2), -1, np.int64)
-        names = rng.choice(list(self.clips), size=min(len(self.clips), int(rng.integers(1, 4))), replace=False)
+        count = min(len(self.clips), int(rng.integers(1, 4)))
+        names = rng.choice(list(self.clips), size=count, replace=False, p=self._shares)
         slots = rng.permutation(SLOTS if rng.random() < 0.3 else len(names))
         at, misses = 0, 0
         while misses < 4:
@@ -156,7 +195,7 @@ class Conversations:
                 continue
             ids[at : at + t, -1], mask[at : at + t, -1] = tokens, True
             ids[at + t : at + t + f, :-1], mask[at + t : at + t + f, :-1] = clip.codes, True
-            if t == len(clip.text) + len("[0]") + 2:
+            if self.letters and t == len(clip.text) + len("[0]") + 2:
                 guide[at + t - 1 : at + t + f - 1] = at + clip.guide
             at += t + f
         return ids, mask, guide

@@ -8,38 +8,68 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import soxr
 
 from csm.errors import InputError
-from csm.training.flite import Flite
+from csm.training.flite import Flite, Phones, Spoken, Words
+from csm.training.rhvoice import RHVoice
 from csm.training.sentences import normalise, training_sentences
 
 SAMPLE_RATE = 24_000
+LEVEL = -23.0  # dB below full scale: root mean square of the speech in every clip
+PEAK = 0.95
+SHORTEST, LONGEST = 0.2, 12.0  # seconds
+
+
+class Engine(Protocol):
+    """A synthesiser with several voices."""
+
+    def speak(self, text: str, voice: str, rate: float = 1.0) -> Spoken: ...
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """A synthetic speaker: a Flite voice, played `pitch` times as fast and spoken that much more slowly,
-    so that pitch and vocal tract change and the pace does not."""
+    """A synthetic speaker: a voice of "flite" or "rhvoice", played `pitch` times as fast and spoken that much
+    more slowly, so that pitch and vocal tract change and the pace does not."""
 
+    engine: str
     voice: str
     pitch: float = 1.0
 
 
-SPEAKERS: dict[str, Speaker] = {
-    "slt": Speaker("slt"),
-    "rms": Speaker("rms"),
-    "awb": Speaker("awb"),
-    "slt-low": Speaker("slt", 0.85),
-    "rms-high": Speaker("rms", 1.18),
+BASE_SPEAKERS: dict[str, Speaker] = {voice: Speaker("rhvoice", voice) for voice in ("slt", "clb", "bdl", "ksp")} | {
+    voice: Speaker("flite", voice) for voice in ("rms", "awb")
 }
+SHIFTS = (0.82, 0.90, 1.10, 1.21)
+SPEAKERS: dict[str, Speaker] = BASE_SPEAKERS | {
+    f"{name}*{shift:.2f}": replace(speaker, pitch=shift) for name, speaker in BASE_SPEAKERS.items() for shift in SHIFTS
+}
+
+
+def load_engines(rhvoice: Path | None = None, report: Callable[[str], object] | None = None) -> dict[str, Engine]:
+    """The synthesisers by name; `rhvoice` is the prefix that RHVoice was installed in.
+
+    Raises `InputError` when one is not installed, or with `report` leaves it out and reports why.
+    """
+    engines: dict[str, Engine] = {}
+    makers: dict[str, Callable[[], Engine]] = {"flite": Flite, "rhvoice": lambda: RHVoice(rhvoice)}
+    for name, maker in makers.items():
+        try:
+            engines[name] = maker()
+        except InputError as error:
+            if report is None:
+                raise
+            report(str(error))
+    return engines
 
 
 @dataclass
@@ -60,20 +90,27 @@ class Utterance:
         return zlib.crc32(normalise(self.text).encode()) % 100 == 0
 
 
-def say(engine: Flite, text: str, name: str, lead: float = 0.04, tail: float = 0.10):
+def say(
+    engines: Mapping[str, Engine], text: str, name: str, lead: float = 0.04, tail: float = 0.10
+) -> tuple[np.ndarray, Phones, Words]:
     """Synthesise one clip: float32 (num_samples,) at 24 kHz, its phones and words, edges trimmed to
-    `lead` and `tail` seconds of the synthesiser's own pauses."""
+    `lead` and `tail` seconds of the synthesiser's own pauses.
+
+    Raises `ValueError` when there is nothing in `text` to say, `KeyError` when the speaker's engine is not there.
+    """
     speaker = SPEAKERS[name]
-    spoken = engine.speak(text, speaker.voice, stretch=speaker.pitch)
-    wave = soxr.resample(spoken.samples.astype(np.float32) / 32768, spoken.sample_rate * speaker.pitch, SAMPLE_RATE)
-    scale = 1 / speaker.pitch
+    spoken = engines[speaker.engine].speak(text, speaker.voice, 1 / speaker.pitch)
     sounded = [i for i, (phone, _) in enumerate(spoken.phones) if phone != "pau"]
     if not sounded:
         raise ValueError(f"Nothing to say in {text!r}.")
+    wave = spoken.samples.astype(np.float32) / 32768
+    if (rate := spoken.sample_rate * speaker.pitch) != SAMPLE_RATE:
+        wave = soxr.resample(wave, rate, SAMPLE_RATE)
+    scale = 1 / speaker.pitch
     ends = [end * scale for _, end in spoken.phones]
     begin = max(0.0, (ends[sounded[0] - 1] if sounded[0] else 0.0) - lead)
     finish = min(len(wave) / SAMPLE_RATE, ends[sounded[-1]] + tail)
-    wave = wave[int(begin * SAMPLE_RATE) : int(finish * SAMPLE_RATE)]
+    wave = levelled(wave[int(begin * SAMPLE_RATE) : int(finish * SAMPLE_RATE)])
     phones = [
         (phone, round(min(max(end - begin, 0), finish - begin), 3)) for (phone, _), end in zip(spoken.phones, ends)
     ]
@@ -81,57 +118,85 @@ def say(engine: Flite, text: str, name: str, lead: float = 0.04, tail: float = 0
     return wave, phones, words
 
 
-def _write_shard(job: tuple[Path, int, list[tuple[str, str]]]) -> int:
-    folder, shard, lines = job
+def levelled(wave: np.ndarray) -> np.ndarray:
+    """`wave` (num_samples,) with its speech at `LEVEL`, all engines equally loud: pauses do not count, and a
+    peak above `PEAK` is not made for it."""
+    step = SAMPLE_RATE // 50
+    if len(wave) < step:
+        return wave
+    powers = np.square(wave[: len(wave) // step * step].reshape(-1, step)).mean(1)
+    spoken = powers[powers > powers.max() / 1000]  # within 30 dB of the loudest 20 ms
+    if not len(spoken):
+        return wave
+    return wave * min(10 ** (LEVEL / 20) / np.sqrt(spoken.mean()), PEAK / np.abs(wave).max())
+
+
+def _write_shard(job: tuple[Path, int, list[tuple[str, str]], Path | None]) -> tuple[int, int, float]:
+    """Shard number, lines left out, seconds of speech."""
+    folder, shard, lines, rhvoice = job
     index = folder / f"utterances-{shard:03d}.jsonl"
     if index.exists():
-        return shard
-    engine = Flite()
+        return shard, 0, 0.0
+    engines = load_engines(rhvoice)
     waves: list[np.ndarray] = []
     records: list[str] = []
     offset = 0
     for text, name in lines:
-        if not any(letter.isalpha() for letter in text):
+        try:
+            wave, phones, words = say(engines, text, name)
+        except (ValueError, OSError):
             continue
-        wave, phones, words = say(engine, text, name)
         pcm = np.clip(np.round(wave * 32767), -32768, 32767).astype(np.int16)
-        if not 0.2 * SAMPLE_RATE < len(pcm) < 12 * SAMPLE_RATE:
+        if not words or not SHORTEST * SAMPLE_RATE < len(pcm) < LONGEST * SAMPLE_RATE:
             continue
         records.append(json.dumps(vars(Utterance(shard, offset, len(pcm), text, name, phones, words))))
         waves.append(pcm)
         offset += len(pcm)
+    if not waves:
+        return shard, len(lines), 0.0
     np.save(folder / f"audio-{shard:03d}.npy", np.concatenate(waves))
-    index.write_text("\n".join(records) + "\n")  # last: a shard with an index is whole
-    return shard
+    partial = index.with_suffix(".part")
+    partial.write_text("\n".join(records) + "\n")
+    os.replace(partial, index)  # last: a shard with an index is whole
+    return shard, len(lines) - len(waves), offset / SAMPLE_RATE
+
+
+def cast(rng: random.Random, texts: Iterable[str], voices_per_sentence: int = 2) -> list[tuple[str, str]]:
+    """Who says what, shuffled: each sentence in the voices of that many different base speakers (turns of one or
+    two words: one), half of the lines as they are and half shifted."""
+    lines = []
+    for text in texts:
+        for name in rng.sample(list(BASE_SPEAKERS), voices_per_sentence if len(text.split()) > 2 else 1):
+            lines.append((text, f"{name}*{rng.choice(SHIFTS):.2f}" if rng.random() < 0.5 else name))
+    rng.shuffle(lines)
+    return lines
 
 
 def synthesise(
     folder: Path,
     phrases: int = 10_000,
-    mixes: int = 8_000,
+    mixes: int = 16_000,
     voices_per_sentence: int = 2,
     seed: int = 1,
     workers: int = 2,
     excluded: frozenset[str] = frozenset(),
-) -> Iterator[tuple[int, int]]:
-    """Write the training speech into `folder`, skipping shards that are there; yields (shards done, shards).
+    rhvoice: Path | None = None,
+) -> Iterator[str]:
+    """Write the training speech into `folder`, skipping shards that are there; yields a line for each shard.
 
-    `excluded` holds normalised sentences that must stay unheard, such as the evaluation's.
+    `excluded` holds normalised sentences that must stay unheard, such as the evaluation's. Lines with nothing to
+    say are left out and counted. Raises `InputError` when a synthesiser or a source of sentences is missing.
     """
+    load_engines(rhvoice)
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
-    lines = [
-        (text, name)
-        for text in training_sentences(rng, phrases, mixes)
-        if normalise(text) not in excluded
-        for name in rng.sample(list(SPEAKERS), voices_per_sentence if len(text.split()) > 2 else 1)
-    ]
-    rng.shuffle(lines)
+    texts = [text for text in training_sentences(rng, phrases, mixes) if normalise(text) not in excluded]
+    lines = cast(rng, texts, voices_per_sentence)
     size = 1000
-    jobs = [(folder, shard, lines[i : i + size]) for shard, i in enumerate(range(0, len(lines), size))]
+    jobs = [(folder, shard, lines[i : i + size], rhvoice) for shard, i in enumerate(range(0, len(lines), size))]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for done, _ in enumerate(pool.imap_unordered(_write_shard, jobs), 1):
-            yield done, len(jobs)
+        for done, (shard, lacking, seconds) in enumerate(pool.imap_unordered(_write_shard, jobs), 1):
+            yield f"shard {shard}: {seconds / 60:.0f} min, {lacking} lines left out; {done} of {len(jobs)}"
 
 
 class Corpus:

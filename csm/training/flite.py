@@ -45,18 +45,18 @@ _SIGNATURES = {
 }
 
 
+Phones = list[tuple[str, float]]  # name, end in seconds
+Words = list[tuple[int, int, float, float]]  # first character, character after the last, start and end in seconds
+
+
 @dataclass(frozen=True)
 class Spoken:
-    """One synthesised utterance.
-
-    `samples` is int16 at `sample_rate` Hz; `phones` are (name, end in seconds);
-    `words` are (first character, character after the last, start in seconds, end in seconds).
-    """
+    """One synthesised utterance. `samples` is int16 (num_samples,) at `sample_rate` Hz."""
 
     samples: np.ndarray
     sample_rate: int
-    phones: list[tuple[str, float]]
-    words: list[tuple[int, int, float, float]]
+    phones: Phones
+    words: Words
 
 
 class Flite:
@@ -78,10 +78,10 @@ class Flite:
         register.restype, register.argtypes = POINTER(_Voice), [c_char_p]
         return register(None)
 
-    def speak(self, text: str, voice: str, stretch: float = 1.0) -> Spoken:
-        """Say `text` in `voice`, `stretch` times as slowly as the voice's own pace."""
+    def speak(self, text: str, voice: str, rate: float = 1.0) -> Spoken:
+        """Say `text` in `voice`, `rate` times as fast as the voice's own pace."""
         lib, handle = self._lib, self._voices[voice]
-        lib.flite_feat_set_float(handle.contents.features, b"duration_stretch", stretch)
+        lib.flite_feat_set_float(handle.contents.features, b"duration_stretch", 1 / rate)
         utterance = lib.flite_synth_text(text.encode("ascii"), handle)
         try:
             wave = lib.utt_wave(utterance).contents
@@ -93,8 +93,8 @@ class Flite:
 
     def _timing(self, utterance, text: str):
         lib = self._lib
-        phones: list[tuple[str, float]] = []
-        words: list[tuple[int, int, float, float]] = []
+        phones: Phones = []
+        words: Words = []
         cursor, current, start = 0, None, 0.0
         segment = lib.relation_head(lib.utt_relation(utterance, b"Segment"))
         while segment:
@@ -106,9 +106,11 @@ class Flite:
                 if word != current:
                     token = lib.ffeature_string(word, b"R:Token.parent.name").decode()
                     at = text.find(token, cursor)
-                    if at >= 0:
+                    if at >= 0 and not any(map(str.isalnum, text[cursor:at])):
                         words.append((at, at + len(token), start, end))
                         cursor = at + len(token)
+                    elif words:  # another word of the same token
+                        words[-1] = (*words[-1][:3], end)
                     current = word
                 elif words:
                     words[-1] = (*words[-1][:3], end)

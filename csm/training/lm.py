@@ -8,115 +8,279 @@ attention, after Tachibana et al. 2017, arXiv:1710.08969, with the synthesiser's
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Literal, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from csm.config import ModelConfig
+from csm.errors import InputError
 from csm.model import CSM
 from csm.model.transformer import Layer
-from csm.text import Tokenizer
-from csm.training.codes import Batch, Conversations
-from csm.training.corpus import Corpus
+from csm.training.codes import Batch
+from csm.training.distributed import Processes, shard
 from csm.training.run import Run, warmup_cosine
 
-SHAPES = ((8, 256), (4, 512), (2, 1024), (1, 2048))  # conversations x positions: the same work in every batch
-SHAPE_SHARES = (0.62, 0.25, 0.10, 0.03)
-GUIDED_LAYER, GUIDED_HEADS = 2, 2
+LENGTHS, LENGTH_SHARES = (256, 512, 1024), (0.62, 0.25, 0.10)  # shorter conversations than the longest, and how often
+MOST_SKIPPED = 20
 
 
-def guided_backbone(model: CSM, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The backbone over a batch: hidden states (B, S, dim), and how little the guided heads look at the text
-    being spoken (mean negative log of their attention to it)."""
-    x = model.embed_rows(batch.ids, batch.mask)
-    length = x.shape[1]
-    positions = torch.arange(length, device=x.device)
-    cos, sin = model.backbone.rotary(positions)
-    guide_loss = x.new_zeros(())
-    for index, module in enumerate(model.backbone.layers):
-        layer = cast(Layer, module)
-        if index == GUIDED_LAYER:
-            q, k = layer.attn.queries_keys(layer.sa_norm(x), cos, sin)
-            group = layer.attn.heads // layer.attn.kv_heads
-            scores = q[:, :GUIDED_HEADS] @ k[:, [h // group for h in range(GUIDED_HEADS)]].transpose(-1, -2)
-            scores = scores.float() / layer.attn.head_dim**0.5
-            future = positions[None] > positions[:, None]
-            total = scores.masked_fill(future, -torch.inf).logsumexp(-1)
-            first, last = batch.guide[..., :1], batch.guide[..., 1:]
-            spoken = (positions >= first) & (positions <= last)
-            inside = scores.masked_fill(~spoken.unsqueeze(1), -torch.inf).logsumexp(-1)
-            guided = (batch.guide[..., 0] >= 0).unsqueeze(1).expand_as(total)
-            guide_loss = (total - inside)[guided].mean()
-        x = layer(x, cos, sin, index, None)
-    return model.backbone.norm(x), guide_loss
+@dataclass(frozen=True)
+class LMSettings:
+    """How the language model is trained. A step is `accumulate` batches on each process, of `batch_positions` each:
+    conversations of up to `positions` rows, more of them the shorter they are.
+
+    `depth_share` is the part of the frames that the depth decoder learns. The guide's weight fades out to the end;
+    0 leaves it out. `code_noise` is the part of the frames that the backbone hears wrongly, as other frames of the
+    batch, and learns to go on from, as it must from its own mistakes. `precision` is that of the matrix products:
+    weights, their updates, norms and losses are float32.
+    """
+
+    steps: int = 15_000
+    rate: float = 2e-3
+    warmup: int = 200
+    positions: int = 2_048
+    batch_positions: int = 2_048
+    accumulate: int = 1
+    depth_share: float = 1 / 16
+    guide_weight: float = 0.5
+    guided_layer: int = 2
+    guided_heads: int = 2
+    code_noise: float = 0.05
+    optimiser: Literal["muon", "adamw"] = "muon"
+    weight_decay: float = 0.05
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    checkpointing: bool = False
+    seed: int = 1
+    every: int = 250
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "positions", "batch_positions", "accumulate", "every")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise InputError(f"The setting {name} is {getattr(self, name)}; choose a whole number of at least 1.")
+        if not 0 < self.depth_share <= 1:
+            raise InputError(f"The depth share is {self.depth_share}; choose a part of the frames above 0, at most 1.")
+        if not 0 < self.rate < 1:
+            raise InputError(f"The learning rate is {self.rate}; choose one above 0 and below 1.")
+
+    def shapes(self) -> tuple[list[tuple[int, int]], list[float]]:
+        """Conversations x positions of the batches, and how often each comes: the same work in every batch."""
+        kept = [(length, share) for length, share in zip(LENGTHS, LENGTH_SHARES) if length < self.positions]
+        shares = [share for _, share in kept]
+        lengths = [*(length for length, _ in kept), self.positions]
+        return [(max(1, self.batch_positions // n), n) for n in lengths], [*shares, 1 - sum(shares)]
 
 
-def optimisers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the transformers, AdamW for embeddings, heads and norms."""
-    inner = [p for n, p in model.named_parameters() if ".layers." in n and p.dim() == 2]
-    outer = [p for n, p in model.named_parameters() if not (".layers." in n and p.dim() == 2)]
-    return [
-        torch.optim.Muon(inner, lr=rate, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
+def check_positions(config: ModelConfig, settings: LMSettings) -> None:
+    """Raises `InputError` for conversations longer than the model takes."""
+    if settings.positions > config.max_positions:
+        raise InputError(f"The model has {config.max_positions} positions; choose at most that many.")
+
+
+class Batches(Protocol):
+    """Where training conversations come from."""
+
+    def batch(self, step: int, rows: int, length: int) -> Batch:
+        """Conversations packed to (rows, length), always the same ones for the same `step`."""
+        ...
+
+
+def guide_loss(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, guide: Tensor, heads: int) -> Tensor:
+    """How little a layer's first `heads` look at the text being spoken: mean negative log of their attention to it,
+    over the rows whose `guide` (B, S, 2) is known."""
+    q, k = layer.attn.queries_keys(layer.sa_norm(x), cos, sin)
+    group = layer.attn.heads // layer.attn.kv_heads
+    scores = q[:, :heads] @ k[:, [head // group for head in range(heads)]].transpose(-1, -2)
+    scores = scores.float() / layer.attn.head_dim**0.5
+    positions = torch.arange(x.shape[1], device=x.device)
+    future = positions[None] > positions[:, None]
+    total = scores.masked_fill(future, -torch.inf).logsumexp(-1)
+    first, last = guide[..., :1], guide[..., 1:]
+    spoken = (positions >= first) & (positions <= last)
+    inside = scores.masked_fill(~spoken.unsqueeze(1), -torch.inf).logsumexp(-1)
+    guided = (guide[..., 0] >= 0).unsqueeze(1).expand_as(total)
+    return (total - inside)[guided].mean()
+
+
+class Objective(nn.Module):
+    """The model with its three losses as one `forward`, so that sharding has one call to wrap."""
+
+    def __init__(self, model: CSM, settings: LMSettings) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+        layers = len(model.backbone.layers)
+        self.guided_layer = settings.guided_layer if settings.guide_weight and settings.guided_layer < layers else -1
+
+    def guides(self, batch: Batch) -> bool:
+        """Whether there is anything to guide: where the words are is known, and it counts."""
+        return self.guided_layer >= 0 and bool((batch.guide[..., 0] >= 0).any())
+
+    def forward(
+        self, ids: Tensor, mask: Tensor, guide: Tensor | None, depth_frames: Tensor, heard: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cross-entropy of code 0 and of the other codes on `depth_frames` bool (B, S), and the guide's loss (0 without
+        a `guide`), each averaged over this batch. The backbone reads `heard` instead of `ids` where given."""
+        model = self.model
+        x = model.embed_rows(ids if heard is None else heard, mask)
+        cos, sin = model.backbone.rotary(torch.arange(x.shape[1], device=x.device))
+        guided = x.new_zeros(())
+        for index, module in enumerate(model.backbone.layers):
+            if guide is not None and index == self.guided_layer:
+                guided = guide_loss(cast(Layer, module), x, cos, sin, guide, self.settings.guided_heads)
+            x = module(x, cos, sin, index, None)
+        first, depth = model.losses(ids, mask, depth_frames, model.backbone.norm(x))
+        return first, depth, guided
+
+
+def misheard(batch: Batch, share: float, seed: tuple[int, ...]) -> Tensor:
+    """A batch's ids (B, S, K+1) with a random `share` of the frames replaced by others of it; ends stay ends."""
+    sound = batch.mask[..., 0] & (batch.ids[..., :-1] != 0).any(-1)
+    frames = batch.ids[sound]
+    rng = np.random.default_rng(seed)
+    wrong = torch.from_numpy(rng.random((len(frames), 1)) < share)
+    heard = batch.ids.clone()
+    heard[sound] = torch.where(wrong, frames[torch.from_numpy(rng.permutation(len(frames)))], frames)
+    return heard
+
+
+def choose_frames(mask: Tensor, share: float, seed: tuple[int, ...]) -> Tensor:
+    """A random `share` of the frames of a batch, at least one: bool (B, S) from its mask (B, S, K+1)."""
+    audio = mask[..., 0].clone()
+    audio[:, 0] = False  # nothing comes before it to predict it from
+    frames = audio.flatten().nonzero()[:, 0].numpy()
+    count = min(len(frames), max(1, round(share * len(frames))))
+    chosen = torch.zeros(audio.numel(), dtype=torch.bool)
+    chosen[np.random.default_rng(seed).choice(frames, count, replace=False)] = True
+    return chosen.view(audio.shape)
+
+
+def optimisers(model: nn.Module, settings: LMSettings) -> list[torch.optim.Optimizer]:
+    """For everything that `requires_grad`: Muon for the matrices inside the transformers and AdamW for embeddings,
+    heads and norms, or AdamW for all."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not named:
+        raise InputError("Nothing in this model is left to train.")
+    inner = [p for name, p in named if ".layers." in name and p.dim() == 2]
+    outer = [p for name, p in named if not (".layers." in name and p.dim() == 2)]
+    rate, decay, betas = settings.rate, settings.weight_decay, (0.9, 0.95)
+    if settings.optimiser == "adamw" or not inner:
+        groups = [{"params": inner, "weight_decay": decay}, {"params": outer, "weight_decay": 0.0}]
+        # One parameter after the other: all at once needs another copy of all weights.
+        return [torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, betas=betas, foreach=False)]
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(inner, lr=rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     ]
+    return [*made, torch.optim.AdamW(outer, lr=rate, betas=betas, weight_decay=0.0, foreach=False)] if outer else made
+
+
+def remember_less(layers: list[nn.Module]) -> None:
+    """Activation checkpointing: keep each layer's input only, and compute the layer again in the backward pass."""
+    for layer in layers:
+        again = partial(checkpoint, layer.forward, use_reentrant=False)
+        setattr(layer, "forward", again)  # noqa: B010 - inside the module, where sharding's hooks stay outside of it
 
 
 def train_lm(
-    data: Path,
-    codes: Path,
+    model: CSM,
+    train: Batches,
+    held_out: Batches | None,
     folder: Path,
-    config: ModelConfig,
-    tokenizer: Tokenizer,
-    steps: int = 15_000,
-    rate: float = 2e-3,
-    depth_share: float = 0.25,
-    guide_weight: float = 0.5,
-    seed: int = 1,
-    every: int = 250,
+    settings: LMSettings,
+    together: Processes = Processes(),  # noqa: B008 - frozen
 ) -> CSM:
-    """Train (or resume) in `folder` on the codes of the speech in `data`; returns the model in evaluation mode.
+    """Train (or resume) in `folder` what `requires_grad` in `model`; returns it in evaluation mode.
 
-    `depth_share` is the part of the frames that the depth decoder learns; the guide fades out to the end.
+    On several processes the model is sharded, so its whole weights are in the folder's `state.pt` only. Raises
+    `InputError` for settings that don't fit the model or the run in `folder`, or when training diverges.
     """
-    torch.manual_seed(seed)
-    corpus = Corpus(data)
-    train = Conversations(corpus, codes, tokenizer, config.num_codebooks, seed=seed)
-    held_out = Conversations(corpus, codes, tokenizer, config.num_codebooks, held_out=True, seed=0)
-    model = CSM(config).init_weights()
-    model.train()
-    chosen = optimisers(model, rate)
-    run = Run(folder, model, chosen)
+    check_positions(model.config, settings)
+    if together.count > 1 and settings.optimiser == "muon":
+        raise InputError("Muon needs each matrix whole, and several processes hold parts: choose --optimiser adamw.")
+    device, several = together.device, together.count
+    objective = Objective(model.train(), settings)
+    layers = [*model.backbone.layers, *model.decoder.layers]
+    if settings.checkpointing:
+        remember_less(layers)
+    if several > 1:
+        # The guided layer's projections are also used from outside the layer, so it stays with the whole.
+        guided = model.backbone.layers[objective.guided_layer] if objective.guided_layer >= 0 else None
+        shard(objective, [layer for layer in layers if layer is not guided], together)
+    objective.to(device)
+    chosen = optimisers(model, settings)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    run = Run(folder, model, chosen, asdict(settings), together)
+    shapes, shares = settings.shapes()
+    skipped = 0
 
-    def losses(batch: Batch, share: float, guide: float) -> tuple[Tensor, dict[str, float]]:
-        depth_frames = torch.rand(batch.ids.shape[:2]) < share
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden, guide_loss = guided_backbone(model, batch)
-            first, depth = model.losses(batch.ids, batch.mask, depth_frames, hidden)
-        metrics = {"code0": first.item(), "depth": depth.item(), "guide": guide_loss.item()}
-        return first + depth + guide * guide_loss, metrics
+    def losses(batch: Batch, depth_frames: Tensor, heard: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        guide = batch.guide.to(device) if objective.guides(batch) else None
+        heard = None if heard is None else heard.to(device)
+        bfloat16 = settings.precision == "bfloat16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=several == 1):
+            return objective(batch.ids.to(device), batch.mask.to(device), guide, depth_frames.to(device), heard)
 
-    def train_step(step: int) -> dict[str, float]:
-        torch.manual_seed(seed * 1_000_003 + step)
-        shape = SHAPES[int(torch.multinomial(torch.tensor(SHAPE_SHARES), 1))]
-        factor = warmup_cosine(step, steps)
+    def counts(batch: Batch, depth_frames: Tensor) -> Tensor:
+        guided = (batch.guide[..., 0] >= 0).sum() if objective.guides(batch) else torch.tensor(0)
+        return torch.stack([batch.mask[:, 1:, 0].sum(), depth_frames.sum(), guided]).double()
+
+    def train_step(step: int) -> dict[str, float | Tensor]:
+        nonlocal skipped
+        torch.manual_seed(settings.seed * 1_000_003 + step)  # for whatever dropout an adapter may have
+        shape = shapes[np.random.default_rng((settings.seed, step, 2)).choice(len(shapes), p=shares)]
+        first = step * settings.accumulate * several + together.rank
+        numbers = range(first, first + settings.accumulate * several, several)
+        batches = [train.batch(number, *shape) for number in numbers]
+        frames = [
+            choose_frames(batch.mask, settings.depth_share, (settings.seed, number, 3))
+            for batch, number in zip(batches, numbers)
+        ]
+        own = [counts(batch, chosen_frames) for batch, chosen_frames in zip(batches, frames)]
+        in_all = together.sum(torch.stack(own).sum(0).to(device)).clamp_min(1).cpu()
+        weights = torch.tensor([1.0, 1.0, settings.guide_weight * (1 - step / settings.steps)], device=device)
+        model.zero_grad(set_to_none=True)
+        seen = torch.zeros(3, device=device)
+        for number, batch, depth_frames, count in zip(numbers, batches, frames, own):
+            heard = misheard(batch, settings.code_noise, (settings.seed, number, 4)) if settings.code_noise else None
+            part = (count / in_all).float().to(device)  # so that every frame counts the same, whichever batch it is in
+            values = torch.stack(losses(batch, depth_frames, heard)).float() * part
+            (values @ weights * several).backward()  # times the processes, since sharding averages over them
+            seen += values.detach()
         for optimiser in chosen:
             for group in optimiser.param_groups:
-                group["lr"] = rate * factor
-        loss, metrics = losses(train.batch(step, *shape), depth_share, guide_weight * (1 - step / steps))
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in chosen:
-            optimiser.step()
-        return metrics
+                group["lr"] = settings.rate * warmup_cosine(step, settings.steps, settings.warmup)
+        norm = nn.utils.clip_grad_norm_(trained, 1.0)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if torch.isfinite(norm):
+            skipped = 0
+            for optimiser in chosen:
+                optimiser.step()
+        elif (skipped := skipped + 1) > MOST_SKIPPED:
+            raise InputError(
+                f"Training diverged: {MOST_SKIPPED} steps in a row without finite gradients. Choose a lower --rate."
+            )
+        metrics = dict(zip(("code0", "depth", "guide"), together.sum(seen)))
+        return {**metrics, "gradient_norm": norm.detach() if not skipped else 0.0, "skipped": float(skipped > 0)}
 
     @torch.no_grad()
-    def validate() -> dict[str, float]:
-        torch.manual_seed(0)
-        runs = [losses(held_out.batch(step, 4, 512), 1.0, 0.0)[1] for step in range(4)]
-        return {name: sum(run[name] for run in runs) / len(runs) for name in runs[0]}
+    def validate() -> dict[str, float | Tensor]:
+        if held_out is None:
+            return {}
+        length = min(512, settings.positions)
+        rows = max(1, settings.batch_positions // length)
+        found = []
+        for number in range(4):
+            batch = held_out.batch(number, rows, length)
+            found.append(torch.stack(losses(batch, choose_frames(batch.mask, 1.0, (0, number)))).float())
+        return dict(zip(("code0", "depth", "guide"), torch.stack(found).mean(0)))
 
-    run.loop(steps, train_step, validate, every)
+    run.loop(settings.steps, train_step, validate, settings.every, settings.log_every)
+    for layer in layers if settings.checkpointing else []:
+        del layer.forward
     return model.eval()

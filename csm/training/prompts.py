@@ -1,7 +1,7 @@
-"""Make the shipped voice prompts again (`prompts/`): the five synthetic speakers, two everyday sentences each.
+"""Make the shipped voice prompts again (`prompts/`): the six unshifted synthetic speakers, two sentences each.
 
 The same recipe as the training speech (`csm/training/corpus.py`), so that the embedded model knows the voices;
-the same Flite gives the same files bit for bit.
+the same synthesisers give the same files bit for bit.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ import torch
 
 from csm.audio import write_audio
 from csm.config import SAMPLE_RATE
-from csm.training.corpus import SPEAKERS, say
-from csm.training.flite import Flite
+from csm.training.corpus import SPEAKERS, load_engines, say
 
-LICENCE = "CMU Flite licence (permissive)"
-TERMS = """\
+FLITE_TERMS = """\
 Copyright (c) 1999-2001 Language Technologies Institute, Carnegie Mellon University. All Rights Reserved.
 Authors: Language Technologies Institute, Alan W Black, David Huggins-Daines and others.
 Permission is hereby granted, free of charge, to use and distribute this software and its documentation without \
@@ -35,6 +33,28 @@ INCLUDING ALL IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS, IN NO EVENT SHA
 CONTRIBUTORS BE LIABLE FOR ANY SPECIAL, INDIRECT OR CONSEQUENTIAL DAMAGES OR ANY DAMAGES WHATSOEVER RESULTING FROM \
 LOSS OF USE, DATA OR PROFITS, WHETHER IN AN ACTION OF CONTRACT, NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF \
 OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE."""
+ARCTIC_TERMS = """\
+Carnegie Mellon University. Copyright (c) 2003. All Rights Reserved.
+Permission to use, copy, modify, and licence this software and its documentation for any purpose, is hereby granted \
+without fee, subject to the following conditions:
+1. The code must retain the above copyright notice, this list of conditions and the following disclaimer.
+2. Any modifications must be clearly marked as such.
+3. Original authors' names are not deleted.
+THE AUTHORS OF THIS WORK DISCLAIM ALL WARRANTIES WITH REGARD TO THIS SOFTWARE, INCLUDING ALL IMPLIED WARRANTIES OF \
+MERCHANTABILITY AND FITNESS, IN NO EVENT SHALL THE AUTHORS BE LIABLE FOR ANY SPECIAL, INDIRECT OR CONSEQUENTIAL \
+DAMAGES OR ANY DAMAGES WHATSOEVER RESULTING FROM LOSS OF USE, DATA OR PROFITS, WHETHER IN AN ACTION OF CONTRACT, \
+NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
+See http://www.festvox.org/cmu_arctic/ for more details."""
+LICENCES = {
+    "flite": ("CMU Flite licence (permissive)", FLITE_TERMS),
+    "rhvoice": ("CMU ARCTIC licence (permissive)", ARCTIC_TERMS),
+}
+ORIGINS = {
+    "flite": "CMU Flite, voice cmu_us_{voice}, built by Carnegie Mellon University from the CMU ARCTIC recordings of "
+    "{voice}; resampled to 24 kHz",
+    "rhvoice": "RHVoice 1.6.0, voice {voice}, built by the RHVoice project from Carnegie Mellon University's CMU "
+    "ARCTIC recordings of {voice}",
+}
 
 
 @dataclass(frozen=True)
@@ -58,27 +78,31 @@ PROMPTS: dict[str, Prompt] = {
         "Yesterday morning we visited an old castle. Hundreds of seabirds rested along the rocks.",
         "man, Scottish",
     ),
-    "slt-low": Prompt(
-        "Several musicians performed outside this afternoon. People stopped to listen and clapped.",
-        "woman with a deep voice, American (slt lowered to 0.85 times its pitch)",
+    "clb": Prompt(
+        "Our cousins grow strawberries behind the barn. Every June they share a basket with us.",
+        "woman, American",
     ),
-    "rms-high": Prompt(
-        "The mountains looked beautiful after the storm. We photographed every valley before breakfast.",
-        "man with a light voice, American (rms raised to 1.18 times its pitch)",
+    "bdl": Prompt(
+        "The ferry was crowded with cyclists yesterday. Someone played the accordion until we arrived.",
+        "man, American",
+    ),
+    "ksp": Prompt(
+        "Uncle George repairs bicycles in his garage. Children bring him broken wheels and squeaky brakes.",
+        "man, Indian",
     ),
 }
 
 
-def make_prompts(folder: Path) -> list[Path]:
+def make_prompts(folder: Path, rhvoice: Path | None = None) -> list[Path]:
     """Write one 16-bit 24 kHz mono wav a voice and `index.json` into `folder`; returns the wavs' paths.
 
-    Raises `InputError` when Flite is not installed.
+    `rhvoice` is where RHVoice is installed. Raises `InputError` when it or Flite is not.
     """
+    engines = load_engines(rhvoice)
     folder.mkdir(parents=True, exist_ok=True)
-    engine = Flite()
     entries, paths = [], []
     for name, prompt in PROMPTS.items():
-        wave, _, _ = say(engine, prompt.transcript, name)
+        wave, _, _ = say(engines, prompt.transcript, name)
         paths.append(folder / f"{name}.wav")
         write_audio(paths[-1], torch.from_numpy(wave), SAMPLE_RATE)
         speaker = SPEAKERS[name]
@@ -87,19 +111,14 @@ def make_prompts(folder: Path) -> list[Path]:
                 "name": name,
                 "file": paths[-1].name,
                 "transcript": prompt.transcript,
-                "licence": LICENCE,
-                "origin": f"Synthesised by this project (csm/training/prompts.py) with CMU Flite, voice cmu_us_"
-                f"{speaker.voice}, built by Carnegie Mellon University from the CMU ARCTIC recordings; "
-                + (
-                    "resampled to 24 kHz."
-                    if speaker.pitch == 1
-                    else f"modified: pitch times {speaker.pitch}, resampled to 24 kHz."
-                ),
+                "licence": LICENCES[speaker.engine][0],
+                "origin": "Synthesised by this project (csm/training/prompts.py) with "
+                + ORIGINS[speaker.engine].format(voice=speaker.voice)
+                + "; its loudness changed.",
                 "description": prompt.description,
             }
         )
-    index = (
-        json.dumps({"voices": entries, "licences": {LICENCE: TERMS.splitlines()}}, indent=2, ensure_ascii=False) + "\n"
-    )
+    terms = {licence: text.splitlines() for licence, text in LICENCES.values()}
+    index = json.dumps({"voices": entries, "licences": terms}, indent=2, ensure_ascii=False) + "\n"
     (folder / "index.json").write_text(index, encoding="utf-8")
     return paths

@@ -1,0 +1,151 @@
+"""`python -m csm train lm`: from its options to a model, conversations and settings for `csm/training/lm.py`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from csm.config import PRESETS, Environment, ModelConfig
+from csm.errors import InputError
+from csm.model import CSM
+from csm.text import ByteTokenizer, Tokenizer
+from csm.training.distributed import processes
+from csm.training.finetune import add_arguments as add_finetune_arguments
+from csm.training.finetune import is_own_speech
+from csm.training.finetune import run as finetune_command
+from csm.training.lm import LMSettings
+from csm.training.manifest import HELP
+
+NANO_WIDTH, NANO_RATE = 256, 2e-3
+INIT_STEPS = 1_000
+
+
+def add_arguments(lm: argparse.ArgumentParser) -> None:
+    """The options of `python -m csm train lm`."""
+    start = lm.add_mutually_exclusive_group()
+    start.add_argument("--preset", choices=list(PRESETS), help="train this shape from nothing (default: nano)")
+    start.add_argument("--init", metavar="MODEL", help="go on from a model: nano, a folder with weights, or a hub id")
+    lm.add_argument(
+        "--data", type=Path, default=Path("runs/speech"), help=f"what `train data` wrote or, for --init, {HELP}"
+    )
+    lm.add_argument("--codes", type=Path, default=Path("runs/codes"))
+    lm.add_argument("--out", type=Path, default=Path("runs/lm"))
+    lm.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json for --preset (default: the hub's)")
+    lm.add_argument("--steps", type=int, help=f"default: {LMSettings.steps}; {INIT_STEPS} with --init")
+    lm.add_argument("--rate", type=float, help="learning rate (default: 0.002 for nano, less the wider the model)")
+    lm.add_argument("--warmup", type=int, default=LMSettings.warmup, help="steps until the rate is reached")
+    lm.add_argument("--positions", type=int, default=LMSettings.positions, help="longest conversation, in rows")
+    lm.add_argument(
+        "--batch-positions", type=int, default=LMSettings.batch_positions, help="rows in a batch (default: 2048)"
+    )
+    lm.add_argument("--accumulate", type=int, default=1, metavar="N", help="batches a step, on each process")
+    lm.add_argument(
+        "--depth-share", type=float, default=LMSettings.depth_share, help="part of the frames the depth decoder learns"
+    )
+    lm.add_argument("--guide", type=float, default=LMSettings.guide_weight, help="weight of guided attention, 0: none")
+    lm.add_argument("--optimiser", choices=["muon", "adamw"], help="default: muon; adamw under torchrun, --init")
+    lm.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16", help="of matrix products")
+    lm.add_argument("--checkpointing", action="store_true", help="less memory, a third more work: keep no activations")
+    lm.add_argument("--seed", type=int, default=1)
+    lm.add_argument("--every", type=int, default=LMSettings.every, help="steps between saves (default: 250)")
+    lm.add_argument("--log-every", type=int, default=LMSettings.log_every, help="steps between metrics (default: 50)")
+    add_finetune_arguments(lm)
+    lm.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    lm.add_argument(
+        "--plan", type=int, nargs="?", const=1, metavar="N", help="only print the memory it takes, on N processes"
+    )
+
+
+def settings_of(arguments: argparse.Namespace, config: ModelConfig, several: bool) -> LMSettings:
+    """The settings that options and a model's shape give. Raises `InputError`."""
+    rate = arguments.rate
+    if rate is None:  # wider models want smaller steps; a trained one a fifth of that, unless adapters start at nothing
+        rate = NANO_RATE * NANO_WIDTH / config.backbone.dim / (5 if arguments.init and not arguments.lora else 1)
+    usual = INIT_STEPS if arguments.init else LMSettings.steps
+    return LMSettings(
+        steps=usual if arguments.steps is None else arguments.steps,
+        rate=rate,
+        warmup=arguments.warmup,
+        positions=arguments.positions,
+        batch_positions=arguments.batch_positions,
+        accumulate=arguments.accumulate,
+        depth_share=arguments.depth_share,
+        guide_weight=arguments.guide,
+        optimiser=arguments.optimiser or ("adamw" if several or arguments.init else "muon"),
+        precision=arguments.precision,
+        checkpointing=arguments.checkpointing,
+        seed=arguments.seed,
+        every=arguments.every,
+        log_every=arguments.log_every,
+    )
+
+
+def tokenizer_for(config: ModelConfig, file: Path | None) -> Tokenizer:
+    """The tokenizer of a preset: bytes, or Llama 3's from `file`, else from the hub. Raises `InputError`."""
+    if config.tokenizer == "bytes":
+        return ByteTokenizer()
+    from csm.checkpoint.hub import HUB_TOKENIZER, fetch_file
+    from csm.checkpoint.published import read_tokenizer
+
+    if file is not None and not file.is_file():
+        raise InputError(f"There is no file {file.name}: --tokenizer wants Llama 3's tokenizer.json.")
+    return read_tokenizer(file or fetch_file(*HUB_TOKENIZER, Environment.read().token), config.text_vocab_size)
+
+
+def starting_model(arguments: argparse.Namespace) -> tuple[CSM, Tokenizer]:
+    """The model that training starts from, in float32, and its tokenizer. Raises `InputError`."""
+    if arguments.init:
+        from csm.checkpoint import load_model
+
+        loaded = load_model(arguments.init)
+        return loaded.model, loaded.tokenizer
+    config = PRESETS[arguments.preset or "nano"]
+    tokenizer = tokenizer_for(config, arguments.tokenizer)
+    torch.manual_seed(arguments.seed)
+    return CSM(config).init_weights(), tokenizer
+
+
+def starting_shape(arguments: argparse.Namespace) -> tuple[str, ModelConfig]:
+    """The name and the shape of the model that training starts from, its weights unread. Raises `InputError`."""
+    if not arguments.init:
+        name = arguments.preset or "nano"
+        return name, PRESETS[name]
+    from csm.checkpoint import describe
+
+    return arguments.init, describe(arguments.init, Environment.read().token).config
+
+
+def print_plan(arguments: argparse.Namespace) -> None:
+    """Print how much memory training would take, without reading weights or speech. Raises `InputError`."""
+    from csm.training.plan import table
+
+    name, config = starting_shape(arguments)
+    settings = settings_of(arguments, config, arguments.plan > 1)
+    if arguments.plan < 1:
+        raise InputError("A plan is for one process or more.")
+    print("\n".join(table(name, config, settings, arguments.plan)))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train as the options say. Raises `InputError`."""
+    if arguments.plan is not None:
+        print_plan(arguments)
+        return
+    from csm.training.codes import Conversations
+    from csm.training.corpus import Corpus
+    from csm.training.lm import train_lm
+
+    with processes(arguments.device) as together:
+        if arguments.lora or is_own_speech(arguments.data, arguments.init):
+            finetune_command(arguments, settings_of, together)
+            return
+        corpus = Corpus(arguments.data)
+        model, tokenizer = starting_model(arguments)
+        settings = settings_of(arguments, model.config, together.count > 1)
+        train = Conversations(corpus, arguments.codes, tokenizer, model.config, seed=arguments.seed)
+        held_out = None
+        if any(utterance.held_out for utterance in corpus.utterances):
+            held_out = Conversations(corpus, arguments.codes, tokenizer, model.config, held_out=True, seed=0)
+        train_lm(model, train, held_out, arguments.out, settings, together)

@@ -1,0 +1,223 @@
+"""Training the language model on one process: amortised, accumulated, guided, resumed."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import csm
+from csm.model import CSM
+from csm.text import ByteTokenizer
+from csm.training.codes import Batch, Conversations
+from csm.training.corpus import Corpus
+from csm.training.lm import LMSettings, Objective, choose_frames, train_lm
+from csm.training.plots import read_metrics
+from tests.letters import CONFIG, SETTINGS, curve, new_model, weights, write_speech
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    return write_speech(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="module")
+def talk(speech):
+    return Conversations(Corpus(speech), speech, ByteTokenizer(), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def run(talk, tmp_path_factory):
+    """Twelve unbroken steps."""
+    folder = tmp_path_factory.mktemp("lm")
+    train_lm(new_model(), talk, talk, folder, SETTINGS)
+    return folder
+
+
+def test_a_run_writes_its_settings_its_metrics_and_a_plot(run):
+    first, *records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert first["settings"]["depth_share"] == 1 / 16 and first["settings"]["seed"] == 1
+    assert {"torch", "csm", "python"} <= set(first["versions"])
+    assert [record["step"] for record in records] == list(range(1, 13))
+    assert records[-1]["code0"] < records[0]["code0"]
+    assert {"held_out_code0", "held_out_depth", "peak_bytes", "step_seconds"} <= set(records[-1])
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_a_run_says_so_in_one_line_and_goes_on(talk, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    train_lm(new_model(), talk, None, tmp_path, replace(SETTINGS, steps=2))
+    assert capsys.readouterr().out.count("matplotlib") == 1
+    assert not (tmp_path / "loss.png").exists() and (tmp_path / "state.pt").exists()
+
+
+def test_a_resumed_run_has_bit_for_bit_the_curve_and_weights_of_an_unbroken_one(run, talk, tmp_path, monkeypatch):
+    """Killed after 9 of 12 steps, with the last save at 6: the three lost steps come out the same again."""
+    forward, calls = Objective.forward, 0
+
+    def dies(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls > 9 + 4:  # four of them to validate
+            raise KeyboardInterrupt
+        return forward(*arguments)
+
+    monkeypatch.setattr(Objective, "forward", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train_lm(new_model(), talk, talk, tmp_path, SETTINGS)
+    assert [record["step"] for record in read_metrics(tmp_path)][-1] == 9
+    monkeypatch.setattr(Objective, "forward", forward)
+    train_lm(new_model(), talk, talk, tmp_path, SETTINGS)
+    assert curve(tmp_path) == curve(run)
+    assert [record["step"] for record in read_metrics(tmp_path)] == list(range(1, 13))
+    unbroken, resumed = weights(run), weights(tmp_path)
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+
+
+def test_a_metrics_file_whose_last_line_was_cut_off_is_no_obstacle(run, talk, tmp_path):
+    shutil.copytree(run, tmp_path / "lm")
+    with (tmp_path / "lm" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "co')
+    train_lm(new_model(), talk, None, tmp_path / "lm", replace(SETTINGS, steps=14))
+    assert [record["step"] for record in read_metrics(tmp_path / "lm")] == list(range(1, 15))
+
+
+def test_a_full_disk_stops_a_run_in_one_sentence(talk, tmp_path, monkeypatch):
+    def full(value, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(csm.InputError, match="No space left on device"):
+        train_lm(new_model(), talk, None, tmp_path, replace(SETTINGS, steps=1))
+
+
+def test_a_progress_bar_is_drawn_on_a_terminal_only(talk, tmp_path, monkeypatch, capsys):
+    train_lm(new_model(), talk, None, tmp_path / "file", replace(SETTINGS, steps=2))
+    captured = capsys.readouterr()
+    assert captured.out.startswith("step 2/2 ") and not captured.err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    train_lm(new_model(), talk, None, tmp_path / "terminal", replace(SETTINGS, steps=2))
+    captured = capsys.readouterr()
+    assert "2/2" in captured.err and "code0" in captured.err and not captured.out
+
+
+def test_the_seed_decides_the_curve(run, talk, tmp_path):
+    train_lm(new_model(), talk, None, tmp_path / "same", replace(SETTINGS, steps=12, every=12))
+    train_lm(new_model(), talk, None, tmp_path / "other", replace(SETTINGS, steps=12, every=12, seed=2))
+    assert curve(tmp_path / "same") == curve(run) != curve(tmp_path / "other")
+
+
+def test_a_run_of_another_model_is_refused_in_one_sentence(run, talk, tmp_path):
+    shutil.copytree(run, tmp_path / "lm")
+    other = CSM(replace(CONFIG, audio_vocab_size=40)).init_weights()
+    with pytest.raises(csm.InputError, match="doesn't go with these settings"):
+        train_lm(other, talk, None, tmp_path / "lm", SETTINGS)
+
+
+def test_accumulated_batches_count_every_frame_alike(talk, tmp_path):
+    """Two batches of one conversation teach what one batch of both does, whatever their numbers of frames."""
+
+    class Both:
+        def batch(self, step, rows, length):
+            pair = [talk.batch(2 * step + i, 1, length) for i in range(2)]
+            return Batch(*(torch.cat([getattr(part, name) for part in pair]) for name in ("ids", "mask", "guide")))
+
+    exact = replace(SETTINGS, precision="float32", optimiser="adamw", code_noise=0.0)
+    settings = replace(exact, steps=1, depth_share=1.0, warmup=1)
+    train_lm(new_model(), Both(), None, tmp_path / "one", settings)
+    train_lm(new_model(), talk, None, tmp_path / "two", replace(settings, accumulate=2, batch_positions=128))
+    assert np.allclose(curve(tmp_path / "one"), curve(tmp_path / "two"), rtol=1e-5)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+def test_the_depth_decoder_learns_a_random_sixteenth_of_the_frames(talk):
+    mask = talk.batch(0, 4, 128).mask
+    audio = mask[..., 0]
+    chosen = [choose_frames(mask, 1 / 16, (1, step)) for step in range(200)]
+    assert all(int(frames.sum()) == round(int(audio.sum()) / 16) for frames in chosen)
+    assert not any((frames & ~audio).any() for frames in chosen)
+    assert not torch.equal(chosen[0], chosen[1])
+    assert torch.stack(chosen).any(0)[audio].float().mean() > 0.99
+    assert torch.equal(choose_frames(mask, 1.0, (1, 0)), audio)
+    assert choose_frames(mask, 1e-9, (1, 0)).sum() == 1
+
+
+def test_guidance_adds_a_loss_and_changes_nothing_in_what_is_computed(talk):
+    model, batch = new_model(), talk.batch(0, 1, 128)
+    frames = choose_frames(batch.mask, 1.0, (0,))
+    first, depth, guide = Objective(model, SETTINGS)(batch.ids, batch.mask, batch.guide, frames)
+    plain = model.losses(batch.ids, batch.mask, frames)
+    assert torch.allclose(torch.stack([first, depth]), torch.stack(plain), atol=1e-5)
+    assert guide > 0
+
+
+def test_no_guide_is_computed_where_it_counts_for_nothing(talk):
+    batch = talk.batch(0, 1, 128)
+    assert Objective(new_model(), SETTINGS).guides(batch)
+    assert not Objective(new_model(), replace(SETTINGS, guide_weight=0.0)).guides(batch)
+    assert not Objective(new_model(), replace(SETTINGS, guided_layer=7)).guides(batch)
+    unknown = replace(batch, guide=torch.full_like(batch.guide, -1))
+    assert not Objective(new_model(), SETTINGS).guides(unknown)
+
+
+def test_what_does_not_require_a_gradient_stays_as_it_is(talk, tmp_path):
+    model = new_model()
+    model.backbone.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    train_lm(model, talk, None, tmp_path, replace(SETTINGS, steps=2))
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in before if not name.startswith("backbone.")}
+
+
+def test_activation_checkpointing_computes_the_same(run, talk, tmp_path):
+    model = train_lm(new_model(), talk, None, tmp_path, replace(SETTINGS, checkpointing=True))
+    assert np.allclose(curve(tmp_path), curve(run), rtol=1e-6)
+    assert all("forward" not in vars(layer) for layer in model.backbone.layers)
+
+
+def test_weights_stay_float32_under_bfloat16(run):
+    state = torch.load(run / "state.pt", weights_only=True)
+    assert {tensor.dtype for tensor in state["module"].values()} == {torch.float32}
+    moments = [value for part in state["optimisers"] for values in part["state"].values() for value in values.values()]
+    assert {value.dtype for value in moments} == {torch.float32}
+
+
+def test_every_batch_has_the_same_number_of_rows_whatever_the_length_of_its_conversations():
+    shapes, shares = LMSettings().shapes()
+    assert shapes == [(8, 256), (4, 512), (2, 1024), (1, 2048)] and sum(shares) == pytest.approx(1)
+    assert shares[-1] == pytest.approx(0.03)
+    assert LMSettings(positions=64).shapes() == ([(32, 64)], [1])
+
+
+def test_diverged_training_stops_in_one_sentence_with_the_last_good_weights(talk, tmp_path, monkeypatch):
+    losses = CSM.losses
+
+    def broken(self, *arguments):
+        return tuple(loss * torch.nan for loss in losses(self, *arguments))
+
+    train_lm(new_model(), talk, None, tmp_path, replace(SETTINGS, steps=6))
+    monkeypatch.setattr(CSM, "losses", broken)
+    with pytest.raises(csm.InputError, match="diverged"):
+        train_lm(new_model(), talk, None, tmp_path, replace(SETTINGS, steps=60, every=50))
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"depth_share": 0.0}, {"rate": 2.0}, {"accumulate": 0}])
+def test_settings_that_mean_nothing_are_refused(change):
+    with pytest.raises(csm.InputError):
+        LMSettings(**change)
+
+
+def test_more_positions_than_the_model_has_are_refused(talk, tmp_path):
+    with pytest.raises(csm.InputError, match="512 positions"):
+        train_lm(new_model(), talk, None, tmp_path, replace(SETTINGS, positions=1024))
+
+
+def test_codes_of_another_codec_are_refused(speech):
+    config = replace(CONFIG, codec=replace(CONFIG.codec, num_codebooks=3))
+    with pytest.raises(csm.InputError, match="another codec"):
+        Conversations(Corpus(speech), speech, ByteTokenizer(), config)

@@ -1,0 +1,392 @@
+"""Training a Mimi from nothing: a miniature learns to hum, and what is trained is what is saved and loaded."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from moshi.quantization.core_vq import EuclideanCodebook
+from safetensors.torch import load_file
+
+import csm
+from csm.checkpoint import fill, open_tensors, save_folder
+from csm.checkpoint.mimi_keys import from_moshi
+from csm.checkpoint.published import mimi_shapes
+from csm.codec.mimi import MimiCodec, build_mimi
+from csm.config import FRAME_SIZE, MimiConfig
+from csm.model import CSM
+from csm.training import mimi as training
+from csm.training.corpus import Utterance
+from csm.training.mimi import (
+    BYPASS,
+    MimiRecipe,
+    MimiTrainer,
+    folded,
+    mimi_config,
+    quantised,
+    random_depths,
+    save_mimi,
+    start_codebooks,
+    train_mimi,
+    trainable_mimi,
+    trained_mimi,
+    unquantised,
+)
+from csm.training.teacher import FeatureLesson, PhoneLesson, Teacher, choose_lesson, load_teacher
+from tests.small import small_config
+
+CONFIG = MimiConfig(
+    num_codebooks=4,
+    codebook_size=16,
+    total_codebooks=4,
+    dim=16,
+    filters=2,
+    codebook_dim=8,
+    layers=1,
+    heads=2,
+    mlp_dim=32,
+)
+RECIPE = MimiRecipe(steps=60, batch=4, frames=3, rate=4e-3, warm_up=20, adversarial_from=40, channels=4)
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    """Hums of two pitches, each with the phone that is its pitch."""
+    folder = tmp_path_factory.mktemp("speech")
+    waves, lines, offset = [], [], 0
+    for number in range(24):
+        samples, high = 12_000, number % 2
+        wave = 8000 * np.sin(np.arange(samples) * (0.03 + 0.03 * high) + number)
+        clip = Utterance(0, offset, samples, f"Hum {'abcdefghijkl'[number // 2]}.", "slt", [(("m", "ah")[high], 1.0)])
+        waves.append(wave.astype(np.int16))
+        lines.append(json.dumps(vars(clip)))
+        offset += samples
+    np.save(folder / "audio-000.npy", np.concatenate(waves))
+    (folder / "utterances-000.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def impatience():
+    """Codes count as dead as soon as they are rarer than half of the mean, or so short a run would see none die."""
+    build, patch = training.trainable_mimi, pytest.MonkeyPatch()
+
+    def impatient(config):
+        mimi = build(config)
+        for module in mimi.modules():
+            if isinstance(module, EuclideanCodebook):
+                module.threshold_usage_ratio = 0.5
+        return mimi
+
+    patch.setattr(training, "trainable_mimi", impatient)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def run(speech, tmp_path_factory):
+    """The folder of a finished run, and the Mimi that it returned."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, train_mimi(speech, folder, CONFIG, RECIPE, every=20)
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def hum(frames=6, batch=2):
+    return 0.25 * torch.sin(torch.arange(frames * FRAME_SIZE) * 0.03 + torch.arange(batch)[:, None])
+
+
+def test_every_loss_falls(run):
+    warm, started, judged = metrics(run[0])
+    assert started["mel"] < warm["mel"] and judged["mel"] < warm["mel"]
+    assert judged["held_out_mel"] < warm["held_out_mel"]
+    assert judged["phone_accuracy"] > warm["phone_accuracy"]
+    assert "critic" not in started and judged["critic"] < 2.0
+    assert 0 < judged["commitment"] < 1
+
+
+def test_a_stopped_run_ends_where_an_unbroken_one_ends(run, speech, tmp_path, monkeypatch):
+    """Stopped within quantised training and started again: same curve, same weights."""
+    loop = training.Run.loop
+    monkeypatch.setattr(training.Run, "loop", lambda self, steps, *rest: loop(self, 27, *rest))
+    train_mimi(speech, tmp_path / "run", CONFIG, RECIPE, every=9)
+    monkeypatch.undo()
+    mimi = train_mimi(speech, tmp_path / "run", CONFIG, RECIPE, every=20)
+    assert [record["step"] for record in metrics(tmp_path / "run")] == [9, 18, 27, 40, 60]
+    for name in ("mel", "critic", "feature", "phone_accuracy", "held_out_mel"):
+        assert metrics(tmp_path / "run")[-1][name] == metrics(run[0])[-1][name]
+    for (name, a), b in zip(mimi.state_dict().items(), run[1].state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+def test_the_result_decodes_as_the_module_in_training_did(run):
+    """Folding the weight norms in changes nothing."""
+    folder, mimi = run
+    trainer = MimiTrainer(CONFIG, PhoneLesson(CONFIG.dim), RECIPE.channels)
+    trainer.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["module"])
+    assert any("parametrizations" in name for name in trainer.mimi.state_dict())
+    assert set(mimi.state_dict()) == set(build_mimi(CONFIG).state_dict())
+    wave = hum()[:, None]
+    with torch.no_grad():
+        codes = mimi.encode(wave)
+        assert torch.equal(codes, trainer.eval().mimi.encode(wave))
+        assert len(codes.unique()) > 4
+        assert torch.allclose(mimi.decode(codes), trainer.mimi.decode(codes), atol=1e-6)
+        whole = trainer(wave[:, 0], torch.full((2,), CONFIG.total_codebooks))[0]
+        assert torch.allclose(mimi.decode(codes)[:, 0], whole, atol=1e-5)
+
+
+def test_it_streams_what_it_decodes_whole(run, tmp_path):
+    codec = MimiCodec(CONFIG)
+    codec.module.load_state_dict(trained_mimi(run[0], CONFIG).state_dict())
+    codes = codec.encode(hum(batch=1)[0])
+    stream = codec.stream()
+    pushed = torch.cat([stream.push(codes[:1]), stream.push(codes[1:4]), stream.push(codes[4:]), stream.flush()])
+    whole = codec.decode(codes)
+    assert whole.abs().max() > 0.01
+    assert torch.allclose(pushed, whole, atol=1e-5)
+
+
+def test_the_file_is_read_as_the_published_one_is(run, tmp_path):
+    save_mimi(tmp_path / "mimi.safetensors", run[1])
+    tensors = from_moshi(open_tensors([tmp_path / "mimi.safetensors"]), mimi_shapes(CONFIG), "file")
+    codec = MimiCodec(CONFIG)
+    fill(codec.module, tensors, "file", torch.float32)
+    codes = torch.randint(16, (5, 4))
+    with torch.no_grad():
+        assert torch.equal(codec.decode(codes), run[1].decode(codes.T[None])[0, 0])
+    assert not list(tmp_path.glob("*.partial"))
+    assert set(load_file(tmp_path / "mimi.safetensors")) == set(mimi_shapes(CONFIG))
+
+
+def test_a_model_folder_with_it_loads_and_speaks(run, tmp_path):
+    config = replace(small_config(CONFIG), audio_vocab_size=CONFIG.codebook_size + 3)
+    save_folder(tmp_path / "model", CSM(config).init_weights(), run[1])
+    generator = csm.load(str(tmp_path / "model"), "cpu")
+    codes = torch.randint(16, (5, 4))
+    theirs, ours = generator.codec.decode(codes), run[1].decode(codes.T[None])[0, 0].detach()
+    assert (theirs - ours).norm() < 0.02 * ours.norm()  # weights are stored in float16
+    assert generator.generate("Hum.", 0, max_audio_length_ms=400, seed=1).abs().sum() > 0
+
+
+def test_sound_keeps_its_loudness_through_every_layer_of_an_untrained_mimi():
+    """What PyTorch's own start doesn't give: 1e-4 of the signal is left."""
+    torch.manual_seed(0)
+    config = replace(CONFIG, filters=8, dim=64)
+    levels = []
+    mimi = trainable_mimi(config)
+    for part in (mimi.encoder, mimi.decoder):
+        for layer in list(part.model)[:-1]:
+            layer.register_forward_hook(lambda module, inputs, output: levels.append(output.square().mean().sqrt()))
+    noise = 0.1 * torch.randn(2, 1, 4 * FRAME_SIZE)
+    with torch.no_grad():
+        latents = mimi.encode_to_latent(noise, quantize=False)
+        (x,) = mimi.decoder_transformer(mimi.upsample(latents))
+        made = mimi.decoder(x)
+    assert len(levels) == 28 and all(0.5 < level < 3 for level in levels)
+    assert 0.5 < latents.std() < 3 and 0.03 < made.std() < 0.5
+
+
+def test_every_parameter_learns():
+    trainer = MimiTrainer(CONFIG)
+    trainer.train()
+    start_codebooks(trainer.quantizer, torch.randn(1, CONFIG.dim, 400), 8)
+    made, _, commitment = trainer(hum(), torch.tensor([4, BYPASS]))
+    (made.square().mean() + commitment).backward()
+    for name, parameter in trainer.mimi.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.fixture
+def quantizer():
+    torch.manual_seed(0)
+    quantizer = trainable_mimi(CONFIG).quantizer
+    start_codebooks(quantizer, torch.randn(1, CONFIG.dim, 400), 16)
+    return quantizer
+
+
+def test_codebooks_start_from_what_the_ones_before_leave(quantizer):
+    """Every code is in use, and each codebook brings the sum nearer."""
+    latents = torch.randn(1, CONFIG.dim, 400)
+    start_codebooks_of = [quantizer.rvq_rest.vq.layers[i]._codebook for i in range(3)]
+    assert all(codebook.initialized and (codebook.cluster_usage > 0).all() for codebook in start_codebooks_of)
+    assert start_codebooks_of[0].cluster_usage.sum().item() == pytest.approx(16)
+    quantizer.eval()
+    with torch.no_grad():
+        target = quantizer.rvq_rest.output_proj(quantizer.rvq_rest.input_proj(latents))
+        semantic = quantised(quantizer, latents, torch.tensor([1]))[0]
+        errors = [
+            (quantised(quantizer, latents, torch.tensor([depth]))[0] - semantic - target).square().mean().item()
+            for depth in (2, 3, 4)
+        ]
+    assert errors[0] < target.square().mean() and errors == sorted(errors, reverse=True)
+
+
+def test_each_clip_gets_its_own_number_of_codebooks(quantizer):
+    """As many as moshi's own decoder would hear from that many codes."""
+    latents = torch.randn(5, CONFIG.dim, 6)
+    quantizer.eval()
+    with torch.no_grad():
+        vectors, semantic, _ = quantised(quantizer, latents, torch.tensor([1, 2, 4, BYPASS, 3]))
+        codes = quantizer.encode(latents)
+        for row, depth in ((0, 1), (1, 2), (2, 4), (4, 3)):
+            assert torch.allclose(vectors[row], quantizer.decode(codes[row : row + 1, :depth])[0], atol=1e-5)
+            assert torch.allclose(semantic[row], quantizer.decode(codes[row : row + 1, :1])[0], atol=1e-5)
+        assert torch.allclose(vectors[3], unquantised(quantizer, latents)[0][3], atol=1e-5)
+
+
+def test_the_quantiser_passes_gradients_as_if_it_was_not_there(quantizer):
+    latents = torch.randn(3, CONFIG.dim, 6, requires_grad=True)
+    weights = torch.randn(3, CONFIG.dim, 6)
+    through = quantised(quantizer, latents, torch.tensor([4, BYPASS, 1]))
+    (gradient,) = torch.autograd.grad((through[0] * weights).sum(), latents)
+    (plain,) = torch.autograd.grad((unquantised(quantizer, latents)[0] * weights).sum(), latents)
+    (first,) = torch.autograd.grad((unquantised(quantizer, latents)[1] * weights).sum(), latents)
+    assert torch.allclose(gradient[:2], plain[:2], atol=1e-5)
+    assert torch.allclose(gradient[2], first[2], atol=1e-5)
+
+
+def test_codebooks_follow_their_vectors_and_dead_codes_come_back(quantizer):
+    codebook = quantizer.rvq_first.vq.layers[0]._codebook
+    far = 5 + 0.1 * torch.randn(4, CONFIG.dim, 40)
+    before = quantised(quantizer, far, torch.full((4,), 4))[2]
+    with torch.no_grad():
+        for step in range(300):
+            training._search_dead_codes(quantizer, step)
+            after = quantised(quantizer, far, torch.full((4,), 4))[2]
+    assert after < 0.01 * before
+    assert (codebook.cluster_usage > 0.05 * codebook.cluster_usage.mean()).all()
+
+
+def test_depths_are_spread_over_all_codebooks_and_half_of_the_clips_bypass_them():
+    depths = random_depths(np.random.default_rng(0), 4_000, 8, 0.5)
+    counts = torch.bincount(depths + 1, minlength=10)
+    assert counts[0] == pytest.approx(2_000, rel=0.1) and counts[1] == 0
+    assert all(count == pytest.approx(250, rel=0.3) for count in counts[2:])
+
+
+def test_folding_knows_transposed_convolutions_too():
+    mimi = trainable_mimi(CONFIG)
+    state = folded(mimi.state_dict())
+    for name, module in mimi.named_modules():
+        if isinstance(module, torch.nn.Conv1d | torch.nn.ConvTranspose1d):
+            assert torch.equal(state[f"{name}.weight"], module.weight), name
+
+
+def test_a_shape_is_a_name_or_a_file(tmp_path):
+    file = tmp_path / "codec.json"
+    file.write_text(json.dumps(vars(CONFIG)))
+    assert mimi_config(str(file)) == CONFIG
+    assert mimi_config("mimi") == MimiConfig()
+    MimiTrainer(mimi_config("mimi-small"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"dims": 5}, "describes no Mimi.*dims"),
+        ({"dim": 0}, "dim is 0"),
+        ({"layers": "two"}, "layers is 'two'"),
+        ({"kind": "spectral"}, "kind is 'spectral'"),
+        ({"dim": 20, "heads": 4}, "no even multiple"),
+        ({"num_codebooks": 33}, "from 2 to total_codebooks, 32"),
+        ({"num_codebooks": 1}, "from 2"),
+        ([1], "describes no Mimi"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused_in_one_sentence(fields, complaint, tmp_path):
+    (tmp_path / "codec.json").write_text(json.dumps(fields))
+    with pytest.raises(csm.InputError, match=complaint):
+        mimi_config(str(tmp_path / "codec.json"))
+    with pytest.raises(csm.InputError, match="There is no codec 'nothing'"):
+        mimi_config("nothing")
+
+
+@pytest.fixture(scope="module")
+def wavlm(tmp_path_factory):
+    """A folder with a small random WavLM."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.WavLMConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("wavlm")
+    transformers.WavLMModel(config).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True, "sampling_rate": 16_000}))
+    return folder
+
+
+def test_a_teacher_s_features_lie_on_the_codec_s_frames(wavlm):
+    teacher = load_teacher(str(wavlm))
+    assert teacher.normalise and teacher.dim == 32
+    wave = 0.01 * torch.randn(2, 8 * FRAME_SIZE)
+    features = teacher.features(wave)
+    assert features.shape == (2, 8, 32) and not features.requires_grad
+    assert torch.allclose(features, teacher.features(5 * wave), atol=1e-3)  # do_normalize
+
+
+def test_pooling_is_centred_on_the_frame():
+    """A teacher that gives the loudness of each 20 ms: a knock in the middle of a frame is loudest there, as loud in
+    one neighbour as in the other, and unheard in the rest."""
+
+    class Loudness(torch.nn.Module):
+        def forward(self, wave):
+            return type("Output", (), {"last_hidden_state": wave.unfold(1, 400, 320).square().sum(2, keepdim=True)})
+
+    wave = torch.zeros(1, 6 * FRAME_SIZE)
+    middle = 5 * FRAME_SIZE // 2
+    wave[0, middle - 60 : middle + 60] = torch.hann_window(120)
+    heard = Teacher(Loudness(), 1, False).features(wave)[0, :, 0]
+    assert heard.argmax() == 2 and heard[1] < 0.6 * heard[2]
+    assert heard[1].item() == pytest.approx(heard[3].item(), rel=0.05)
+    assert (heard[[0, 4, 5]] < 1e-3 * heard[2]).all()
+
+
+def test_code_0_learns_what_the_teacher_hears(wavlm, speech, tmp_path):
+    recipe = replace(RECIPE, steps=24, warm_up=8, adversarial_from=100)
+    train_mimi(speech, tmp_path / "run", CONFIG, recipe, load_teacher(str(wavlm)), every=8)
+    curve = [record["likeness"] for record in metrics(tmp_path / "run")]
+    assert curve[-1] > curve[0] + 0.05
+    saved = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["module"]
+    assert "lesson.project.weight" in saved and not any("teacher" in name for name in saved)
+
+
+def test_without_a_teacher_it_says_what_stands_in(speech, wavlm):
+    clip = Utterance(0, 0, 24_000, "Hum.", "slt", [("m", 1.0)])
+    silent = replace(clip, phones=[])
+    lesson, line = choose_lesson(8, [clip], load_teacher(str(wavlm)))
+    assert isinstance(lesson, FeatureLesson) and "teacher" in line
+    lesson, line = choose_lesson(8, [clip], None)
+    assert isinstance(lesson, PhoneLesson) and "phones" in line
+    for clips in ([], [silent], [clip, silent]):
+        lesson, line = choose_lesson(8, clips, None)
+        assert lesson is None and line.startswith("Code 0 is not made semantic") and "\n" not in line
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "missing-folder"])
+def test_a_teacher_that_is_not_there_is_refused_in_one_sentence(name):
+    with pytest.raises(csm.InputError, match="There is no teacher"):
+        load_teacher(name)
+
+
+def test_a_teacher_that_reads_text_is_refused_in_one_sentence(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    BertModel(BertConfig(16, 16, 1, 2, 16)).save_pretrained(tmp_path)
+    with pytest.raises(csm.InputError, match="does not listen"):
+        load_teacher(str(tmp_path))
+
+
+def test_a_run_of_another_shape_is_not_carried_on(run, speech, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    with pytest.raises(csm.InputError, match="another shape"):
+        train_mimi(speech, tmp_path / "run", replace(CONFIG, dim=32), RECIPE)
+    with pytest.raises(csm.InputError, match="another shape"):
+        trained_mimi(tmp_path / "run", replace(CONFIG, dim=32))
+    with pytest.raises(csm.InputError, match="train it first"):
+        trained_mimi(tmp_path / "nothing", CONFIG)

@@ -69,11 +69,12 @@ class CodecTrainer(nn.Module):
         self.codec = SpectralCodec(config)
         self.phone_reader = nn.Linear(config.dim, len(PHONE_TIMES) * len(PHONES))
         self.distance = MelDistance()
+        self.adversary = Adversary()
 
     def forward(
-        self, wave: Tensor, phones: Tensor, quantise: bool, adversary: Adversary | None = None, own_pitch: bool = False
+        self, wave: Tensor, phones: Tensor, quantise: bool, judged: bool = False, own_pitch: bool = False
     ) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """wave (B, samples), phones (B, frames, 2) -> loss, reconstruction, metrics.
+        """wave (B, samples), phones (B, frames, 2) -> loss, reconstruction, metrics. `judged`: by discriminators, too.
 
         The reconstruction speaks at the recording's pitch, which the codes must tell besides; `own_pitch`: as in use.
         """
@@ -86,8 +87,8 @@ class CodecTrainer(nn.Module):
         loss = 10 * mel + 4 * off + phone + commitment
         correct = (read.argmax(-1) == phones).float().mean()
         metrics = {"mel": mel, "semitones_off": 12 * off, "phone_accuracy": correct, "commitment": commitment}
-        if adversary is not None:
-            fooled, features = generator_losses(adversary, wave, made)
+        if judged:
+            fooled, features = generator_losses(self.adversary, wave, made)
             loss = loss + fooled + 2 * features  # the reconstruction's share keeps the voice in place
             metrics |= {"fooled": fooled, "features": features}
         return loss, made, {name: value.item() for name, value in metrics.items()}
@@ -132,19 +133,21 @@ def train_codec(
     corpus = Corpus(data)
     train = [u for u in corpus.utterances if not u.held_out]
     held_out = [u for u in corpus.utterances if u.held_out]
-    trainer, adversary = CodecTrainer(config), Adversary()
+    trainer = CodecTrainer(config)
+    learning = [*trainer.codec.parameters(), *trainer.phone_reader.parameters()]
+    judging = list(trainer.adversary.parameters())
     optimisers = [
-        torch.optim.AdamW(module.parameters(), lr=rate, betas=(0.8, 0.99), weight_decay=1e-2)
-        for module in (trainer, adversary)
+        torch.optim.AdamW(parameters, lr=rate, betas=(0.8, 0.99), weight_decay=1e-2)
+        for parameters in (learning, judging)
     ]
-    run = Run(folder, nn.ModuleDict({"trainer": trainer, "adversary": adversary}), optimisers)
+    run = Run(folder, trainer, optimisers)
 
     def refine(wave: Tensor, made: Tensor) -> Tensor:
         """One step of the discriminators."""
-        loss = discriminator_loss(adversary, wave, made.detach())
+        loss = discriminator_loss(trainer.adversary, wave, made.detach())
         optimisers[1].zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(adversary.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(judging, 5.0)
         optimisers[1].step()
         return loss
 
@@ -161,10 +164,10 @@ def train_codec(
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = factor * (refined_rate if refining else rate)
-        loss, made, metrics = trainer(wave, phones, step >= unquantised, adversary if refining else None)
+        loss, made, metrics = trainer(wave, phones, step >= unquantised, judged=refining)
         optimisers[0].zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(trainer.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(learning, 5.0)
         optimisers[0].step()
         return metrics | ({"judgement": refine(wave, made).item()} if refining else {})
 

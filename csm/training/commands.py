@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     codec = steps.add_parser("codec", help="train the codec")
     codec.add_argument("--data", type=Path, default=Path("runs/speech"))
     codec.add_argument("--out", type=Path, default=Path("runs/codec"))
-    codec.add_argument("--steps", type=int, default=4_200)
+    codec.add_argument("--steps", type=int, default=6_000, help="steps of reconstruction")
+    codec.add_argument("--refined", type=int, default=4_000, help="steps in which the decoder meets discriminators")
     codec.set_defaults(action=_codec)
 
     codes = steps.add_parser("codes", help="encode the training speech")
@@ -93,7 +94,7 @@ def _codec(arguments: argparse.Namespace) -> None:
     from csm.training.codec import train_codec
     from csm.training.export import light_codec
 
-    train_codec(arguments.data, arguments.out, light_codec(PRESETS["nano"]), arguments.steps)
+    train_codec(arguments.data, arguments.out, light_codec(PRESETS["nano"]), arguments.steps, arguments.refined)
 
 
 def _codes(arguments: argparse.Namespace) -> None:

@@ -140,7 +140,7 @@ def train_codec(
         torch.optim.AdamW(parameters, lr=rate, betas=(0.8, 0.99), weight_decay=1e-2)
         for parameters in (learning, judging)
     ]
-    run = Run(folder, trainer, optimisers)
+    run = Run(folder, trainer, [*optimisers])
 
     def refine(wave: Tensor, made: Tensor) -> Tensor:
         """One step of the discriminators."""

@@ -147,6 +147,14 @@ def test_a_plan_shows_where_amortisation_saves_memory_and_sharding_and_checkpoin
     )
 
 
+def test_adapters_need_gradients_and_moments_of_their_own_only(capsys):
+    pytest.importorskip("peft")
+    assert main(["train", "lm", "--preset", "tiny", "--plan", "--lora", "16", "--optimiser", "adamw"]) == 0
+    made = json.loads(capsys.readouterr().out.splitlines()[-1])["bytes"]
+    assert made["gradients"] < made["weights"] / 50 and made["optimiser"] == 2 * made["gradients"]
+    assert made["total"] < 18e9
+
+
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_every_preset_s_plan_is_printed_without_speech_or_weights(preset, capsys):
     assert main(["train", "lm", "--preset", preset, "--plan", "2", "--data", "nowhere"]) == 0

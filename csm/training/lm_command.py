@@ -13,9 +13,10 @@ from csm.model import CSM
 from csm.text import ByteTokenizer, Tokenizer
 from csm.training.distributed import processes
 from csm.training.finetune import add_arguments as add_finetune_arguments
-from csm.training.finetune import is_own_speech
+from csm.training.finetune import is_own_speech, options_of
 from csm.training.finetune import run as finetune_command
 from csm.training.lm import LMSettings
+from csm.training.lora import add_lora
 from csm.training.manifest import HELP
 
 NANO_WIDTH, NANO_RATE = 256, 2e-3
@@ -125,7 +126,9 @@ def print_plan(arguments: argparse.Namespace) -> None:
     settings = settings_of(arguments, config, arguments.plan > 1)
     if arguments.plan < 1:
         raise InputError("A plan is for one process or more.")
-    print("\n".join(table(name, config, settings, arguments.plan)))
+    options = options_of(arguments).lora
+    adapted = (lambda model: add_lora(model, options)) if options else (lambda model: model)
+    print("\n".join(table(name, config, settings, arguments.plan, adapted)))
 
 
 def run(arguments: argparse.Namespace) -> None:

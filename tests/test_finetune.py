@@ -207,8 +207,10 @@ def test_a_fine_tuned_model_loads_with_the_codec_it_came_with(small, speech, tmp
 
 
 @needs_peft
-def test_an_adapter_learned_from_recordings_is_what_was_trained(folder, speech, tmp_path):
-    """On a published layout: what `csm.load` merges says what the training run's own state says."""
+@pytest.mark.parametrize("base", ["published", "ours"])
+def test_an_adapter_learned_from_recordings_is_what_was_trained(folder, small, speech, tmp_path, base):
+    """What `csm.load` merges says what the training run's own state says."""
+    folder = folder if base == "published" else small
     made = learn(str(folder), speech, tmp_path / "run", lora=LORA)
     assert learned(tmp_path / "run")[-1]["code0"] < learned(tmp_path / "run")[0]["code0"]
     trained = add_lora(load_model(str(folder)).model, LORA)

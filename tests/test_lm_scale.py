@@ -80,6 +80,8 @@ def test_two_processes_with_fsdp2_have_the_loss_curve_of_one(start, speech, talk
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert all(torch.allclose(second[name], first[name], atol=1e-4) for name in first)
     assert json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[0])["processes"] == 2
+    made = load_model(str(tmp_path / "two" / "model")).model.state_dict()  # what --init leaves behind, in float16
+    assert all(torch.allclose(made[name], second[name], atol=1e-3) for name in made)
     alone(tmp_path / "two", 12)
     together(tmp_path / "one", 12)
     assert_equal_curves(12)
@@ -145,6 +147,14 @@ def test_a_plan_shows_where_amortisation_saves_memory_and_sharding_and_checkpoin
         plan(PRESETS["tiny"], replace(settings, checkpointing=True)).backbone_activations
         < tiny.backbone_activations / 5
     )
+
+
+def test_adapters_need_gradients_and_moments_of_their_own_only(capsys):
+    pytest.importorskip("peft")
+    assert main(["train", "lm", "--preset", "tiny", "--plan", "--lora", "16", "--optimiser", "adamw"]) == 0
+    made = json.loads(capsys.readouterr().out.splitlines()[-1])["bytes"]
+    assert made["gradients"] < made["weights"] / 50 and made["optimiser"] == 2 * made["gradients"]
+    assert made["total"] < 18e9
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))

@@ -12,7 +12,7 @@ import torch
 
 from csm.config import PRESETS, SpectralConfig
 from csm.errors import InputError
-from csm.training import amortisation, lm_command
+from csm.training import amortisation, codec_command, lm_command
 from csm.training.held_out import CONVERSATION, SENTENCES
 from csm.training.run import say
 
@@ -30,11 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.set_defaults(action=_data)
 
     codec = steps.add_parser("codec", help="train the codec")
-    codec.add_argument("--data", type=Path, default=Path("runs/speech"))
-    codec.add_argument("--out", type=Path, default=Path("runs/codec"))
-    codec.add_argument("--steps", type=int, default=6_000, help="steps of reconstruction")
-    codec.add_argument("--refined", type=int, default=4_000, help="steps in which the decoder meets discriminators")
-    codec.set_defaults(action=_codec)
+    codec_command.add_arguments(codec)
+    codec.set_defaults(action=codec_command.run)
 
     codes = steps.add_parser("codes", help="encode the training speech")
     codes.add_argument("--data", type=Path, default=Path("runs/speech"))
@@ -88,13 +85,6 @@ def _data(arguments: argparse.Namespace) -> None:
         rhvoice=arguments.rhvoice,
     ):
         say(line)
-
-
-def _codec(arguments: argparse.Namespace) -> None:
-    from csm.training.codec import train_codec
-    from csm.training.export import light_codec
-
-    train_codec(arguments.data, arguments.out, light_codec(PRESETS["nano"]), arguments.steps, arguments.refined)
 
 
 def _codes(arguments: argparse.Namespace) -> None:

@@ -78,8 +78,8 @@ class Conversation:
         text: str,
         speaker: int,
         max_audio_length_ms: float = 90_000,
-        temperature: float = 0.9,
-        topk: int = 50,
+        temperature: float | None = None,
+        topk: int | None = None,
         seed: int | None = None,
     ) -> Turn:
         """Speak one turn to its end. `seed` asks for another take than the conversation's own."""
@@ -92,8 +92,8 @@ class Conversation:
         text: str,
         speaker: int,
         max_audio_length_ms: float = 90_000,
-        temperature: float = 0.9,
-        topk: int = 50,
+        temperature: float | None = None,
+        topk: int | None = None,
         seed: int | None = None,
     ) -> Chunks[Tensor, None, None]:
         """Chunks of float32 samples at 24 kHz as they are made. The turn is in `turns` once the iterator ends;
@@ -102,7 +102,7 @@ class Conversation:
         Raises `InputError` for a text that can't be spoken, `ConversationFull` when the turn doesn't fit.
         """
         generator, context = self.generator, self._context
-        sampling = Sampling(temperature, topk)
+        sampling = generator.sampling(temperature, topk)
         rows = generator.turn_rows(text, speaker)
         free = generator.config.max_positions - self.positions_used - len(rows) - 1
         if free < 1:
@@ -188,6 +188,11 @@ class Generator:
     def device(self) -> torch.device:
         return self.engine.device
 
+    def sampling(self, temperature: float | None = None, topk: int | None = None) -> Sampling:
+        """How codes are drawn: as given, and otherwise as the model's config says. Raises `InputError`."""
+        usual = self.config
+        return Sampling(usual.temperature if temperature is None else temperature, usual.topk if topk is None else topk)
+
     def voices(self) -> dict[str, Voice]:
         """The voices to choose from, by name: the shipped ones, and with a CSM-1B those published with it."""
         own, published = self.config.backbone, PRESETS["tiny"].backbone
@@ -207,8 +212,8 @@ class Generator:
         speaker: int,
         context: list[Segment] | None = None,
         max_audio_length_ms: float = 90_000,
-        temperature: float = 0.9,
-        topk: int = 50,
+        temperature: float | None = None,
+        topk: int | None = None,
         seed: int | None = None,
     ) -> Iterator[Tensor]:
         """Speech for `text` after `context`, as float32 chunks at 24 kHz in order."""
@@ -221,8 +226,8 @@ class Generator:
         speaker: int,
         context: list[Segment] | None = None,
         max_audio_length_ms: float = 90_000,
-        temperature: float = 0.9,
-        topk: int = 50,
+        temperature: float | None = None,
+        topk: int | None = None,
         seed: int | None = None,
     ) -> Tensor:
         """float32 (num_samples,) at 24 kHz: the concatenation of `stream`."""
@@ -235,8 +240,8 @@ class Generator:
         speaker: int,
         context: list[Segment] | None = None,
         max_audio_length_ms: float = 90_000,
-        temperature: float = 0.9,
-        topk: int = 50,
+        temperature: float | None = None,
+        topk: int | None = None,
         seed: int | None = None,
     ) -> Tensor:
         """int64 (frames, K), without the zero frame: what `generate` decodes."""

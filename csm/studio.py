@@ -25,15 +25,16 @@ from csm.voices import Voice, load_prompt
 
 @dataclass(frozen=True)
 class Settings:
-    """How to speak. The same seed, voices and script give the same conversation."""
+    """How to speak. The same seed, voices and script give the same conversation. Without `temperature` or `topk` the
+    model's own is used."""
 
     seed: int = 7
-    temperature: float = 0.9
-    topk: int = 50
+    temperature: float | None = None
+    topk: int | None = None
     max_turn_seconds: float = 20.0
 
     def __post_init__(self) -> None:
-        Sampling(self.temperature, self.topk)
+        Sampling(**{k: v for k, v in (("temperature", self.temperature), ("topk", self.topk)) if v is not None})
         if not 0 <= self.seed < 2**63:
             raise InputError(f"The seed is {self.seed}; choose a whole number from 0 on.")
         if not 0.08 <= self.max_turn_seconds <= 600:

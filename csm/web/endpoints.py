@@ -248,15 +248,15 @@ class Endpoints:
         Hidden components, not `gr.api`: they check that a file was really uploaded and serve the one returned.
         """
         woman, man = default_voices()
-        usual = Settings()
+        usual, model = Settings(), self.generator.config
         with gr.Row(visible=False):
             inputs = [
                 gr.Textbox(EXAMPLE_SCRIPT, label="Script", lines=4),
                 gr.Textbox(woman, label="Voice of A"),
                 gr.Textbox(man, label="Voice of B"),
                 gr.Number(usual.seed, label="Seed", precision=0),
-                gr.Number(usual.temperature, label="Temperature"),
-                gr.Number(usual.topk, label="Top-k", precision=0),
+                gr.Number(model.temperature, label="Temperature"),
+                gr.Number(model.topk, label="Top-k", precision=0),
                 gr.Number(usual.max_turn_seconds, label="Longest turn in seconds"),
                 gr.Audio(label="Recording for A", type="filepath"),
                 gr.Textbox("", label="Transcript for A"),

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from csm.config import ModelConfig
 from csm.errors import InputError
 from csm.generator import Generator
 from csm.studio import Settings, TurnStarted
@@ -263,7 +264,7 @@ def _voice_panel(slot: str, chosen: str, voices: dict[str, Voice]) -> VoicePanel
     return VoicePanel(name, recording, transcript, note)
 
 
-def _settings() -> list[Component]:
+def _settings(model: ModelConfig) -> list[Component]:
     """Seed, temperature, top-k, longest turn: in the order in which `Page.prepare` takes them."""
     usual = Settings()
     with gr.Row():
@@ -279,9 +280,9 @@ def _settings() -> list[Component]:
         )
     with gr.Row():
         temperature = gr.Slider(
-            0.1, 1.5, usual.temperature, step=0.05, label="Temperature", info="Lower is calmer.", min_width=200
+            0.1, 1.5, model.temperature, step=0.05, label="Temperature", info="Lower is calmer.", min_width=200
         )
-        topk = gr.Slider(1, 200, usual.topk, step=1, label="Top-k", info="How many codes compete.", min_width=200)
+        topk = gr.Slider(1, 200, model.topk, step=1, label="Top-k", info="How many codes compete.", min_width=200)
     return [seed, temperature, topk, longest]
 
 
@@ -312,7 +313,7 @@ def build_app(generator: Generator) -> gr.Blocks:
                     names = zip(SLOTS, default_voices(), strict=True)
                     panels = {slot: _voice_panel(slot, name, offered) for slot, name in names}
                 with gr.Accordion("Settings", open=False):
-                    settings = _settings()
+                    settings = _settings(generator.config)
                 settings_note = gr.HTML("", visible=False)
                 with gr.Row():
                     generate = gr.Button("Generate", variant="primary", size="lg", scale=3, min_width=120)

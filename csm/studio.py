@@ -34,7 +34,7 @@ class Settings:
     max_turn_seconds: float = 20.0
 
     def __post_init__(self) -> None:
-        Sampling(**{k: v for k, v in (("temperature", self.temperature), ("topk", self.topk)) if v is not None})
+        Sampling(1.0 if self.temperature is None else self.temperature, 1 if self.topk is None else self.topk)
         if not 0 <= self.seed < 2**63:
             raise InputError(f"The seed is {self.seed}; choose a whole number from 0 on.")
         if not 0.08 <= self.max_turn_seconds <= 600:

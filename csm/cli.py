@@ -179,8 +179,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--out", required=True, help="the sound file to write: .wav, .flac, .mp3 or .ogg")
     generate.add_argument("--seed", type=int, default=7, help="same seed, same speech (default 7)")
-    generate.add_argument("--temperature", type=float, default=0.9)
-    generate.add_argument("--topk", type=int, default=50)
+    generate.add_argument("--temperature", type=float, help="default: the model's own")
+    generate.add_argument("--topk", type=int, help="default: the model's own")
     generate.add_argument("--max-turn-seconds", type=float, default=20.0, help="a longer turn is capped (default 20)")
     generate.add_argument(
         "--takes", type=int, default=1, help="speak each turn this often and keep the best (default 1)"

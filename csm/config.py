@@ -81,7 +81,10 @@ CodecConfig = MimiConfig | SpectralConfig
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole CSM. `audio_vocab_size` counts the codec's codes and three that never reach the codec."""
+    """A whole CSM. `audio_vocab_size` counts the codec's codes and three that never reach the codec.
+
+    `temperature` and `topk` are how it samples when nobody says otherwise: a small model is better off calm.
+    """
 
     backbone: TransformerConfig
     decoder: TransformerConfig
@@ -90,6 +93,8 @@ class ModelConfig:
     audio_vocab_size: int
     tokenizer: str = "llama3"
     max_positions: int = 2_048
+    temperature: float = 0.9
+    topk: int = 50
 
     @property
     def num_codebooks(self) -> int:
@@ -141,6 +146,7 @@ PRESETS: dict[str, ModelConfig] = {
         text_vocab_size=258,
         audio_vocab_size=515,
         tokenizer="bytes",
+        temperature=0.4,
     ),
     "tiny": _llama(
         TransformerConfig(layers=16, dim=2_048, heads=32, kv_heads=8, mlp_dim=8_192),

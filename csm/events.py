@@ -19,16 +19,17 @@ MOST_TAKES = 16
 
 @dataclass(frozen=True)
 class Settings:
-    """How to speak. The same seed, voices and script give the same conversation; of `takes` the best is kept."""
+    """How to speak. The same seed, voices and script give the same conversation; of `takes` the best is kept. Without
+    `temperature` or `topk` the model's own is used."""
 
     seed: int = 7
-    temperature: float = 0.9
-    topk: int = 50
+    temperature: float | None = None
+    topk: int | None = None
     max_turn_seconds: float = 20.0
     takes: int = 1
 
     def __post_init__(self) -> None:
-        Sampling(self.temperature, self.topk)
+        Sampling(1.0 if self.temperature is None else self.temperature, 1 if self.topk is None else self.topk)
         if not 0 <= self.seed < 2**63:
             raise InputError(f"The seed is {self.seed}; choose a whole number from 0 on.")
         if not 0.08 <= self.max_turn_seconds <= 600:

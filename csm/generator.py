@@ -81,8 +81,8 @@ class Conversation:
         text: str,
         speaker: int,
         max_audio_length_ms: float = 90_000,
-        temperature: float = 0.9,
-        topk: int = 50,
+        temperature: float | None = None,
+        topk: int | None = None,
         seed: int | None = None,
     ) -> Turn:
         """Speak one turn to its end. `seed` asks for another take than the conversation's own."""
@@ -95,8 +95,8 @@ class Conversation:
         text: str,
         speaker: int,
         max_audio_length_ms: float = 90_000,
-        temperature: float = 0.9,
-        topk: int = 50,
+        temperature: float | None = None,
+        topk: int | None = None,
         seed: int | None = None,
         stop: Stop = lambda: False,
     ) -> Chunks[Tensor, None, None]:
@@ -106,7 +106,7 @@ class Conversation:
         Raises `InputError` for a text that can't be spoken, `ConversationFull` when the turn doesn't fit.
         """
         generator, context = self.generator, self._context
-        sampling = Sampling(temperature, topk)
+        sampling = generator.sampling(temperature, topk)
         before, prefilled, longest = self._begin(text, speaker, max_audio_length_ms)
         noise = self._noise(seed)
 
@@ -154,8 +154,8 @@ class Conversation:
         seeds: Sequence[int],
         choose: Callable[[list[Turn]], int],
         max_audio_length_ms: float = 90_000,
-        temperature: float = 0.9,
-        topk: int = 50,
+        temperature: float | None = None,
+        topk: int | None = None,
         stop: Stop = lambda: False,
     ) -> list[Turn]:
         """Speak one turn once for each seed, side by side in one batch, and go on from the one that `choose` names.
@@ -163,7 +163,7 @@ class Conversation:
         Returns all of them, in the order of their seeds; the chosen one is in `turns`. What a seed gives differs
         from what it gives alone by no more than rounding does. Raises what `stream` raises.
         """
-        engine, context, sampling = self.generator.engine, self._context, Sampling(temperature, topk)
+        engine, context, sampling = self.generator.engine, self._context, self.generator.sampling(temperature, topk)
         before, prefilled, longest = self._begin(text, speaker, max_audio_length_ms)
         try:
             noise = [self._noise(seed) for seed in seeds]
@@ -276,6 +276,11 @@ class Generator:
     def device(self) -> torch.device:
         return self.engine.device
 
+    def sampling(self, temperature: float | None = None, topk: int | None = None) -> Sampling:
+        """How codes are drawn: as given, and otherwise as the model's config says. Raises `InputError`."""
+        usual = self.config
+        return Sampling(usual.temperature if temperature is None else temperature, usual.topk if topk is None else topk)
+
     def voices(self) -> dict[str, Voice]:
         """The voices to choose from, by name: the shipped ones, and with a CSM-1B those published with it."""
         own, published = self.config.backbone, PRESETS["tiny"].backbone
@@ -295,8 +300,8 @@ class Generator:
         speaker: int,
         context: list[Segment] | None = None,
         max_audio_length_ms: float = 90_000,
-        temperature: float = 0.9,
-        topk: int = 50,
+        temperature: float | None = None,
+        topk: int | None = None,
         seed: int | None = None,
     ) -> Iterator[Tensor]:
         """Speech for `text` after `context`, as float32 chunks at 24 kHz in order."""
@@ -309,8 +314,8 @@ class Generator:
         speaker: int,
         context: list[Segment] | None = None,
         max_audio_length_ms: float = 90_000,
-        temperature: float = 0.9,
-        topk: int = 50,
+        temperature: float | None = None,
+        topk: int | None = None,
         seed: int | None = None,
     ) -> Tensor:
         """float32 (num_samples,) at 24 kHz: the concatenation of `stream`."""
@@ -323,8 +328,8 @@ class Generator:
         speaker: int,
         context: list[Segment] | None = None,
         max_audio_length_ms: float = 90_000,
-        temperature: float = 0.9,
-        topk: int = 50,
+        temperature: float | None = None,
+        topk: int | None = None,
         seed: int | None = None,
     ) -> Tensor:
         """int64 (frames, K), without the zero frame: what `generate` decodes."""

@@ -34,7 +34,7 @@ WINDOW = 480  # samples: the 20 ms over which loudness is judged
 QUIET = 0.01  # windows 40 dB below the loudest are silence
 LONG_SILENCE = 0.5  # seconds of silence at an edge that are cut ...
 KEPT_SILENCE = 0.1  # ... down to this
-LEVEL = 0.125  # RMS of the shipped voices' speech, about (0.09 to 0.19)
+LEVEL = 0.071  # RMS of the shipped voices' speech: -23 dB below full scale
 LEVEL_RANGE = 3.0  # a voice within a third and three times `LEVEL` is left as it is
 LONGEST_NAME = 40  # characters
 

@@ -136,7 +136,7 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_sentence(folder, tmp_pat
 
 def test_what_is_no_adapter_is_refused_in_one_sentence(folder, tmp_path):
     adapter = write_adapter(tmp_path / "adapter")
-    with pytest.raises(InputError, match="published models only"):
+    with pytest.raises(InputError, match="this model needs"):
         csm.load("nano", "cpu", adapter=str(adapter))
     with pytest.raises(InputError, match="no adapter"):
         csm.load(str(folder), "cpu", adapter="./nowhere")

@@ -16,7 +16,16 @@ from csm.training.alignment import by_token, time_map
 from csm.training.corpus import BASE_SPEAKERS, SAMPLE_RATE, SHIFTS, SPEAKERS, Corpus, cast, levelled, load_engines, say
 from csm.training.flite import Spoken
 from csm.training.rhvoice import RHVoice
-from csm.training.sentences import ABBREVIATIONS, normalise, phrase, pronounceable, vocabulary, word_mix
+from csm.training.sentences import (
+    ABBREVIATIONS,
+    CONTRACTED,
+    normalise,
+    phrase,
+    pronounceable,
+    speakable,
+    vocabulary,
+    word_mix,
+)
 
 TEXT = "Hello there, my friend."
 
@@ -223,9 +232,11 @@ def test_word_mixes_have_three_to_ten_words_most_of_them_common():
     mixes = [word_mix(rng, ["common"], ["rare"]) for _ in range(2000)]
     words = [normalise(mix).split() for mix in mixes]
     assert {len(mix) for mix in words} == set(range(3, 11))
-    assert np.mean([word == "common" for mix in words for word in mix]) == pytest.approx(0.7, abs=0.02)
+    plain = [word for mix in words for word in mix if word in ("common", "rare")]
+    assert np.mean([word == "common" for word in plain]) == pytest.approx(0.7, abs=0.02)
+    assert np.mean(["'" in mix for mix in mixes]) == pytest.approx(1 / 6, abs=0.03)
     assert np.mean(["," in mix for mix in mixes]) == pytest.approx(0.3, abs=0.04)
-    assert all(re.fullmatch(r"[A-Z][a-z]+(,? [a-z]+)+[.?!]", mix) for mix in mixes)
+    assert all(re.fullmatch(r"[A-Z][a-z']+(,? [a-zI']+)+[.?!]", mix) for mix in mixes)
 
 
 @pytest.mark.parametrize("word", ["mr", "xiv", "nfl", "etc", "France", "it's", "a", "extraordinarily", "shit", "cunts"])
@@ -259,3 +270,13 @@ def test_phrases_say_an_before_a_vowel():
     phrases = [phrase(rng) for _ in range(5000)]
     assert any(" an " in text for text in phrases)
     assert not [text for text in phrases if re.search(r"\b[Aa] [aeio]", text)]
+
+
+def test_contractions_are_said_as_people_say_them():
+    assert speakable("I didn't think so.") and speakable("We'd go if he's there.")
+    assert not speakable("It is plan B.") and not speakable("Vitamin c.")
+    rng = random.Random(0)
+    phrases = [phrase(rng, CONTRACTED) for _ in range(3000)]
+    assert all(speakable(text, most_words=25) for text in phrases)
+    said = {word for text in phrases for word in normalise(text).split()}
+    assert {"didn't", "shouldn't", "she's", "he's", "i'd", "let's", "there's", "who's", "saturday", "o'clock"} <= said

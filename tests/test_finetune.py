@@ -207,8 +207,10 @@ def test_a_fine_tuned_model_loads_with_the_codec_it_came_with(small, speech, tmp
 
 
 @needs_peft
-def test_an_adapter_learned_from_recordings_is_what_was_trained(folder, speech, tmp_path):
-    """On a published layout: what `csm.load` merges says what the training run's own state says."""
+@pytest.mark.parametrize("base", ["published", "ours"])
+def test_an_adapter_learned_from_recordings_is_what_was_trained(folder, small, speech, tmp_path, base):
+    """What `csm.load` merges says what the training run's own state says."""
+    folder = folder if base == "published" else small
     made = learn(str(folder), speech, tmp_path / "run", lora=LORA)
     assert learned(tmp_path / "run")[-1]["code0"] < learned(tmp_path / "run")[0]["code0"]
     trained = add_lora(load_model(str(folder)).model, LORA)
@@ -368,6 +370,26 @@ def test_the_command_learns_from_a_folder_and_says_what_to_do_next(small, speech
     assert load_model(str(tmp_path / "run" / "model")).model.config == load_model(small).model.config
 
 
+def test_without_steps_the_recordings_decide_how_many(small, speech, tmp_path):
+    """So many passes over the positions of all recordings, and at least fifty steps."""
+    loaded, said = load_model(small), []
+    settings = replace(SETTINGS, batch_positions=30, accumulate=2)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(loaded, small, speech, tmp_path / "run", settings, FinetuneOptions(held_out=0.0, passes=20.0),
+                 report=lambda line: said.append(line) or _stop_at("steps", line))  # fmt: skip
+    positions = own_conversations(speech, small, tmp_path).positions
+    assert said[-1] == f"12 recordings to learn from, 0 held out, {round(20 * positions / 60)} steps"
+    with pytest.raises(KeyboardInterrupt):
+        finetune(loaded, small, speech, tmp_path / "run", settings, FinetuneOptions(held_out=0.0, passes=1.0),
+                 report=lambda line: said.append(line) or _stop_at("steps", line))  # fmt: skip
+    assert said[-1].endswith(", 50 steps")
+
+
+def _stop_at(word: str, line: str) -> None:
+    if line.endswith(word):
+        raise KeyboardInterrupt
+
+
 def test_a_bad_manifest_stops_the_command_before_anything_is_made(small, tmp_path, capsys):
     speech = record(tmp_path / "speech", 3)
     (speech / "1.wav").unlink()
@@ -377,6 +399,8 @@ def test_a_bad_manifest_stops_the_command_before_anything_is_made(small, tmp_pat
     assert not (tmp_path / "run").exists()
     assert main([*options, "--held-out", "0.9"]) == 2
     assert "held-out share" in capsys.readouterr().err
+    assert main([*options, "--passes", "0"]) == 2
+    assert "0.0 passes over the recordings make no training" in capsys.readouterr().err
     assert main(["train", "lm", "--data", str(speech), "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
     assert "--init" in capsys.readouterr().err
     (speech / "manifest.jsonl").unlink()

@@ -65,7 +65,7 @@ def runs(speech, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     patch = pytest.MonkeyPatch()
     patch.setattr(Utterance, "held_out", property(lambda clip: clip.text.startswith("Hum number a")))
-    train_codec(speech, folder / "codec", CONFIG.codec, steps=12, batch=4, frames=5, unquantised=4, every=6)
+    train_codec(speech, folder / "codec", CONFIG.codec, 8, 4, batch=4, frames=5, unquantised=4, every=6)
     encode_corpus(Corpus(speech), trained_codec(folder / "codec", CONFIG), folder / "codes")
     train_small(speech, folder, folder / "lm")
     yield folder

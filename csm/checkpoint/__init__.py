@@ -19,7 +19,6 @@ from csm.checkpoint.info import describe
 from csm.checkpoint.published import read_published
 from csm.checkpoint.tensors import Loaded, fill, open_tensors
 from csm.config import Environment
-from csm.errors import InputError
 
 __all__ = [
     "ASSETS",
@@ -42,15 +41,12 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, adapter: str | Non
     """A preset, a local folder or file in any of the three layouts, or a hub id. On the CPU.
 
     `dtype` is the published models' language model's; codecs and our own folders, which are small, stay float32.
-    `adapter` is a PEFT adapter, a folder or a hub id, to merge into a published model. Raises `InputError` with one
+    `adapter` is a PEFT adapter, a folder or a hub id, to merge into the language model. Raises `InputError` with one
     sentence for anything that can't be loaded; nothing is half loaded.
     """
     token = Environment.read().token
     found = find_model(name, token)
+    opened = open_adapter(adapter, token) if adapter else None
     if isinstance(found, Path):
-        if adapter:
-            raise InputError("A PEFT adapter fits the published models only: choose one with --model, or leave it out.")
-        return read_folder(found, name if found.parent == ASSETS else found.name)
-    return read_published(
-        found.weights, found.repository, token, dtype, open_adapter(adapter, token) if adapter else None
-    )
+        return read_folder(found, name if found.parent == ASSETS else found.name, opened)
+    return read_published(found.weights, found.repository, token, dtype, opened)

@@ -1,7 +1,7 @@
-"""A PEFT adapter (LoRA) for the transformers layout, merged into a checkpoint while it loads.
+"""A PEFT adapter (LoRA) by the transformers layout's names, merged into a checkpoint while it loads.
 
 W + scale * B @ A, in float32, then cast; `scale` is lora_alpha / r, or lora_alpha / sqrt(r) with `use_rslora`.
-Base models of the original layout take adapters too: the names are translated, so are the rows.
+Base models of the original layout and of ours take adapters too: the names are translated, so are the rows.
 """
 
 from __future__ import annotations

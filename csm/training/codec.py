@@ -1,6 +1,6 @@
 """Train the embedded model's codec on synthetic speech (`python -m csm train codec`).
 
-Reconstruction is judged by log-mel distance at four window sizes and a little waveform distance. Code 0 is
+Reconstruction is judged by log-mel distance at four window sizes and then by discriminators, too. Code 0 is
 made semantic by distillation, as in Mimi, except that the teacher is the synthesiser itself: a linear head
 must read the phones of each frame from code 0's vector alone.
 """
@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csm.codec.spectral import SpectralCodec, mel_filters
+from csm.codec.spectral import HOP, SpectralCodec, mel_filters
 from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
+from csm.training.adversary import Adversary, discriminator_loss, generator_losses
 from csm.training.corpus import Corpus, Utterance
+from csm.training.pitch import pitch
 from csm.training.run import Run, warmup_cosine
 
 PHONE_TIMES = (0.02, 0.06)  # seconds into a frame at which the teacher names the phone
@@ -67,17 +69,29 @@ class CodecTrainer(nn.Module):
         self.codec = SpectralCodec(config)
         self.phone_reader = nn.Linear(config.dim, len(PHONE_TIMES) * len(PHONES))
         self.distance = MelDistance()
+        self.adversary = Adversary()
 
-    def forward(self, wave: Tensor, phones: Tensor, quantise: bool) -> tuple[Tensor, dict[str, float]]:
-        """wave (B, samples), phones (B, frames, 2) -> loss, metrics."""
-        made, commitment, semantic = self.codec(wave, quantise)
+    def forward(
+        self, wave: Tensor, phones: Tensor, quantise: bool, judged: bool = False, own_pitch: bool = False
+    ) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """wave (B, samples), phones (B, frames, 2) -> loss, reconstruction, metrics. `judged`: by discriminators, too.
+
+        The reconstruction speaks at the recording's pitch, which the codes must tell besides; `own_pitch`: as in use.
+        """
+        hertz, voiced = pitch(wave, HOP)
+        made, commitment, semantic, octaves = self.codec(wave, None if own_pitch else hertz, quantise)
         mel = self.distance(made, wave)
-        waveform = F.l1_loss(made, wave)
+        off = (octaves - hertz.log2()).abs()[voiced].mean()
         read = self.phone_reader(semantic).view(*phones.shape, len(PHONES))
         phone = F.cross_entropy(read.flatten(0, 2), phones.flatten())
-        loss = 10 * mel + waveform + phone + commitment
+        loss = 10 * mel + 4 * off + phone + commitment
         correct = (read.argmax(-1) == phones).float().mean()
-        return loss, {"mel": mel.item(), "phone_accuracy": correct.item(), "commitment": commitment.item()}
+        metrics = {"mel": mel, "semitones_off": 12 * off, "phone_accuracy": correct, "commitment": commitment}
+        if judged:
+            fooled, features = generator_losses(self.adversary, wave, made)
+            loss = loss + fooled + 2 * features  # the reconstruction's share keeps the voice in place
+            metrics |= {"fooled": fooled, "features": features}
+        return loss, made, {name: value.item() for name, value in metrics.items()}
 
 
 def crops(
@@ -101,44 +115,68 @@ def train_codec(
     data: Path,
     folder: Path,
     config: SpectralConfig,
-    steps: int = 5_000,
+    steps: int = 6_000,
+    refined: int = 4_000,
     batch: int = 8,
     frames: int = 10,
     rate: float = 1e-3,
-    unquantised: int = 1_000,
+    refined_rate: float = 3e-4,
+    unquantised: int = 700,
     seed: int = 1,
     every: int = 250,
 ) -> SpectralCodec:
-    """Train (or resume) in `folder` on the speech in `data`; the quantiser starts by k-means after
-    `unquantised` steps, when the latents mean something. Returns the codec in evaluation mode."""
+    """Train (or resume) in `folder` on the speech in `data`: `steps` steps of reconstruction, in which the quantiser
+    starts by k-means after `unquantised`, when the latents mean something; then `refined` more in which the decoder
+    alone learns from discriminators, too. The codes stay what they are after `steps`, so that the language model can
+    be trained on them meanwhile. Returns the codec in evaluation mode."""
     torch.manual_seed(seed)
     corpus = Corpus(data)
     train = [u for u in corpus.utterances if not u.held_out]
     held_out = [u for u in corpus.utterances if u.held_out]
     trainer = CodecTrainer(config)
-    optimiser = torch.optim.AdamW(trainer.parameters(), lr=rate, betas=(0.8, 0.99), weight_decay=1e-2)
-    run = Run(folder, trainer, [optimiser])
+    learning = [*trainer.codec.parameters(), *trainer.phone_reader.parameters()]
+    judging = list(trainer.adversary.parameters())
+    optimisers = [
+        torch.optim.AdamW(parameters, lr=rate, betas=(0.8, 0.99), weight_decay=1e-2)
+        for parameters in (learning, judging)
+    ]
+    run = Run(folder, trainer, [*optimisers])
+
+    def refine(wave: Tensor, made: Tensor) -> Tensor:
+        """One step of the discriminators."""
+        loss = discriminator_loss(trainer.adversary, wave, made.detach())
+        optimisers[1].zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(judging, 5.0)
+        optimisers[1].step()
+        return loss
 
     def train_step(step: int) -> dict[str, float]:
+        torch.manual_seed(seed * 1_000_003 + step)
+        refining = step >= steps
         trainer.train()
-        quantise = step >= unquantised
+        for part in (trainer.codec.encoder, trainer.codec.quantizer, trainer.phone_reader):
+            part.train(not refining).requires_grad_(not refining)
         # The first quantised batch feeds k-means: it must hold several vectors for every code.
         size = batch * (1 + 5 * (step == unquantised))
         wave, phones = crops(corpus, train, np.random.default_rng((seed, step)), size, frames)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * warmup_cosine(step, steps)
-        loss, metrics = trainer(wave, phones, quantise)
-        optimiser.zero_grad(set_to_none=True)
+        factor = warmup_cosine(step - steps, refined) if refining else warmup_cosine(step, steps)
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = factor * (refined_rate if refining else rate)
+        loss, made, metrics = trainer(wave, phones, step >= unquantised, judged=refining)
+        optimisers[0].zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(trainer.parameters(), 5.0)
-        optimiser.step()
-        return metrics
+        nn.utils.clip_grad_norm_(learning, 5.0)
+        optimisers[0].step()
+        return metrics | ({"judgement": refine(wave, made).item()} if refining else {})
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
         trainer.eval()
+        torch.manual_seed(0)
         wave, phones = crops(corpus, held_out, np.random.default_rng(0), 32, frames)
-        return trainer(wave, phones, run.step > unquantised)[1]
+        return trainer(wave, phones, run.step > unquantised, own_pitch=True)[2]
 
-    run.loop(steps, train_step, validate, every)
+    run.loop(steps + refined, train_step, validate, every)
     return trainer.codec.eval()

@@ -7,14 +7,15 @@ earlier turn of the same speaker, and the model learns to carry the voice on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from csm.codec.spectral import SpectralCodec
+from csm.codec import Codec
 from csm.config import FRAME_RATE, FRAME_SIZE, ModelConfig
 from csm.errors import InputError
 from csm.text import ByteTokenizer, Tokenizer, turn_text
@@ -30,8 +31,27 @@ def frames_of(utterance: Utterance) -> int:
     return -(-utterance.samples // FRAME_SIZE)
 
 
+class Encoder(Protocol):
+    """What gives codes to a batch of clips."""
+
+    def encode(self, waves: Tensor) -> Tensor:
+        """float32 (B, 1920 frames) at 24 kHz -> int64 (B, K, frames)."""
+        ...
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """A model's codec, which takes one clip at a time, as an `Encoder`, on the codec's own device."""
+
+    codec: Codec
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def encode(self, waves: Tensor) -> Tensor:
+        return torch.stack([self.codec.encode(wave.to(self.device)).T.cpu() for wave in waves])
+
+
 @torch.inference_mode()
-def encode_corpus(corpus: Corpus, codec: SpectralCodec, folder: Path, batch: int = 16, report=say) -> None:
+def encode_corpus(corpus: Corpus, codec: Encoder, folder: Path, batch: int = 16, report=say) -> None:
     """Write `codes-NNN.npy`, int16 (frames, K) for every shard's clips one after another; skips finished shards."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = sorted({u.shard for u in corpus.utterances})
@@ -141,6 +161,9 @@ class Conversations:
                 self.clips.setdefault(utterance.speaker, []).append(clip)
         if not self.clips:
             raise InputError(f"No codes of this speech in {folder}: run `python -m csm train codes` first.")
+        # Between equal speakers and equal clips: who has said much is heard more, and who has not often enough.
+        weights = np.sqrt([len(clips) for clips in self.clips.values()])
+        self._shares = weights / weights.sum()
 
     def _turn(self, rng: np.random.Generator, clips: list[Clip]) -> Clip:
         """One clip, or two or three of the same speaker said in one breath: people's turns have several sentences."""
@@ -158,7 +181,8 @@ class Conversations:
         ids = np.zeros((length, self.k + 1), np.int64)
         mask = np.zeros((length, self.k + 1), bool)
         guide = np.full((length, 2), -1, np.int64)
-        names = rng.choice(list(self.clips), size=min(len(self.clips), int(rng.integers(1, 4))), replace=False)
+        count = min(len(self.clips), int(rng.integers(1, 4)))
+        names = rng.choice(list(self.clips), size=count, replace=False, p=self._shares)
         slots = rng.permutation(SLOTS if rng.random() < 0.3 else len(names))
         at, misses = 0, 0
         while misses < 4:

@@ -5,7 +5,6 @@ Everything here does nothing on one process, so the training loop reads the same
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,16 +51,15 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("There is no GPU that this PyTorch can use: choose --device cpu.")
     cuda = device != "cpu" and torch.cuda.is_available()
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    if not torch.distributed.is_torchelastic_launched():
         yield Processes(device=torch.device("cuda" if cuda else "cpu"))
         return
-    place = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu")
+    place = torch.device("cuda", torch.distributed.get_node_local_rank()) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(place)
     torch.distributed.init_process_group("nccl" if cuda else "gloo")
     try:
-        yield Processes(torch.distributed.get_rank(), count, place)
+        yield Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), place)
     finally:
         torch.distributed.destroy_process_group()
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from csm.checkpoint import save_folder
+from csm.checkpoint import fill, find_model, save_folder
+from csm.checkpoint.configs import to_json
+from csm.checkpoint.published import MIMI_FILES, open_published, tokenizer_file
+from csm.checkpoint.tensors import WEIGHT_TYPES, Stored, write_tensors
 from csm.codec.spectral import SpectralCodec
-from csm.config import ModelConfig, SpectralConfig
+from csm.config import Environment, ModelConfig, SpectralConfig
 from csm.errors import InputError
 from csm.model import CSM
 
@@ -43,3 +50,37 @@ def export(codec_run: Path, lm_run: Path, folder: Path, config: ModelConfig) -> 
     model.load_state_dict(run_weights(lm_run))
     codec: nn.Module = trained_codec(codec_run, config)
     save_folder(Path(folder), model, codec)
+
+
+def export_published(lm_run: Path, config: ModelConfig, source: str, folder: Path) -> None:
+    """Write a run of a shape whose codec is Mimi in the original published layout, as the new folder `folder`.
+
+    Mimi and the tokenizer are those of `source`, the published model whose codes it learned from. Raises `InputError`.
+    """
+    token = Environment.read().token
+    found = find_model(source, token)
+    if isinstance(found, Path):
+        raise InputError(f"{source} has no Mimi: give --model the published model that made the codes.")
+    if folder.exists():
+        raise InputError(f"{folder} exists already: name a new folder.")
+    weights = run_weights(lm_run)
+    with torch.device("meta"):
+        model = CSM(config)
+    fill(model, weights, "run")
+    opened = open_published(found.weights, found.repository, token)
+    if (theirs := opened.config.num_codebooks) != config.num_codebooks:
+        raise InputError(f"{source} has {theirs} codes a frame, and this model {config.num_codebooks}: not its codec.")
+    mimi = {  # one of moshi's buffers is a flag; both libraries write it as a number
+        name: tensor if tensor.dtype in WEIGHT_TYPES else replace(tensor, dtype=torch.float32)
+        for name, tensor in opened.mimi().items()
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".exporting-") as scratch:
+        made = Path(scratch) / "model"
+        made.mkdir()
+        write_tensors(made / "model.safetensors", {name: Stored.of(t) for name, t in weights.items()})
+        write_tensors(made / MIMI_FILES[0], mimi)
+        described = to_json(replace(config, codec=opened.config.codec))
+        (made / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+        shutil.copy(tokenizer_file(opened.folder, token), made / "tokenizer.json")
+        made.rename(folder)

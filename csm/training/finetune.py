@@ -37,20 +37,25 @@ from csm.training.recordings import OwnConversations, encode, split
 from csm.training.run import say
 
 CODES = "codes"
+PASSES = 10.0  # five minutes are learned by then; soon after, only they are, and no longer how to read
+FEWEST_STEPS = 50
 
 
 @dataclass(frozen=True)
 class FinetuneOptions:
     """What of a manifest to learn, the share of its sentences held out for validation, and how: all weights of the
-    model, or an adapter."""
+    model, or an adapter; and how often to pass over the recordings, if it isn't the settings that say so."""
 
     manifest: ManifestOptions = field(default_factory=ManifestOptions)
     held_out: float = 0.05
     lora: LoraOptions | None = None
+    passes: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out <= 0.5:
             raise InputError(f"The held-out share is {self.held_out}; choose one between 0 and 0.5.")
+        if self.passes is not None and not 0 < self.passes < 1e6:
+            raise InputError(f"{self.passes} passes over the recordings make no training; choose some, such as 10.")
 
 
 def add_arguments(lm: argparse.ArgumentParser) -> None:
@@ -61,6 +66,9 @@ def add_arguments(lm: argparse.ArgumentParser) -> None:
         "--longest-seconds", type=float, default=ManifestOptions.longest, help="of a recording (default: 30)"
     )
     lm.add_argument("--held-out", type=float, default=0.05, help="share of a manifest's sentences kept for validation")
+    lm.add_argument(
+        "--passes", type=float, metavar="N", help=f"over one's own recordings, instead of --steps (default: {PASSES:g})"
+    )
     lm.add_argument("--lora", type=int, metavar="RANK", help="train an adapter of this rank instead of all weights")
     lm.add_argument("--lora-alpha", type=float, metavar="ALPHA", help="its scale times its rank (default: twice RANK)")
 
@@ -71,7 +79,8 @@ def options_of(arguments: argparse.Namespace) -> FinetuneOptions:
     manifest = ManifestOptions(speakers, arguments.longest_seconds, arguments.on_bad)
     rank, alpha = arguments.lora, arguments.lora_alpha
     lora = None if rank is None else LoraOptions(rank, 2.0 * rank if alpha is None else alpha)
-    return FinetuneOptions(manifest, arguments.held_out, lora)
+    passes = PASSES if arguments.passes is None and arguments.steps is None else arguments.passes
+    return FinetuneOptions(manifest, arguments.held_out, lora, passes)
 
 
 def is_own_speech(data: Path, init: str | None) -> bool:
@@ -109,17 +118,17 @@ def finetune(
     `model`, a checkpoint in the layout of `init` with its codec and tokenizer; or `adapter`. Raises `InputError`.
     """
     tell = report if together.first else lambda line: None
-    steps, positions = settings.steps, min(settings.positions, loaded.model.config.max_positions)
-    settings = replace(settings, positions=positions, warmup=min(settings.warmup, steps // 10))
-    manifest = check_manifest(data, loaded.tokenizer, positions, options.manifest)
+    settings = replace(settings, positions=min(settings.positions, loaded.model.config.max_positions))
+    manifest = check_manifest(data, loaded.tokenizer, settings.positions, options.manifest)
     for line in manifest.lines():
         tell(line)
     codes = encode(manifest.recordings, loaded.codec, folder / CODES, together, tell)
     held = split(manifest.recordings, options.held_out, settings.seed)
     learned = [(recording, made) for recording, made, out in zip(manifest.recordings, codes, held) if not out]
     unheard = [(recording, made) for recording, made, out in zip(manifest.recordings, codes, held) if out]
-    tell(f"{len(learned)} recordings to learn from, {len(unheard)} held out")
     train = OwnConversations(learned, loaded.tokenizer, settings.seed)
+    settings = _paced(settings, options, train.positions / together.count)
+    tell(f"{len(learned)} recordings to learn from, {len(unheard)} held out, {settings.steps} steps")
     held_out = OwnConversations(unheard, loaded.tokenizer, seed=0) if unheard else None
     model = add_lora(loaded.model, options.lora, settings.seed) if options.lora else loaded.model
     train_lm(model, train, held_out, folder, settings, together)
@@ -137,6 +146,16 @@ def finetune(
             tell(f"written: {written}, to use with --model {written}")
     together.wait()
     return written
+
+
+def _paced(settings: LMSettings, options: FinetuneOptions, positions: float) -> LMSettings:
+    """The settings with as many steps as passes over so many `positions` take, and a warm-up and saves to match."""
+    steps = settings.steps
+    if options.passes:
+        steps = max(FEWEST_STEPS, round(options.passes * positions / settings.batch_positions / settings.accumulate))
+    every = min(settings.every, max(1, steps // 4))
+    warmup, log_every = min(settings.warmup, steps // 10), min(settings.log_every, every)
+    return replace(settings, steps=steps, warmup=warmup, every=every, log_every=log_every)
 
 
 def _whole(loaded: Loaded, folder: Path, lora: LoraOptions | None) -> CSM:

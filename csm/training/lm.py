@@ -36,7 +36,9 @@ class LMSettings:
     conversations of up to `positions` rows, more of them the shorter they are.
 
     `depth_share` is the part of the frames that the depth decoder learns. The guide's weight fades out to the end;
-    0 leaves it out. `precision` is that of the matrix products: weights, their updates, norms and losses are float32.
+    0 leaves it out. `code_noise` is the part of the frames that the backbone hears wrongly, as other frames of the
+    batch, and learns to go on from, as it must from its own mistakes. `precision` is that of the matrix products:
+    weights, their updates, norms and losses are float32.
     """
 
     steps: int = 15_000
@@ -49,6 +51,7 @@ class LMSettings:
     guide_weight: float = 0.5
     guided_layer: int = 2
     guided_heads: int = 2
+    code_noise: float = 0.05
     optimiser: Literal["muon", "adamw"] = "muon"
     weight_decay: float = 0.05
     precision: Literal["bfloat16", "float32"] = "bfloat16"
@@ -120,12 +123,12 @@ class Objective(nn.Module):
         return self.guided_layer >= 0 and bool((batch.guide[..., 0] >= 0).any())
 
     def forward(
-        self, ids: Tensor, mask: Tensor, guide: Tensor | None, depth_frames: Tensor
+        self, ids: Tensor, mask: Tensor, guide: Tensor | None, depth_frames: Tensor, heard: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Cross-entropy of code 0 and of the other codes on `depth_frames` bool (B, S), and the guide's loss (0 without
-        a `guide`), each averaged over this batch."""
+        a `guide`), each averaged over this batch. The backbone reads `heard` instead of `ids` where given."""
         model = self.model
-        x = model.embed_rows(ids, mask)
+        x = model.embed_rows(ids if heard is None else heard, mask)
         cos, sin = model.backbone.rotary(torch.arange(x.shape[1], device=x.device))
         guided = x.new_zeros(())
         for index, module in enumerate(model.backbone.layers):
@@ -134,6 +137,17 @@ class Objective(nn.Module):
             x = module(x, cos, sin, index, None)
         first, depth = model.losses(ids, mask, depth_frames, model.backbone.norm(x))
         return first, depth, guided
+
+
+def misheard(batch: Batch, share: float, seed: tuple[int, ...]) -> Tensor:
+    """A batch's ids (B, S, K+1) with a random `share` of the frames replaced by others of it; ends stay ends."""
+    sound = batch.mask[..., 0] & (batch.ids[..., :-1] != 0).any(-1)
+    frames = batch.ids[sound]
+    rng = np.random.default_rng(seed)
+    wrong = torch.from_numpy(rng.random((len(frames), 1)) < share)
+    heard = batch.ids.clone()
+    heard[sound] = torch.where(wrong, frames[torch.from_numpy(rng.permutation(len(frames)))], frames)
+    return heard
 
 
 def choose_frames(mask: Tensor, share: float, seed: tuple[int, ...]) -> Tensor:
@@ -158,11 +172,12 @@ def optimisers(model: nn.Module, settings: LMSettings) -> list[torch.optim.Optim
     rate, decay, betas = settings.rate, settings.weight_decay, (0.9, 0.95)
     if settings.optimiser == "adamw" or not inner:
         groups = [{"params": inner, "weight_decay": decay}, {"params": outer, "weight_decay": 0.0}]
-        return [torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, betas=betas)]
+        # One parameter after the other: all at once needs another copy of all weights.
+        return [torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, betas=betas, foreach=False)]
     made: list[torch.optim.Optimizer] = [
         torch.optim.Muon(inner, lr=rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     ]
-    return [*made, torch.optim.AdamW(outer, lr=rate, betas=betas, weight_decay=0.0)] if outer else made
+    return [*made, torch.optim.AdamW(outer, lr=rate, betas=betas, weight_decay=0.0, foreach=False)] if outer else made
 
 
 def remember_less(layers: list[nn.Module]) -> None:
@@ -204,11 +219,12 @@ def train_lm(
     shapes, shares = settings.shapes()
     skipped = 0
 
-    def losses(batch: Batch, depth_frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(batch: Batch, depth_frames: Tensor, heard: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         guide = batch.guide.to(device) if objective.guides(batch) else None
+        heard = None if heard is None else heard.to(device)
         bfloat16 = settings.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=several == 1):
-            return objective(batch.ids.to(device), batch.mask.to(device), guide, depth_frames.to(device))
+            return objective(batch.ids.to(device), batch.mask.to(device), guide, depth_frames.to(device), heard)
 
     def counts(batch: Batch, depth_frames: Tensor) -> Tensor:
         guided = (batch.guide[..., 0] >= 0).sum() if objective.guides(batch) else torch.tensor(0)
@@ -230,9 +246,10 @@ def train_lm(
         weights = torch.tensor([1.0, 1.0, settings.guide_weight * (1 - step / settings.steps)], device=device)
         model.zero_grad(set_to_none=True)
         seen = torch.zeros(3, device=device)
-        for batch, depth_frames, count in zip(batches, frames, own):
+        for number, batch, depth_frames, count in zip(numbers, batches, frames, own):
+            heard = misheard(batch, settings.code_noise, (settings.seed, number, 4)) if settings.code_noise else None
             part = (count / in_all).float().to(device)  # so that every frame counts the same, whichever batch it is in
-            values = torch.stack(losses(batch, depth_frames)).float() * part
+            values = torch.stack(losses(batch, depth_frames, heard)).float() * part
             (values @ weights * several).backward()  # times the processes, since sharding averages over them
             seen += values.detach()
         for optimiser in chosen:

@@ -7,16 +7,20 @@ from pathlib import Path
 
 import torch
 
+from csm.codec import Codec
 from csm.config import PRESETS, Environment, ModelConfig
 from csm.errors import InputError
 from csm.model import CSM
 from csm.text import ByteTokenizer, Tokenizer
 from csm.training.distributed import processes
+from csm.training.export import run_weights
 from csm.training.finetune import add_arguments as add_finetune_arguments
-from csm.training.finetune import is_own_speech
+from csm.training.finetune import is_own_speech, options_of, save_like
 from csm.training.finetune import run as finetune_command
 from csm.training.lm import LMSettings
+from csm.training.lora import add_lora
 from csm.training.manifest import HELP
+from csm.training.run import say
 
 NANO_WIDTH, NANO_RATE = 256, 2e-3
 INIT_STEPS = 1_000
@@ -94,30 +98,43 @@ def tokenizer_for(config: ModelConfig, file: Path | None) -> Tokenizer:
     return read_tokenizer(file or fetch_file(*HUB_TOKENIZER, Environment.read().token), config.text_vocab_size)
 
 
-def starting_model(arguments: argparse.Namespace) -> tuple[CSM, Tokenizer]:
-    """The model that training starts from, in float32, and its tokenizer. Raises `InputError`."""
+def starting_model(arguments: argparse.Namespace) -> tuple[CSM, Tokenizer, Codec | None]:
+    """The model that training starts from, in float32, its tokenizer and, with --init, its codec.
+
+    Raises `InputError`.
+    """
     if arguments.init:
         from csm.checkpoint import load_model
 
         loaded = load_model(arguments.init)
-        return loaded.model, loaded.tokenizer
+        return loaded.model, loaded.tokenizer, loaded.codec
     config = PRESETS[arguments.preset or "nano"]
     tokenizer = tokenizer_for(config, arguments.tokenizer)
     torch.manual_seed(arguments.seed)
-    return CSM(config).init_weights(), tokenizer
+    return CSM(config).init_weights(), tokenizer, None
+
+
+def starting_shape(arguments: argparse.Namespace) -> tuple[str, ModelConfig]:
+    """The name and the shape of the model that training starts from, its weights unread. Raises `InputError`."""
+    if not arguments.init:
+        name = arguments.preset or "nano"
+        return name, PRESETS[name]
+    from csm.checkpoint import describe
+
+    return arguments.init, describe(arguments.init, Environment.read().token).config
 
 
 def print_plan(arguments: argparse.Namespace) -> None:
     """Print how much memory training would take, without reading weights or speech. Raises `InputError`."""
-    from csm.checkpoint import describe
     from csm.training.plan import table
 
-    name = arguments.init or arguments.preset or "nano"
-    config = describe(name, Environment.read().token).config if arguments.init else PRESETS[name]
+    name, config = starting_shape(arguments)
     settings = settings_of(arguments, config, arguments.plan > 1)
     if arguments.plan < 1:
         raise InputError("A plan is for one process or more.")
-    print("\n".join(table(name, config, settings, arguments.plan)))
+    options = options_of(arguments).lora
+    adapted = (lambda model: add_lora(model, options)) if options else (lambda model: model)
+    print("\n".join(table(name, config, settings, arguments.plan, adapted)))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -134,8 +151,16 @@ def run(arguments: argparse.Namespace) -> None:
             finetune_command(arguments, settings_of, together)
             return
         corpus = Corpus(arguments.data)
-        model, tokenizer = starting_model(arguments)
+        model, tokenizer, codec = starting_model(arguments)
         settings = settings_of(arguments, model.config, together.count > 1)
         train = Conversations(corpus, arguments.codes, tokenizer, model.config, seed=arguments.seed)
-        held_out = Conversations(corpus, arguments.codes, tokenizer, model.config, held_out=True, seed=0)
+        held_out = None
+        if any(utterance.held_out for utterance in corpus.utterances):
+            held_out = Conversations(corpus, arguments.codes, tokenizer, model.config, held_out=True, seed=0)
+        config = model.config
         train_lm(model, train, held_out, arguments.out, settings, together)
+        if codec is not None and together.first:
+            model = CSM(config)
+            model.load_state_dict(run_weights(arguments.out))
+            save_like(arguments.init, model, codec, arguments.out / "model")
+            say(f"written: {arguments.out / 'model'}, to use with --model {arguments.out / 'model'}")

@@ -3,14 +3,14 @@
 The recipe is Mimi's (Défossez et al. 2024, arXiv:2410.00037): a split residual quantiser with quantiser dropout, half
 of the clips not quantised at all, code 0 taught by a self-supervised model, spectral discriminators. It differs in a
 mel distance beside the adversarial losses, without which small runs don't get anywhere, and in a k-means start after
-a warm-up without quantiser. moshi's own modules are trained; `csm.codec.mimi` builds and `load_codec` fills them.
+a warm-up without quantiser. What is trained are moshi's own modules, as `csm.codec.mimi` builds them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from csm.errors import InputError
 from csm.training.adversary import Adversary, discriminator_loss, generator_losses
 from csm.training.codec import MelDistance, crops
 from csm.training.corpus import Corpus, Utterance
+from csm.training.distributed import Processes
 from csm.training.run import Run, say, warmup_cosine
 from csm.training.teacher import Teacher, choose_lesson
 
@@ -111,6 +112,9 @@ class MimiRecipe:
     adversarial: float = 1.0
     feature: float = 2.0
     channels: int = 16  # of the discriminators' first layers
+    seed: int = 1
+    every: int = 250  # steps from save to save
+    log_every: int = 50
 
 
 def trainable_mimi(config: MimiConfig) -> MimiModel:
@@ -261,16 +265,14 @@ def train_mimi(
     config: MimiConfig,
     recipe: MimiRecipe = MimiRecipe(),
     teacher: Teacher | None = None,
-    device: str = "cpu",
-    seed: int = 1,
-    every: int = 250,
+    device: torch.device | str = "cpu",
 ) -> MimiModel:
     """Train (or resume) in `folder` on the speech in `data`; float32 throughout, but for the discriminators.
 
     Returns Mimi in evaluation mode, on the CPU, its weight norms folded in. Raises `InputError` for no speech, and for
     a folder that holds a run of another shape.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(recipe.seed)
     corpus = Corpus(data)
     train = [clip for clip in corpus.utterances if not clip.held_out]
     held_out = [clip for clip in corpus.utterances if clip.held_out] or train
@@ -278,15 +280,11 @@ def train_mimi(
     say(remark)
     trainer = MimiTrainer(config, lesson, recipe.channels).to(device)
     codec, critic = _optimisers(trainer, recipe.rate)
-    try:
-        run = Run(folder, trainer, [codec, critic])
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"The run in {Path(folder).name} has another shape or another teacher: use the same ones, or a new folder."
-        ) from error
+    settings = {"codec": asdict(config), **asdict(recipe), "code_0": remark}
+    run = Run(folder, trainer, [codec, critic], settings, Processes(device=torch.device(device)))
 
     def batch_of(step: int, clips: list[Utterance], size: int) -> tuple[Tensor, Tensor]:
-        wave, phones = crops(corpus, clips, np.random.default_rng((seed, step)), size, recipe.frames)
+        wave, phones = crops(corpus, clips, np.random.default_rng((recipe.seed, step)), size, recipe.frames)
         return wave.to(device), phones.to(device)
 
     def start() -> None:
@@ -302,14 +300,14 @@ def train_mimi(
 
     def train_step(step: int) -> dict[str, float]:
         trainer.train()
-        torch.manual_seed(seed * 1_000_003 + step)  # what moshi draws; a resumed run draws the same
+        torch.manual_seed(recipe.seed * 1_000_003 + step)  # what moshi draws; a resumed run draws the same
         if step == recipe.warm_up:
             start()
         _search_dead_codes(trainer.quantizer, step)
         wave, phones = batch_of(step, train, recipe.batch)
         depths = None
         if step >= recipe.warm_up:
-            rng = np.random.default_rng((seed, step, 1))
+            rng = np.random.default_rng((recipe.seed, step, 1))
             depths = random_depths(rng, recipe.batch, config.total_codebooks, recipe.bypass).to(device)
         for group in [*codec.param_groups, *critic.param_groups]:
             group["lr"] = recipe.rate * warmup_cosine(step, recipe.steps, min(200, recipe.steps // 10))
@@ -341,7 +339,7 @@ def train_mimi(
                 made, _, _ = trainer(wave)
         return {"mel": trainer.distance(made, wave).item()}
 
-    run.loop(recipe.steps, train_step, validate, every)
+    run.loop(recipe.steps, train_step, validate, recipe.every, recipe.log_every)
     return _finished(config, trainer.mimi.state_dict())
 
 

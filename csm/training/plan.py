@@ -85,16 +85,22 @@ def kept_bytes(work: Callable[[], Tensor], model: CSM, bfloat16: bool) -> int:
     return sum(storage.nbytes() for storage in kept.values()) - sum(s.nbytes() for s in own if id(s) in kept)
 
 
-def plan(config: ModelConfig, settings: LMSettings, frames: int | None = None, processes: int = 1) -> Plan:
+def plan(
+    config: ModelConfig,
+    settings: LMSettings,
+    frames: int | None = None,
+    processes: int = 1,
+    prepare: Callable[[CSM], CSM] = lambda model: model,
+) -> Plan:
     """The memory of one training step with the longest conversations.
 
-    `frames` is how many rows of a batch are audio (default: all of them, the most there can be). FSDP2 spreads
-    weights, gradients and the optimiser's state over `processes`; activations are each process's own. Raises
-    `InputError` for more positions than the model has.
+    `prepare` may freeze parts of the model or add adapters, as before training. `frames` is how many rows of a batch
+    are audio (default: all of them, the most there can be). FSDP2 spreads weights, gradients and the optimiser's state
+    over `processes`; activations are each process's own. Raises `InputError` for more positions than the model has.
     """
     check_positions(config, settings)
     with torch.device("meta"):
-        model = CSM(config)
+        model = prepare(CSM(config))
     bfloat16 = settings.precision == "bfloat16"
     length, k, vocab = settings.positions, config.num_codebooks, config.audio_vocab_size
     batch = max(1, settings.batch_positions // length)
@@ -129,27 +135,35 @@ def plan(config: ModelConfig, settings: LMSettings, frames: int | None = None, p
     )
     depth += kept(lambda: model.decoder.norm(inner(learned, k, narrow)))
     weights = sum(parameter.nbytes for parameter in model.parameters())
+    trained = [parameter.nbytes for parameter in model.parameters() if parameter.requires_grad]
     moments = 0
     for optimiser in optimisers(model, settings):
         size = sum(parameter.nbytes for group in optimiser.param_groups for parameter in group["params"])
         moments += size if isinstance(optimiser, torch.optim.Muon) else 2 * size
     return Plan(
         weights=weights // processes,
-        gradients=weights // processes,
+        gradients=sum(trained) // processes,
         optimiser=moments // processes,
         backbone_activations=backbone,
         code0_logits=kept(lambda: loss(model.codebook0_head(inner(frames, dim)))),
         depth_activations=depth,
         depth_logits=kept(lambda: loss(torch.einsum("nkd,kdv->nkv", inner(learned, k - 1, narrow), model.audio_head))),
         logits_working=(6 if bfloat16 else 4) * learned * (k - 1) * vocab,
-        step_working=max(weights // processes, 3 * 4 * batch * length * (k + 1) * dim),
+        step_working=max(2 * max(trained) // processes, 3 * 4 * batch * length * (k + 1) * dim),
     )
 
 
-def table(name: str, config: ModelConfig, settings: LMSettings, processes: int = 1) -> list[str]:
+def table(
+    name: str,
+    config: ModelConfig,
+    settings: LMSettings,
+    processes: int = 1,
+    prepare: Callable[[CSM], CSM] = lambda model: model,
+) -> list[str]:
     """The plan with the settings' share of the frames beside that with all frames, as lines; the last one is JSON."""
     some, all_frames = (
-        plan(config, replace(settings, depth_share=share), processes=processes) for share in (settings.depth_share, 1.0)
+        plan(config, replace(settings, depth_share=share), processes=processes, prepare=prepare)
+        for share in (settings.depth_share, 1.0)
     )
     rows, length = max(1, settings.batch_positions // settings.positions), settings.positions
     share = f"{settings.depth_share:.3g} of frames"

@@ -7,15 +7,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+METRICS = "metrics.jsonl"
 NOT_CURVES = {"step", "seconds", "step_seconds", "peak_bytes", "rate", "gradient_norm", "skipped"}
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The records of a metrics file, without a last line that was cut off."""
+    records = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The records of a run, one a logged step; the lines with settings are left out."""
-    file = Path(folder) / "metrics.jsonl"
-    if not file.exists():
-        return []
-    return [record for record in map(json.loads, file.read_text().splitlines()) if "step" in record]
+    return [record for record in read_lines(Path(folder) / METRICS) if "step" in record]
+
+
+def read_header(folder: Path) -> dict[str, Any] | None:
+    """What a run was last started with: its settings, versions, device and memory; None where it does not say."""
+    found = [record for record in read_lines(Path(folder) / METRICS) if "settings" in record]
+    return found[-1] if found else None
 
 
 def plot_curves(runs: Mapping[str, list[dict[str, Any]]], target: Path) -> bool:

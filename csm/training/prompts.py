@@ -70,25 +70,25 @@ PROMPTS: dict[str, Prompt] = {
         "My grandmother always baked apple pies on Sundays. Everybody sat together around her table.",
         "woman, American",
     ),
-    "clb": Prompt(
-        "Our cousins grow strawberries behind the barn. Every June they share a basket with us.",
-        "woman, American",
-    ),
     "bdl": Prompt(
         "The ferry was crowded with cyclists yesterday. Someone played the accordion until we arrived.",
         "man, American",
     ),
-    "ksp": Prompt(
-        "Uncle George repairs bicycles in his garage. Children bring him broken wheels and squeaky brakes.",
-        "man, Indian",
+    "clb": Prompt(
+        "Our cousins grow strawberries behind the barn. Every June they share a basket with us.",
+        "woman, American",
+    ),
+    "awb": Prompt(
+        "Yesterday morning we visited an old castle. Hundreds of seabirds rested along the rocks.",
+        "man, Scottish",
     ),
     "rms": Prompt(
         "Our neighborhood has a wonderful bookstore. The owner recommends something different every week.",
         "man, American",
     ),
-    "awb": Prompt(
-        "Yesterday morning we visited an old castle. Hundreds of seabirds rested along the rocks.",
-        "man, Scottish",
+    "ksp": Prompt(
+        "Uncle George repairs bicycles in his garage. Children bring him broken wheels and squeaky brakes.",
+        "man, Indian",
     ),
 }
 

@@ -116,7 +116,8 @@ class OwnConversations:
                 self.single.setdefault(recording.speaker, []).append(spoken)
         self.talks = [[turn for _, turn in sorted(talk, key=lambda item: item[0])] for talk in talks.values()]
         turns = [turn for talk in [*self.talks, *self.single.values()] for turn in talk]
-        self.longest = max(len(self._rows(turn, SLOTS - 1)) for turn in turns)
+        lengths = [len(self._rows(turn, SLOTS - 1)) for turn in turns]
+        self.longest, self.positions = max(lengths), sum(lengths)
         self.share_of_talks = sum(map(len, self.talks)) / len(turns)
 
     def batch(self, step: int, rows: int, length: int) -> Batch:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from csm.errors import InputError
 from csm.training.distributed import Processes, load_module, load_optimiser, whole
 from csm.training.memory import peak_bytes, reset_peak, resident_bytes
-from csm.training.plots import plot_run
+from csm.training.plots import METRICS, plot_run, read_lines
 from csm.version import __version__
 
 
@@ -63,7 +63,7 @@ class Run:
         self._settings = settings
         self._started = time.monotonic()
         self._state = self.folder / "state.pt"
-        self._metrics = self.folder / "metrics.jsonl"
+        self._metrics = self.folder / METRICS
         if self._state.exists():
             self._resume()
         together.wait()
@@ -87,9 +87,12 @@ class Run:
     def _start_metrics(self) -> None:
         """Forget what came after the last save, and say what this sitting runs with."""
         if self._metrics.exists():
-            lines = self._metrics.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line).get("step", 0) <= self.step] if self.step else []
-            self._metrics.write_text("".join(line + "\n" for line in kept))
+            records = [
+                record for record in read_lines(self._metrics) if self.step and record.get("step", 0) <= self.step
+            ]
+            partial = self._metrics.with_suffix(".partial")
+            partial.write_text("".join(json.dumps(record) + "\n" for record in records))
+            os.replace(partial, self._metrics)
         if self._settings is not None:
             self._write(
                 {
@@ -123,6 +126,15 @@ class Run:
             torch.save(state, partial)
             os.replace(partial, self._state)
         self.together.wait()
+
+    def _save_or_say(self) -> None:
+        try:
+            self.save()
+        except OSError as error:
+            raise InputError(
+                f"The run can't be saved in {self.folder.name} ({error.strerror or error}): make room and start the "
+                "command again, to go on from the last save."
+            ) from error
 
     def log(self, **metrics: Any) -> None:
         """One line in the metrics file, with the step and the seconds."""
@@ -164,7 +176,7 @@ class Run:
                 memory = peak_bytes(device)
                 if saving:
                     metrics |= {f"held_out_{name}": round(float(value), 6) for name, value in validate().items()}
-                    self.save()
+                    self._save_or_say()
                     reset_peak(device)
                 self.log(**metrics, peak_bytes=memory)
                 sums, count, busy = {}, 0, 0.0

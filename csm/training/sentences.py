@@ -48,11 +48,21 @@ SLOTS: dict[str, str] = {
     "doing": "walking to work | looking for a job | reading the news | cooking rice | singing a song | driving home | waiting outside | "
     "painting the fence | learning French | thinking about it | running in the rain | playing chess | washing the dishes | telling a story",
     "number": "one | two | three | four | five | six | seven | eight | nine | ten | eleven | twelve | twenty | thirty | a hundred",
+    "hour": "one | two | three | four | five | six | seven | eight | nine | ten | eleven | twelve",
     "unit": "days | hours | minutes | years | people | dogs | cats | times | weeks | friends | children | pages | miles | dollars | birds",
     "weather": "raining | snowing | getting dark | cold outside | windy | a lovely day | too hot | cloudy | sunny again | freezing",
     "feel": "think | believe | hope | guess | know | am sure | was afraid | heard | thought | suppose",
     "food": "pizza | soup | rice | bread | cheese | chicken | fish | salad | cake | chocolate | ice cream | an orange | fresh fruit | breakfast",
     "subject": "the weather | music | the game | the meeting | history | science | the future | the story | money | politics | the plan | art",
+    "not": "didn't | couldn't | wouldn't | shouldn't | can't | won't | don't",
+    "is": "he's | she's | I'm | we're | they're | you're | nobody's | everyone's | that's why he's",
+    "will": "I'd | we'd | you'd | he'd | she'd | they'd | I'll | we'll | you'll | he'll | she'll | they'll | who'd | who'll",
+    "has": "I've | we've | you've | they've | he's | she's | I haven't | we haven't | he hasn't | she hasn't | they haven't | you hadn't",
+    "was": "it wasn't | it isn't | that isn't | he wasn't | she isn't | they weren't | we aren't | you aren't | that's | it's | what's so | there's nothing",
+    "done": "seen | found | lost | bought | fixed | forgotten | heard | finished | taken | brought | left | used | tried | opened | hidden",
+    "when": "on Saturday | on Tuesday | on Wednesday | on Thursday | since Sunday | in January | in March | in April | last June | in July | by August | "
+    "in September | in October | until November | in December | at two o'clock | at seven o'clock | around nine o'clock | by Christmas | at midnight | "
+    "yesterday | the day before yesterday | half an hour ago | a week ago | for a long time | since last year | this afternoon | in spring | next month",
     "end": "| | | | | , please | , right | , I think | , you know | , for sure | , my friend | , of course",
 }
 
@@ -111,6 +121,51 @@ PHRASES: tuple[str, ...] = (
     "{open} we talked about {subject} for {number} {unit}.",
 )
 
+CONTRACTED: tuple[str, ...] = (
+    "{open} {pron} {not} {verb} {thing} {when}.",
+    "{open} I {not} {act} {when}.",
+    "{open} {who} {not} {act}{end}.",
+    "{open} {pron} {not} know {who} was {doing}.",
+    "{open} why {not} we {act} {time}?",
+    "{open} {not} you {verb} {thing} {when}?",
+    "{open} {is} {doing} {when}.",
+    "{open} {is} too {adj} to {act}.",
+    "{open} {is} not {adj}, {is} just {adj}.",
+    "{open} {is} going to {verb} {thing} {when}.",
+    "{open} {will} rather {act} than {act}.",
+    "{open} {will} {act} {when}.",
+    "{open} {will} never {verb} {thing} again.",
+    "{open} if {pron} {not} {verb} {thing}, {will} have to {act}.",
+    "{open} {has} {done} {thing} {when}.",
+    "{open} {has} been {doing} {when}.",
+    "{open} {was} {adj} {when}.",
+    "{open} {was} as {adj} as {thing}.",
+    "{open} I think {was} {adj}, and {is} {adj} too.",
+    "{open} let's {act} {when}.",
+    "{open} let's not {verb} {thing}{end}.",
+    "{open} there's {thing} in {place}.",
+    "{open} there wasn't any {food} left {when}.",
+    "{open} what's {who} doing at {place}?",
+    "{open} what'll you do if {was} {adj}?",
+    "{open} who's {doing} {when}?",
+    "{open} where's {thing}? I {not} {verb} it.",
+    "{open} how's {who} {when}?",
+    "{open} here's {thing}, {is} {adj}{end}.",
+    "{open} isn't {who} {doing}?",
+    "{open} aren't you {adj} {when}?",
+    "{open} it's {hour} o'clock, and {is} still {doing}.",
+    "{open} it's been {number} {unit} since {pron} {done} {thing}.",
+    "{open} {pron} should've {done} {thing} {when}.",
+    "{open} I'd say {was} {adj}{end}.",
+    "{open} that's what {who} said {when}.",
+    "{open} {who} said {is} {doing}, but {was} {adj}.",
+)
+CONTRACTIONS = (
+    "I'm you're he's she's it's we're they're I've you've we've they've I'd you'd he'd she'd we'd they'd I'll you'll he'll "
+    "she'll it'll we'll they'll isn't aren't wasn't weren't don't doesn't didn't can't couldn't won't wouldn't shouldn't "
+    "haven't hasn't hadn't let's that's there's here's what's who's where's how's what'll that'll o'clock needn't mustn't"
+).split()
+
 TWO_LETTERS = frozenset(
     "to of in is it on be as at he by my or we an so me if up do no us go am oh hi ah eh uh ow um".split()
 )
@@ -139,7 +194,7 @@ def speakable(text: str, most_words: int = 14) -> bool:
     return (
         1 <= len(words) <= most_words
         and re.fullmatch(r"[A-Za-z ,.?!';:-]+", text) is not None
-        and not re.search(r"[A-Z]{2}|--|\.\.|\b[b-hj-zB-HJ-Z]\b", text)
+        and not re.search(r"[A-Z]{2}|--|\.\.|(?<!')\b[b-hj-zB-HJ-Z]\b(?!')", text)
         and all(len(word) <= 14 for word in words)
     )
 
@@ -163,21 +218,24 @@ def fortune_sentences(folder: Path = FORTUNES) -> list[str]:
     return list(seen.values())
 
 
-def phrase(rng: random.Random) -> str:
+def phrase(rng: random.Random, patterns: tuple[str, ...] = PHRASES) -> str:
     """One sentence of the phrase grammar."""
 
     def fill(match: re.Match[str]) -> str:
         return rng.choice(SLOTS[match[1]].split("|")).strip()
 
-    text = re.sub(r"\{(\w+)\}", fill, rng.choice(PHRASES))
+    text = re.sub(r"\{(\w+)\}", fill, rng.choice(patterns))
     text = re.sub(r"\s+", " ", re.sub(r"\s+([,.?!])", r"\1", text)).strip()
     text = re.sub(r"\b([Aa]) (?=[aeio])", r"\1n ", text)
     return text[0].upper() + text[1:]
 
 
 def word_mix(rng: random.Random, common: list[str], rare: list[str]) -> str:
-    """A sentence-shaped list of 3 to 10 unrelated words, 70 % of them common, sometimes with a comma inside."""
+    """A sentence-shaped list of 3 to 10 unrelated words, 70 % of them common, sometimes with a comma inside; in one
+    of six a contraction."""
     words = [rng.choice(common if rng.random() < 0.7 else rare) for _ in range(rng.randint(3, 10))]
+    if rng.random() < 1 / 6:
+        words[rng.randrange(len(words))] = rng.choice(CONTRACTIONS)
     if rng.random() < 0.3:
         words[rng.randrange(len(words) - 1)] += ","
     text = " ".join(words)
@@ -212,10 +270,12 @@ def pronounceable(word: str) -> bool:
 
 
 def training_sentences(rng: random.Random, phrases: int, mixes: int) -> Iterator[str]:
-    """Every fortune, then `phrases` of the grammar, short turns among them, then `mixes` of unrelated words."""
+    """Every fortune, then `phrases` of the grammar and a quarter as many with contractions, short turns, and then
+    `mixes` of unrelated words."""
     common, rare = vocabulary()
     yield from fortune_sentences()
     yield from (phrase(rng) for _ in range(phrases))
+    yield from (phrase(rng, CONTRACTED) for _ in range(phrases // 4))
     short = re.findall(r"[^.?!]+[.?!]", SHORT_TURNS)
     yield from (rng.choice(short).strip() for _ in range(phrases // 12))
     yield from (word_mix(rng, common, rare) for _ in range(mixes))

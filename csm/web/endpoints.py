@@ -96,7 +96,12 @@ def read_settings(
         if seed is None or seed == RANDOM_SEED:
             seed = secrets.randbelow(2**31)
         try:
-            return Settings(int(seed), float(temperature), int(topk), float(max_turn_seconds))  # type: ignore[arg-type]
+            return Settings(
+                int(seed),
+                None if temperature is None else float(temperature),
+                None if topk is None else int(topk),
+                float(max_turn_seconds),  # type: ignore[arg-type]
+            )
         except InputError:
             raise
         except (TypeError, ValueError, OverflowError) as error:
@@ -252,15 +257,15 @@ class Endpoints:
         Hidden components, not `gr.api`: they check that a file was really uploaded and serve the one returned.
         """
         woman, man = default_voices()
-        usual = Settings()
+        usual, model = Settings(), self.generator.config
         with gr.Row(visible=False):
             inputs = [
                 gr.Textbox(EXAMPLE_SCRIPT, label="Script", lines=4),
                 gr.Textbox(woman, label="Voice of A"),
                 gr.Textbox(man, label="Voice of B"),
                 gr.Number(usual.seed, label="Seed", precision=0),
-                gr.Number(usual.temperature, label="Temperature"),
-                gr.Number(usual.topk, label="Top-k", precision=0),
+                gr.Number(model.temperature, label="Temperature"),
+                gr.Number(model.topk, label="Top-k", precision=0),
                 gr.Number(usual.max_turn_seconds, label="Longest turn in seconds"),
                 gr.Audio(label="Recording for A", type="filepath"),
                 gr.Textbox("", label="Transcript for A"),

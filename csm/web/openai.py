@@ -182,14 +182,14 @@ def _read_settings(body: dict[str, Any]) -> Settings:
     usual = Settings()
     try:
         seed, temperature, topk = (
-            kind(usual_value if body.get(field) is None else body[field])
+            usual_value if body.get(field) is None else kind(body[field])
             for field, kind, usual_value in (
                 ("seed", int, usual.seed),
                 ("temperature", float, usual.temperature),
                 ("top_k", int, usual.topk),
             )
         )
-        return Settings(seed=int(seed), temperature=temperature, topk=int(topk))
+        return Settings(seed=seed, temperature=temperature, topk=topk)
     except InputError as error:
         raise ApiError(str(error), code="invalid_value") from error
     except (TypeError, ValueError, OverflowError) as error:

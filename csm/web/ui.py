@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from csm.config import ModelConfig
 from csm.frames import Segment
 from csm.generator import Generator
 from csm.listening.prompt import LazyEars
@@ -65,7 +66,7 @@ def build_app(generator: Generator, queue: Queue | None = None, pages: Pages | N
         last = gr.State([])
         with gr.Tabs():
             with gr.Tab("Conversation", render_children=True):
-                gr.HTML(conversation(), apply_default_css=False)
+                gr.HTML(conversation(generator.config), apply_default_css=False)
             with gr.Tab("Voices"):
                 kept = build_voices_tab(generator, ears, on_device)
             with gr.Tab("Look inside") as inside:
@@ -90,10 +91,12 @@ def head(generator: Generator) -> str:
     )
 
 
-def conversation() -> str:
-    """The tab that `page.js` fills."""
+def conversation(model: ModelConfig) -> str:
+    """The tab that `page.js` fills, with the `model`'s own sampling to begin with."""
     examples = escape(json.dumps(list(EXAMPLES.items())))
     html = (HERE / "page.html").read_text(encoding="utf-8")
+    html = html.replace('step="0.05" value="0.9"', f'step="0.05" value="{model.temperature}"', 1)
+    html = html.replace('step="1" value="50"', f'step="1" value="{model.topk}"', 1)
     return html.replace('id="csm-app"', f'id="csm-app" data-examples="{examples}"', 1)
 
 

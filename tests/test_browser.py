@@ -354,6 +354,31 @@ def test_a_voice_of_ones_own_speaks(page):
     picture(page, "inside")
 
 
+def test_a_voice_recorded_with_the_microphone_speaks(playwright, app):
+    voice = find_voice("rms")
+    microphone = [
+        "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={voice.path}",
+    ]  # fmt: skip
+    with playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *microphone]) as browser:
+        page = opened(browser, app)
+        page.get_by_role("tab", name="Voices").click()
+        page.get_by_label("Name of the voice").fill("Recorded")
+        page.get_by_label("Record audio").first.click()
+        button(page, "Record").click()
+        page.wait_for_timeout(4_000)
+        button(page, "Stop").click()
+        page.get_by_test_id("waveform-Recording").wait_for()
+        page.locator(".csm-status", has_text=re.compile("fine for a voice|It can")).first.wait_for()
+        page.get_by_label("What is said in it").first.fill(voice.transcript)
+        button(page, "Keep this voice").click()
+        page.get_by_text("“Recorded” is kept").wait_for()
+        page.get_by_role("tab", name="Conversation").click()
+        write(page, "A: Hello.", max_turn_seconds=1)
+        page.get_by_label("Voice of A", exact=True).select_option("Recorded")
+        generate(page)
+
+
 def test_the_page_works_by_keyboard(page):
     write(page, "A: Hello.", max_turn_seconds=1)
     script(page).focus()

@@ -1,6 +1,9 @@
 """The named endpoints of the web app, through the Gradio client and a running `python app.py`."""
 
+import base64
+import json
 import pickle
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
@@ -15,6 +19,7 @@ from csm.conversation import parse_script
 from csm.errors import InputError
 from csm.studio import Settings
 from csm.voices import find_voice, shipped_voices
+from csm.watermark import detect
 from csm.web.endpoints import EXAMPLE_SCRIPT, Choice, MisplacedError, cast, default_voices, read_settings
 from csm.web.gpu import LONGEST_LEASE, Conversation, Job, lease_seconds
 
@@ -95,6 +100,31 @@ def test_two_clients_at_once_get_each_their_own(app, client):
         at_once = list(pool.map(lambda s: speak(Client(app.url, verbose=False), s, seed=5), scripts))
     assert [report["turns"][0]["text"] for _, report in at_once] == [line.partition(": ")[2] for line in scripts]
     assert [Path(path).read_bytes() for path, _ in at_once] == alone
+
+
+def live(app, script):
+    """A page's run without its browser: the sound as it was streamed, int16, and the last line of the stream."""
+    body = {"token": secrets.token_hex(16), "script": script, "turn": 0, "settings": {"max_turn_seconds": 1.5}}
+    answer = httpx.post(app.url + "csm/speak", json=body, timeout=120, trust_env=False)
+    lines = [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line]
+    pieces = [base64.b64decode(line["pcm"]) for line in lines if line["type"] == "sound"]
+    return np.frombuffer(b"".join(pieces), np.int16), lines[-1]
+
+
+def test_eight_pages_at_once_hear_each_their_own(app):
+    words = "One. Two. Three. Four. Five. Six. Seven. Eight.".split()
+    scripts = [f"{name}: {word}\nBen: Yes, {word}" for name, word in zip("ACDEFGHI", words)]
+    alone, _ = live(app, scripts[3])
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda script: live(app, script), scripts))
+    assert [end["view"]["script"] for _, end in runs] == scripts
+    assert len({sound.tobytes() for sound, _ in runs}) == 8
+    assert np.array_equal(runs[3][0], alone)
+
+
+def test_sound_carries_the_watermark_while_it_is_made(app):
+    sound, end = live(app, "\n".join(EXAMPLE_SCRIPT.splitlines()[:2]))
+    assert end["type"] == "end" and detect(torch.from_numpy(sound / np.float32(32_767))).marked
 
 
 def test_a_script_beyond_the_budget_gives_what_fits_and_says_where_it_ended(client):

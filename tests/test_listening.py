@@ -115,7 +115,7 @@ def test_a_silent_recording_is_refused():
 
 
 def test_a_quiet_recording_is_named():
-    assert kinds(0.02 * speech(WOMAN)) == ["quiet"]
+    assert kinds(0.05 * speech(WOMAN)) == ["quiet"]
 
 
 def test_a_long_recording_is_refused_and_a_short_one_too():

@@ -40,17 +40,17 @@ MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 
 # Which of the shipped voices answers to a name of OpenAI's: a woman for a woman, a man for a man.
 VOICE_ALIASES = {
-    "alloy": "slt-low",
+    "alloy": "clb",
     "ash": "rms",
-    "ballad": "rms-high",
-    "cedar": "rms",
+    "ballad": "ksp",
+    "cedar": "bdl",
     "coral": "slt",
-    "echo": "rms-high",
+    "echo": "bdl",
     "fable": "awb",
-    "marin": "slt-low",
+    "marin": "clb",
     "nova": "slt",
     "onyx": "awb",
-    "sage": "slt-low",
+    "sage": "clb",
     "shimmer": "slt",
     "verse": "rms",
 }
@@ -181,15 +181,12 @@ def _read_settings(body: dict[str, Any]) -> Settings:
     """The fields that OpenAI's API lacks: seed, temperature and top_k, where they are given."""
     usual = Settings()
     try:
-        seed, temperature, topk = (
-            usual_value if body.get(field) is None else kind(body[field])
-            for field, kind, usual_value in (
-                ("seed", int, usual.seed),
-                ("temperature", float, usual.temperature),
-                ("top_k", int, usual.topk),
-            )
+        seed, temperature, topk = (body.get(field) for field in ("seed", "temperature", "top_k"))
+        return Settings(
+            seed=usual.seed if seed is None else int(seed),
+            temperature=usual.temperature if temperature is None else float(temperature),
+            topk=usual.topk if topk is None else int(topk),
         )
-        return Settings(seed=seed, temperature=temperature, topk=topk)
     except InputError as error:
         raise ApiError(str(error), code="invalid_value") from error
     except (TypeError, ValueError, OverflowError) as error:

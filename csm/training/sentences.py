@@ -1,9 +1,10 @@
 """What the synthetic speakers say: the sentences of the embedded model's training speech.
 
-Three sources, mixed because each teaches something else. Debian's `fortunes` are real, varied English.
-The phrase grammar below is how people talk to each other. Word mixes make no sense at all, so a model
-that wants to say them right has to read the text instead of guessing the next word: the 10 000 most frequent
-words of English (`wordfreq`), and rarer ones from a dictionary.
+Four sources, mixed because each teaches something else. Debian's `fortunes` and the examples in WordNet's entries
+(Fellbaum 1998) are real, varied English. The phrase grammar below is how people talk to each other. Word mixes make
+no sense at all, so a model that wants to say them right has to read the text instead of guessing the next word: the
+10 000 most frequent words of English (`wordfreq`), in half of the mixes as often as people use them, and rarer ones
+from a dictionary.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from csm.errors import InputError
 
 FORTUNES = Path("/usr/share/games/fortunes")
+WORDNET = Path("/usr/share/wordnet")
 DICTIONARY = Path("/usr/share/dict/american-english")
 
 SHORT_TURNS = """
@@ -218,6 +220,26 @@ def fortune_sentences(folder: Path = FORTUNES) -> list[str]:
     return list(seen.values())
 
 
+def wordnet_examples(folder: Path = WORDNET) -> list[str]:
+    """All distinct examples of 3 to 12 words in WordNet's entries, written as sentences.
+
+    Raises `InputError` when the package `wordnet-base` is missing.
+    """
+    files = sorted(folder.glob("data.*"))
+    if not files:
+        raise InputError(f"No WordNet in {folder}: install the Debian package wordnet-base.")
+    seen: dict[str, str] = {}
+    for file in files:
+        for line in file.read_text(encoding="utf-8", errors="ignore").splitlines():
+            for example in re.findall(r'"([^"]+)"', line.partition("|")[2]):
+                words = example.split()
+                polite = not any(COARSE.search(word) for word in normalise(example).split())
+                if 3 <= len(words) <= 12 and polite and speakable(example):
+                    text = example[0].upper() + example[1:].rstrip(" ,;:-")
+                    seen.setdefault(normalise(text), text if text[-1] in ".?!" else text + ".")
+    return list(seen.values())
+
+
 def phrase(rng: random.Random, patterns: tuple[str, ...] = PHRASES) -> str:
     """One sentence of the phrase grammar."""
 
@@ -232,8 +254,13 @@ def phrase(rng: random.Random, patterns: tuple[str, ...] = PHRASES) -> str:
 
 def word_mix(rng: random.Random, common: list[str], rare: list[str]) -> str:
     """A sentence-shaped list of 3 to 10 unrelated words, 70 % of them common, sometimes with a comma inside; in one
-    of six a contraction."""
-    words = [rng.choice(common if rng.random() < 0.7 else rare) for _ in range(rng.randint(3, 10))]
+    of six a contraction. In half of the sentences the common words come as in speech: the frequent ones, listed first,
+    more often."""
+    reach = 3 if rng.random() < 0.5 else 1  # the rank's power: 1 draws all words equally often, 3 favours the first
+    words = [
+        common[int(len(common) * rng.random() ** reach)] if rng.random() < 0.7 else rng.choice(rare)
+        for _ in range(rng.randint(3, 10))
+    ]
     if rng.random() < 1 / 6:
         words[rng.randrange(len(words))] = rng.choice(CONTRACTIONS)
     if rng.random() < 0.3:
@@ -270,10 +297,11 @@ def pronounceable(word: str) -> bool:
 
 
 def training_sentences(rng: random.Random, phrases: int, mixes: int) -> Iterator[str]:
-    """Every fortune, then `phrases` of the grammar and a quarter as many with contractions, short turns, and then
+    """Every fortune and WordNet's examples, then `phrases` of the grammar and a quarter as many with contractions, short turns, and then
     `mixes` of unrelated words."""
     common, rare = vocabulary()
     yield from fortune_sentences()
+    yield from wordnet_examples()
     yield from (phrase(rng) for _ in range(phrases))
     yield from (phrase(rng, CONTRACTED) for _ in range(phrases // 4))
     short = re.findall(r"[^.?!]+[.?!]", SHORT_TURNS)

@@ -66,7 +66,7 @@ class SpectralConfig:
     """The light codec: log-mel frames in, short-time spectra out, matrix products at 100 Hz throughout."""
 
     kind: str = "spectral"
-    num_codebooks: int = 6
+    num_codebooks: int = 8
     codebook_size: int = 512
     dim: int = 256
     mlp_dim: int = 768

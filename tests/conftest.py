@@ -26,6 +26,25 @@ class RunningApp:
     log: Path
 
 
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of speech without sound, for training language models."""
+    from tests.letters import write_speech
+
+    return write_speech(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="module")
+def talk(speech: Path):
+    """Training conversations out of `speech`."""
+    from csm.text import ByteTokenizer
+    from csm.training.codes import Conversations
+    from csm.training.corpus import Corpus
+    from tests.letters import CONFIG
+
+    return Conversations(Corpus(speech), speech, ByteTokenizer(), CONFIG)
+
+
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     """`python app.py` on a free port, with the embedded model, ended after the last test."""

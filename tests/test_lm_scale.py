@@ -17,28 +17,17 @@ from csm.cli import main
 from csm.codec import build_codec
 from csm.config import PRESETS
 from csm.model import CSM
-from csm.text import ByteTokenizer
-from csm.training.codes import Conversations, OneByOne, encode_corpus
+from csm.training.codes import OneByOne, encode_corpus
 from csm.training.corpus import Corpus, Utterance
 from csm.training.distributed import Processes
 from csm.training.export import export_published
 from csm.training.lm import LMSettings, train_lm
 from csm.training.plan import plan
-from tests.letters import CONFIG, CURVES, SETTINGS, curve, new_model, weights, write_speech
+from tests.letters import CONFIG, CURVES, SETTINGS, curve, new_model, weights
 from tests.published import write_transformers
 from tests.small import SMALL_LIGHT, SMALL_MIMI, fill_codebooks
 
 TOP = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def speech(tmp_path_factory):
-    return write_speech(tmp_path_factory.mktemp("speech"))
-
-
-@pytest.fixture(scope="module")
-def talk(speech):
-    return Conversations(Corpus(speech), speech, ByteTokenizer(), CONFIG)
 
 
 @pytest.fixture(scope="module")

@@ -16,17 +16,7 @@ from csm.training.codes import Batch, Conversations
 from csm.training.corpus import Corpus
 from csm.training.lm import LMSettings, Objective, choose_frames, train_lm
 from csm.training.plots import read_metrics
-from tests.letters import CONFIG, SETTINGS, curve, new_model, weights, write_speech
-
-
-@pytest.fixture(scope="module")
-def speech(tmp_path_factory):
-    return write_speech(tmp_path_factory.mktemp("speech"))
-
-
-@pytest.fixture(scope="module")
-def talk(speech):
-    return Conversations(Corpus(speech), speech, ByteTokenizer(), CONFIG)
+from tests.letters import CONFIG, SETTINGS, curve, new_model, weights
 
 
 @pytest.fixture(scope="module")

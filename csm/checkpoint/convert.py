@@ -18,7 +18,7 @@ from csm.checkpoint.configs import to_json
 from csm.checkpoint.find import find_model
 from csm.checkpoint.hub import Token
 from csm.checkpoint.published import MIMI_FILES, Layout, Published, open_published
-from csm.checkpoint.tensors import WEIGHT_TYPES, Checkpoint, shard_names, sharded, write_index, write_tensors
+from csm.checkpoint.tensors import Checkpoint, shard_names, sharded, storable, write_index, write_tensors
 from csm.config import MimiConfig
 from csm.errors import InputError
 
@@ -86,10 +86,7 @@ def convert(
 def _files(opened: Published, layout: Layout, dtype: torch.dtype | None) -> dict[str, Checkpoint]:
     """The tensors of each file to write, by the layout's own names."""
     csm = {name: replace(tensor, dtype=dtype or tensor.dtype) for name, tensor in opened.csm.items()}
-    mimi = {  # one of moshi's buffers is a flag; both libraries write it as a number
-        name: tensor if tensor.dtype in WEIGHT_TYPES else replace(tensor, dtype=torch.float32)
-        for name, tensor in opened.mimi().items()
-    }
+    mimi = storable(opened.mimi())
     if layout == "original":
         return {"model.safetensors": csm, MIMI_FILES[0]: mimi}
     assert isinstance(opened.config.codec, MimiConfig)

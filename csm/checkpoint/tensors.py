@@ -10,7 +10,7 @@ import json
 import pickle
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -134,6 +134,14 @@ def _open_pickle(file: Path) -> Checkpoint:
 
     return {
         str(name): Stored(tuple(tensor.shape), tensor.dtype, partial(_load, tuple(tensor.shape), partial(part, name)))
+        for name, tensor in tensors.items()
+    }
+
+
+def storable(tensors: Checkpoint) -> Checkpoint:
+    """`tensors` in types of weights: one of moshi's buffers is a flag, which both libraries write as a number."""
+    return {
+        name: tensor if tensor.dtype in WEIGHT_TYPES else replace(tensor, dtype=torch.float32)
         for name, tensor in tensors.items()
     }
 

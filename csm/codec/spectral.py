@@ -221,9 +221,10 @@ class SpectralCodec(nn.Module):
         return made, commitment, semantic.transpose(1, 2), octaves
 
     def _quantise(self, latents: Tensor, quantise: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """What is rebuilt from code 0 does not teach it: it is to tell phones, which text foretells, and no pitch."""
         first, rest = self.quantizer.rvq_first, self.quantizer.rvq_rest
         if quantise:
             semantic, acoustic = first(latents, FRAME_RATE), rest(latents, FRAME_RATE)
-            return semantic.x + acoustic.x, semantic.x, semantic.penalty + acoustic.penalty
+            return semantic.x.detach() + acoustic.x, semantic.x, semantic.penalty + acoustic.penalty
         semantic = first.output_proj(first.input_proj(latents))
-        return semantic + rest.output_proj(rest.input_proj(latents)), semantic, latents.new_zeros(())
+        return semantic.detach() + rest.output_proj(rest.input_proj(latents)), semantic, latents.new_zeros(())

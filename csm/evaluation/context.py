@@ -15,7 +15,7 @@ from torch import Tensor
 from csm.audio import resample
 from csm.config import SAMPLE_RATE
 from csm.evaluation.judges import Judges
-from csm.evaluation.metrics import cosine, word_error_rate
+from csm.evaluation.metrics import cosine, mean, word_error_rate
 from csm.frames import Segment
 from csm.generator import Generator
 from csm.training.corpus import SHIFTS
@@ -77,8 +77,8 @@ def converse(
         "turns": len(texts),
         "word_error_rate": round(word_error_rate(texts, heard), 4),
         "ended": round(ended / len(texts), 4),
-        "similarity_first_turns": _rounded(_mean(first)),
-        "similarity_last_turns": _rounded(_mean(last)),
+        "similarity_first_turns": _rounded(mean(first)),
+        "similarity_last_turns": _rounded(mean(last)),
     }
 
 
@@ -114,15 +114,10 @@ def new_voices(
     judged = [(mine, other) for mine, other in zip(own, nearest) if mine is not None and other is not None]
     return {
         "clips": len(cases),
-        "similarity_new": _rounded(_mean(own)),
-        "similarity_nearest_training": _rounded(_mean(nearest)),
+        "similarity_new": _rounded(mean(own)),
+        "similarity_nearest_training": _rounded(mean(nearest)),
         "followed": round(float(np.mean([mine > other for mine, other in judged])), 4) if judged else None,
     }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _rounded(value: float | None) -> float | None:

@@ -23,7 +23,7 @@ from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 from csm.evaluation.context import Speech, converse, new_voices
 from csm.evaluation.judges import Judges, Report
-from csm.evaluation.metrics import cosine, word_error_rate
+from csm.evaluation.metrics import cosine, mean, word_error_rate
 from csm.frames import Segment
 from csm.generator import Generator, load
 from csm.listening import recogniser as recognisers
@@ -217,7 +217,7 @@ def _spoken(
             judges.recogniser.transcribe(turn.audio),
             turn.audio.numel() / SAMPLE_RATE,
             own,
-            _mean(others),
+            mean(others),
             own > max(known) if own is not None and known else None,
             judges.rate(turn.audio),
             turn.state,
@@ -267,10 +267,10 @@ def _figures(clips: list[Clip]) -> Figures:
     figures: Figures = {
         "clips": len(clips),
         "word_error_rate": word_error_rate([clip.sentence for clip in clips], [clip.heard for clip in clips]),
-        "similarity_own": _mean([clip.similarity_own for clip in clips]),
-        "similarity_others": _mean([clip.similarity_others for clip in clips]),
-        "nearest_is_own": _mean([clip.nearest_is_own for clip in clips]),
-        "naturalness": _mean([clip.naturalness for clip in clips]),
+        "similarity_own": mean([clip.similarity_own for clip in clips]),
+        "similarity_others": mean([clip.similarity_others for clip in clips]),
+        "nearest_is_own": mean([clip.nearest_is_own for clip in clips]),
+        "naturalness": mean([clip.naturalness for clip in clips]),
         "audio_seconds": audio,
     }
     if spoken:
@@ -281,11 +281,6 @@ def _figures(clips: list[Clip]) -> Figures:
             "real_time_factor": seconds / audio if audio else None,
         }
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _prepare(folder: Path) -> None:

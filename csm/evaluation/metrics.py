@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,10 +20,16 @@ from csm.errors import InputError
 from csm.listening.speakers import SpeakerSimilarity, cosine
 from csm.listening.words import normalise, word_error_rate
 
-__all__ = ["Naturalness", "SpeakerSimilarity", "cosine", "normalise", "word_error_rate"]
+__all__ = ["Naturalness", "SpeakerSimilarity", "cosine", "mean", "normalise", "word_error_rate"]
 
 _RATE = 16_000  # Hz, what the judge listens to
 _SHORTEST = _RATE // 4  # samples; less than this can't be judged
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of what was judged; None when nothing was."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 class Naturalness:

@@ -94,15 +94,29 @@ class CodecTrainer(nn.Module):
         return loss, made, {name: value.item() for name, value in metrics.items()}
 
 
-def crops(
-    corpus: Corpus, clips: list[Utterance], rng: np.random.Generator, batch: int, frames: int
-) -> tuple[Tensor, Tensor]:
+class Clips:
+    """Clips to draw from, so that speakers with few are heard more often than their share: by its square root."""
+
+    def __init__(self, utterances: list[Utterance]) -> None:
+        self.by_speaker: dict[str, list[Utterance]] = {}
+        for utterance in utterances:
+            self.by_speaker.setdefault(utterance.speaker, []).append(utterance)
+        self.speakers = list(self.by_speaker)
+        shares = np.sqrt([len(own) for own in self.by_speaker.values()])
+        self.shares = shares / shares.sum()
+
+    def draw(self, rng: np.random.Generator) -> Utterance:
+        own = self.by_speaker[self.speakers[rng.choice(len(self.speakers), p=self.shares)]]
+        return own[rng.integers(len(own))]
+
+
+def crops(corpus: Corpus, clips: Clips, rng: np.random.Generator, batch: int, frames: int) -> tuple[Tensor, Tensor]:
     """Random cuts of random clips: waves float32 (B, 1920 frames) and phone ids int64 (B, frames, 2)."""
     length = frames * FRAME_SIZE
     waves = np.zeros((batch, length), np.float32)
     phones = np.zeros((batch, frames, len(PHONE_TIMES)), np.int64)
     for row in range(batch):
-        clip = clips[rng.integers(len(clips))]
+        clip = clips.draw(rng)
         start = int(rng.integers(max(1, clip.samples - length)))
         pcm = corpus.audio(clip)[start : start + length]
         gain = 10 ** (rng.uniform(-4, 2) / 20)
@@ -131,8 +145,8 @@ def train_codec(
     be trained on them meanwhile. Returns the codec in evaluation mode."""
     torch.manual_seed(seed)
     corpus = Corpus(data)
-    train = [u for u in corpus.utterances if not u.held_out]
-    held_out = [u for u in corpus.utterances if u.held_out]
+    train = Clips([u for u in corpus.utterances if not u.held_out])
+    held_out = Clips([u for u in corpus.utterances if u.held_out])
     trainer = CodecTrainer(config)
     learning = [*trainer.codec.parameters(), *trainer.phone_reader.parameters()]
     judging = list(trainer.adversary.parameters())

@@ -163,11 +163,11 @@ def _write_shard(job: tuple[Path, int, list[tuple[str, str]], Path | None]) -> t
 
 def cast(rng: random.Random, texts: Iterable[str], voices_per_sentence: int = 2) -> list[tuple[str, str]]:
     """Who says what, shuffled: each sentence in the voices of that many different base speakers (turns of one or
-    two words: one), half of the lines as they are and half shifted."""
+    two words: one), three quarters of the lines as they are and the others shifted."""
     lines = []
     for text in texts:
         for name in rng.sample(list(BASE_SPEAKERS), voices_per_sentence if len(text.split()) > 2 else 1):
-            lines.append((text, f"{name}*{rng.choice(SHIFTS):.2f}" if rng.random() < 0.5 else name))
+            lines.append((text, f"{name}*{rng.choice(SHIFTS):.2f}" if rng.random() < 0.25 else name))
     rng.shuffle(lines)
     return lines
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from csm.checkpoint import fill, find_model, save_folder
 from csm.checkpoint.configs import to_json
 from csm.checkpoint.published import MIMI_FILES, open_published, tokenizer_file
-from csm.checkpoint.tensors import WEIGHT_TYPES, Stored, write_tensors
+from csm.checkpoint.tensors import Stored, storable, write_tensors
 from csm.codec.spectral import SpectralCodec
 from csm.config import Environment, ModelConfig, SpectralConfig
 from csm.errors import InputError
@@ -70,10 +70,7 @@ def export_published(lm_run: Path, config: ModelConfig, source: str, folder: Pat
     opened = open_published(found.weights, found.repository, token)
     if (theirs := opened.config.num_codebooks) != config.num_codebooks:
         raise InputError(f"{source} has {theirs} codes a frame, and this model {config.num_codebooks}: not its codec.")
-    mimi = {  # one of moshi's buffers is a flag; both libraries write it as a number
-        name: tensor if tensor.dtype in WEIGHT_TYPES else replace(tensor, dtype=torch.float32)
-        for name, tensor in opened.mimi().items()
-    }
+    mimi = storable(opened.mimi())
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".exporting-") as scratch:
         made = Path(scratch) / "model"

@@ -16,14 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
 from csm.checkpoint import Loaded, convert, find_model, load_model, save_folder
 from csm.checkpoint.configs import to_json
 from csm.checkpoint.convert import BESIDE
 from csm.checkpoint.hub import Snapshot, Token
 from csm.checkpoint.published import MIMI_FILES, Layout, open_published, tokenizer_file
-from csm.checkpoint.tensors import WEIGHT_TYPES, Stored, write_tensors
+from csm.checkpoint.tensors import Stored, storable, write_tensors
 from csm.codec import Codec
 from csm.config import Environment, ModelConfig
 from csm.errors import InputError
@@ -196,10 +194,7 @@ def _save_original(source: Snapshot, model: CSM, folder: Path, token: Token) -> 
     folder.mkdir()
     trained = {name: replace(Stored.of(t), dtype=opened.csm[name].dtype) for name, t in model.state_dict().items()}
     write_tensors(folder / "model.safetensors", trained)
-    mimi = {  # one of moshi's buffers is a flag; both libraries write it as a number
-        name: tensor if tensor.dtype in WEIGHT_TYPES else replace(tensor, dtype=torch.float32)
-        for name, tensor in opened.mimi().items()
-    }
+    mimi = storable(opened.mimi())
     write_tensors(folder / MIMI_FILES[0], mimi)
     (folder / "config.json").write_text(json.dumps(to_json(opened.config, opened.given), indent=2) + "\n")
     for name in BESIDE:

@@ -31,8 +31,8 @@ from csm.codec.mimi import build_mimi
 from csm.config import MimiConfig
 from csm.errors import InputError
 from csm.training.adversary import Adversary, discriminator_loss, generator_losses
-from csm.training.codec import MelDistance, crops
-from csm.training.corpus import Corpus, Utterance
+from csm.training.codec import Clips, MelDistance, crops
+from csm.training.corpus import Corpus
 from csm.training.distributed import Processes
 from csm.training.run import Run, say, warmup_cosine
 from csm.training.teacher import Teacher, choose_lesson
@@ -274,16 +274,16 @@ def train_mimi(
     """
     torch.manual_seed(recipe.seed)
     corpus = Corpus(data)
-    train = [clip for clip in corpus.utterances if not clip.held_out]
-    held_out = [clip for clip in corpus.utterances if clip.held_out] or train
-    lesson, remark = choose_lesson(config.dim, train, teacher)
+    learnt = [clip for clip in corpus.utterances if not clip.held_out]
+    train, held_out = Clips(learnt), Clips([clip for clip in corpus.utterances if clip.held_out] or learnt)
+    lesson, remark = choose_lesson(config.dim, learnt, teacher)
     say(remark)
     trainer = MimiTrainer(config, lesson, recipe.channels).to(device)
     codec, critic = _optimisers(trainer, recipe.rate)
     settings = {"codec": asdict(config), **asdict(recipe), "code_0": remark}
     run = Run(folder, trainer, [codec, critic], settings, Processes(device=torch.device(device)))
 
-    def batch_of(step: int, clips: list[Utterance], size: int) -> tuple[Tensor, Tensor]:
+    def batch_of(step: int, clips: Clips, size: int) -> tuple[Tensor, Tensor]:
         wave, phones = crops(corpus, clips, np.random.default_rng((recipe.seed, step)), size, recipe.frames)
         return wave.to(device), phones.to(device)
 

@@ -1,0 +1,170 @@
+"""One frame of a whole batch in static memory: what the engine captures as one CUDA graph, and steps with.
+
+A frame goes from the backbone's states to the codes of all codebooks, on to the next input row, and through the
+backbone to the next states. Nothing in it waits for the host, and after the first call nothing is allocated.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from csm.kernels.choice import choose_kernel, embed_kernel, finish_kernel
+from csm.kernels.depth import DepthInOne
+from csm.kernels.stack import Places, Stack, Weight, check_format, power_of_two, single
+from csm.model.module import CSM
+from csm.model.sampling import Sampling
+from csm.model.transformer import KVCache
+
+
+class FrameKernels:
+    """`model` packed once for `slots` conversations of at most `positions` positions.
+
+    `weights` is "bfloat16" (the model's own weights as they are, whatever their type; its parameters become views of
+    the packed ones, so they exist once), "int8" or "float8" (the layers in eight bits beside the originals, which
+    prefill still reads). Prefill writes into `keys` and `values`, (layers, slots, kv_heads, positions, head_dim), by
+    plain torch: `model.backbone(x, kernels.cache(slot, length))`.
+
+    `depth_in_one`, for one slot, runs the depth decoder as a single launch (csm/kernels/depth.py) instead of 682.
+
+    Each slot has its own `temperature` float32 and `topk` int32; `set_sampling` changes them between frames.
+    Raises `InputError` for an unknown weight format.
+    """
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def __init__(
+        self, model: CSM, slots: int, positions: int, weights: str = "bfloat16", depth_in_one: bool = False
+    ) -> None:
+        like = model.projection.weight.data
+        check_format(weights, like.device)
+        self.config, self.slots, self.positions = model.config, slots, positions
+        config, device = model.config, like.device
+        books, vocab, width = config.num_codebooks, config.audio_vocab_size, config.decoder.dim
+        self.backbone = Stack(model.backbone, weights, slots, slots, positions, keep_small=False)
+        self.depth = Stack(model.decoder, weights, slots, 2 * slots, books, keep_small=True)
+        self.keys, self.values = self.backbone.keys, self.backbone.values
+        self.first_head = Weight(model.codebook0_head.weight.data)
+        heads = model.audio_head.data.transpose(1, 2).contiguous()
+        model.audio_head = nn.Parameter(heads.transpose(1, 2), requires_grad=False)
+        self.heads = [Weight(head) for head in heads]
+        self.projection = Weight(like)
+        self.embeddings = model.audio_embeddings.weight.data
+        self.entries = like.new_empty((books - 1) * vocab + 1, width)  # the last one is the state's
+        for begin in range(0, (books - 1) * vocab, vocab):
+            self.entries[begin : begin + vocab] = model.projection(self.embeddings[begin : begin + vocab])
+        self.x, self.depth_x = like.new_zeros(slots, config.backbone.dim), like.new_zeros(2 * slots, width)
+        self.logits = like.new_zeros(slots, vocab)
+        self.temperature = torch.full((slots,), config.temperature, device=device)
+        self.topk = torch.full((slots,), config.topk, dtype=torch.int32, device=device)
+        self.in_one: DepthInOne | None = None
+        if depth_in_one:
+            if slots != 1:
+                raise ValueError("The depth decoder in one launch serves one slot.")
+            counter = torch.zeros(1, dtype=torch.int32, device=device)
+            self.in_one = DepthInOne(self.depth, heads, self.entries, self.logits, self.depth_x, counter)
+        always = torch.ones(2 * slots, dtype=torch.uint8, device=device)
+        both = torch.arange(2, device=device).repeat_interleave(slots)
+        self._depth_places = [Places(2 * slots, both, always)] + [
+            Places(slots, torch.full((slots,), position, device=device), always[:slots]) for position in range(2, books)
+        ]
+
+    def set_sampling(self, sampling: Sampling, slot: int | None = None) -> None:
+        """Temperature and top-k of one slot, or of all; takes effect with the next frame, captured or not."""
+        rows = slice(None) if slot is None else slice(slot, slot + 1)
+        self.temperature[rows] = sampling.temperature
+        self.topk[rows] = sampling.topk
+
+    def cache(self, slot: int, length: int) -> KVCache:
+        """The memory of one slot as prefill takes it, with `length` positions in use; a view, not a copy."""
+        view = KVCache.__new__(KVCache)
+        view.keys, view.values = self.keys[:, slot : slot + 1], self.values[:, slot : slot + 1]
+        view.length = length
+        return view
+
+    @property
+    def frame_bytes(self) -> int:
+        """Weights that one frame reads; keys, values and activations come on top."""
+        heads = self.first_head.bytes + sum(head.bytes for head in self.heads)
+        depth = (self.config.num_codebooks - 1) * self.depth.weight_bytes
+        return self.backbone.weight_bytes + depth + heads + self.projection.bytes
+
+    def step(self, state: Tensor, noise: Tensor, codes_out: Tensor, lengths: Tensor, active: Tensor) -> None:
+        """One frame for every slot.
+
+        state (slots, dim): the backbone's hidden state behind the final norm; replaced by the next one. noise float32
+        (slots, K, vocab), exponential with rate 1, filled outside. codes_out int64 (slots, K) is written. lengths
+        int64 (slots,): positions in use, one more afterwards. active bool (slots,): the other slots keep their
+        state, cache and length; what is written into their codes means nothing. A slot must have room:
+        lengths < positions. All tensors contiguous, on the model's device.
+        """
+        self.sample(state, noise, codes_out)
+        self.advance(state, codes_out, lengths, active)
+
+    def sample(self, state: Tensor, noise: Tensor, codes_out: Tensor) -> None:
+        """The first half of a frame: states to codes."""
+        slots, depth = self.slots, self.depth
+        single(state, self.first_head, self.logits, slots)
+        self._choose(noise, codes_out, 0, self.depth_x[slots:])
+        if self.in_one is not None:
+            single(state, self.projection, self.entries[-1:], slots)
+            self.in_one.decode(codes_out[0], noise[0], self.temperature, self.topk)
+            return
+        single(state, self.projection, self.depth_x, slots)
+        for book, places in enumerate(self._depth_places, start=1):
+            depth.run(self.depth_x, places)
+            newest = self.depth_x[places.rows - slots : places.rows]
+            single(newest, self.heads[book - 1], self.logits, slots, norm=depth.norm, eps=depth.config.norm_eps)
+            self._choose(noise, codes_out, book, self.depth_x)
+
+    def advance(self, state: Tensor, codes: Tensor, lengths: Tensor, active: Tensor) -> None:
+        """The second half: codes int64 (slots, K) to the next states, for a frame that was sampled or is given."""
+        config, flags = self.config, active.view(torch.uint8)
+        dim = config.backbone.dim
+        block = min(128, power_of_two(dim))
+        embed_kernel[(self.slots, -(-dim // block))](
+            codes,
+            self.embeddings,
+            self.x,
+            CODEBOOKS=config.num_codebooks,
+            VOCAB=config.audio_vocab_size,
+            DIM=dim,
+            BLOCK_C=power_of_two(config.num_codebooks),
+            BLOCK_D=block,
+            num_warps=4,
+        )
+        self.backbone.run(self.x, Places(self.slots, lengths, flags))
+        finish_kernel[(self.slots,)](
+            self.x,
+            self.backbone.norm,
+            state,
+            lengths,
+            flags,
+            config.backbone.norm_eps,
+            DIM=dim,
+            BLOCK_D=power_of_two(dim),
+            num_warps=4,
+        )
+
+    def _choose(self, noise: Tensor, codes: Tensor, book: int, inputs: Tensor) -> None:
+        """Sample codebook `book` from `logits`; its code's projected embedding goes to `inputs`."""
+        config = self.config
+        width = config.decoder.dim
+        choose_kernel[(self.slots,)](
+            self.logits,
+            noise,
+            self.temperature,
+            self.topk,
+            codes,
+            self.entries,
+            inputs,
+            book,
+            CODEBOOKS=config.num_codebooks,
+            VOCAB=config.audio_vocab_size,
+            DIM=width,
+            NEXT=book < config.num_codebooks - 1,
+            SHORT=self.logits.dtype == torch.bfloat16,
+            BLOCK_V=power_of_two(config.audio_vocab_size),
+            BLOCK_D=min(1_024, power_of_two(width)),
+            num_warps=8,
+        )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm.config import ModelConfig
-from csm.model.sampling import Noise, Sampling, sample
+from csm.model.sampling import RowSampling, Sampling, sample
 from csm.model.transformer import KVCache, Transformer
 
 
@@ -53,6 +53,10 @@ class CSM(nn.Module):
         text = self.text_embeddings(rows[..., -1:])
         return (torch.cat([audio, text], dim=-2) * mask.unsqueeze(-1)).sum(dim=-2)
 
+    def embed_frames(self, codes: Tensor) -> Tensor:
+        """Whole frames, int64 (B, K) -> their rows' embeddings (B, dim); what `embed_rows` gives for audio rows."""
+        return self.embed_codes(codes).sum(dim=-2)
+
     def depth_inputs(self, state: Tensor, codes: Tensor) -> Tensor:
         """Backbone states (N, dim) and codes (N, n) of codebooks 0.. -> decoder inputs (N, n + 1, decoder dim)."""
         return self.projection(torch.cat([state.unsqueeze(1), self.embed_codes(codes)], dim=1))
@@ -62,18 +66,22 @@ class CSM(nn.Module):
         hidden = self.decoder(self.depth_inputs(state, codes[:, :-1]))[:, 1:]
         return torch.einsum("nkd,kdv->nkv", hidden, self.audio_head)
 
-    def sample_frame(self, state: Tensor, sampling: Sampling, generator: Noise) -> Tensor:
-        """Backbone states (B, dim) of the newest position -> the next frame's codes, int64 (B, K).
+    def sample_frame(self, state: Tensor, sampling: Sampling | RowSampling, noise: Tensor | None) -> Tensor:
+        """Backbone states (B, dim) of the newest position and noise (B, K, V) -> the next frame's codes, int64 (B, K).
 
-        The depth decoder's cache is new in every frame.
+        The depth decoder's cache is new in every frame. Greedy sampling of all rows needs no noise.
         """
-        code = sample(self.codebook0_head(state), sampling, generator)
+
+        def draw(logits: Tensor, codebook: int) -> Tensor:
+            return sample(logits, sampling, None if noise is None else noise[:, codebook])
+
+        code = draw(self.codebook0_head(state), 0)
         codes = [code]
         cache = KVCache(self.config.decoder, self.config.num_codebooks, state.shape[0], state)
         inputs = self.depth_inputs(state, code.unsqueeze(1))
         for k in range(1, self.config.num_codebooks):
             hidden = self.decoder(inputs, cache)[:, -1]
-            code = sample(hidden @ self.audio_head[k - 1], sampling, generator)
+            code = draw(hidden @ self.audio_head[k - 1], k)
             codes.append(code)
             inputs = self.projection(self.embed_codes(code.unsqueeze(1), first_codebook=k))
         return torch.stack(codes, dim=1)

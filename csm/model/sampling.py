@@ -1,4 +1,8 @@
-"""From logits to a code: temperature, top-k, and a draw without synchronising with the device."""
+"""From logits to a code: temperature, top-k, and a draw without synchronising with the device.
+
+What is random comes in from outside: a stream draws a frame's noise at once from its own generator, so the same
+seed gives the same codes whether the stream is stepped alone, beside others, or by a CUDA graph.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ import torch
 from torch import Tensor
 
 from csm.errors import InputError
+
+USUAL_WIDTH = 64  # of the top-k that streams share: the first power of two above the usual 50
 
 
 @dataclass(frozen=True)
@@ -24,26 +30,55 @@ class Sampling:
         if self.topk < 1:
             raise InputError(f"Top-k is {self.topk}; choose a whole number of at least 1.")
 
+    @property
+    def greedy(self) -> bool:
+        return self.topk == 1
 
-Noise = torch.Generator | Sequence[torch.Generator]  # one for the batch, or one for each row of it
+
+@dataclass(frozen=True)
+class RowSampling:
+    """Each row's own temperature, float32 (B, 1), and top-k, int64 (B, 1), on the device: changing them changes no
+    shape. `width` is how many of the best logits are looked at: no row's top-k is larger, unless it is the whole
+    vocabulary. A greedy row has temperature 1, top-k 1 and noise of ones."""
+
+    temperature: Tensor
+    topk: Tensor
+    width: int
 
 
-def sample(logits: Tensor, sampling: Sampling, generator: Noise) -> Tensor:
-    """logits (B, V) -> int64 codes (B,). With a generator for each row, a row draws what it would draw alone.
+def width_for(topk: int, vocab: int) -> int:
+    """The `RowSampling.width` for rows whose largest top-k is `topk`: of two kinds only, since each is a graph."""
+    return min(USUAL_WIDTH, vocab) if topk <= USUAL_WIDTH else vocab
+
+
+def frame_noise(generators: Sequence[torch.Generator], codebooks: int, vocab: int, device: torch.device) -> Tensor:
+    """The noise of one frame, exponential with mean 1, float32 (B, K, V): one draw for each row's generator."""
+    noise = torch.empty(len(generators), codebooks, vocab, device=device)
+    for row, generator in zip(noise, generators):
+        row.exponential_(1, generator=generator)
+    return noise
+
+
+def sample(logits: Tensor, sampling: Sampling | RowSampling, noise: Tensor | None) -> Tensor:
+    """logits (B, V) and noise (B, V) -> int64 codes (B,). Greedy sampling of all rows needs no noise.
 
     Dividing probabilities by exponential noise and taking the largest draws from them exactly (the
     exponential races of the Gumbel-max trick), without the host sync of `torch.multinomial`.
     """
-    if sampling.topk == 1:
-        return logits.argmax(-1)
-    logits = logits.float() / sampling.temperature
-    if sampling.topk < logits.shape[-1]:
-        smallest = logits.topk(sampling.topk, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
-    noise = torch.empty_like(logits)
-    if isinstance(generator, torch.Generator):
-        noise.exponential_(1, generator=generator)
+    vocab = logits.shape[-1]
+    if isinstance(sampling, Sampling):
+        if sampling.greedy:
+            return logits.argmax(-1)
+        logits = logits.float() / sampling.temperature
+        if sampling.topk < vocab:
+            logits = _best(logits, logits.topk(sampling.topk, dim=-1).values[..., -1:])
     else:
-        for row, own in zip(noise, generator, strict=True):
-            row.exponential_(1, generator=own)
+        logits = logits.float() / sampling.temperature
+        ordered = logits.topk(min(sampling.width, vocab), dim=-1).values
+        logits = _best(logits, ordered.gather(-1, sampling.topk.clamp_max(ordered.shape[-1]) - 1))
+    assert noise is not None, "only greedy sampling needs no noise"
     return (logits.softmax(-1) / noise).argmax(-1)
+
+
+def _best(logits: Tensor, smallest: Tensor) -> Tensor:
+    return logits.masked_fill(logits < smallest, -torch.inf)

@@ -81,6 +81,10 @@ class KVCache:
     def positions(self) -> int:
         return self.keys.shape[3]
 
+    def ahead(self, count: int) -> Tensor:
+        """The next `count` positions, int64 (count,)."""
+        return torch.arange(self.length, self.length + count, device=self.keys.device)
+
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put (B, kv_heads, S, head_dim) behind what is there; returns all keys and values of the layer."""
         end = self.length + keys.shape[2]
@@ -89,6 +93,51 @@ class KVCache:
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class SlotCache:
+    """Keys and values of streams that differ in length, at addresses that never change: a row (slot) for each.
+
+    Shape of each: (layers, slots, kv_heads, positions + 1, head_dim). The one position more takes what rows that stand
+    still write. All of it is zero at first, because what a mask hides is still multiplied, by zero.
+    """
+
+    def __init__(self, config: TransformerConfig, positions: int, slots: int, like: Tensor) -> None:
+        shape = (config.layers, slots, config.kv_heads, positions + 1, config.head_dim)
+        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.values = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.positions = positions
+
+    def window(self, lengths: Tensor, active: Tensor, span: int) -> SlotWindow:
+        """The first `len(lengths)` slots for one step behind `lengths`, int64 (B,), all of which are below `span`
+        where `active`, bool (B,), is true."""
+        return SlotWindow(self, lengths, active, span)
+
+
+class SlotWindow:
+    """What one position more for each row of a `SlotCache` reads and writes. No shape depends on the lengths."""
+
+    def __init__(self, cache: SlotCache, lengths: Tensor, active: Tensor, span: int) -> None:
+        self._cache, self._span = cache, span
+        self._rows = torch.arange(len(lengths), device=lengths.device)
+        self._at = torch.where(active, lengths, cache.positions)
+        self._lengths = lengths.clamp_max(cache.positions - 1)
+        reach = torch.arange(span, device=lengths.device)
+        self.mask = (reach <= lengths[:, None])[:, None, None, :]
+
+    def ahead(self, count: int) -> Tensor:
+        """The next position of each row, int64 (B, 1)."""
+        return self._lengths[:, None]
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put (B, kv_heads, 1, head_dim) behind what each row has; returns keys and values up to the span."""
+        rows, own, theirs = len(self._rows), self._cache.keys[layer], self._cache.values[layer]
+        own[self._rows, :, self._at] = keys[:, :, 0]
+        theirs[self._rows, :, self._at] = values[:, :, 0]
+        return own[:rows, :, : self._span], theirs[:rows, :, : self._span]
+
+
+Cache = KVCache | SlotWindow
 
 
 class Attention(nn.Module):
@@ -106,13 +155,15 @@ class Attention(nn.Module):
         k = self.k_proj(x).unflatten(-1, (self.kv_heads, self.head_dim))
         return rotate(q, cos, sin).transpose(1, 2), rotate(k, cos, sin).transpose(1, 2)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: Cache | None) -> Tensor:
         q, k = self.queries_keys(x, cos, sin)
         v = self.v_proj(x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
-        past = 0 if cache is None else cache.length
+        past = cache.length if isinstance(cache, KVCache) else 0
         if cache is not None:
             k, v = cache.write(layer, k, v)
-        if past == 0:
+        if isinstance(cache, SlotWindow):
+            y = self._one_query(q, k, v, cache.mask)
+        elif past == 0:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, enable_gqa=True)
         elif q.shape[2] == 1:
             y = self._one_query(q, k, v)
@@ -121,10 +172,10 @@ class Attention(nn.Module):
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
         return self.output_proj(y.transpose(1, 2).flatten(2))
 
-    def _one_query(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _one_query(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """One step of decoding: the queries of a KV group share its keys, so they become one small matrix."""
         grouped = q.view(q.shape[0], self.kv_heads, -1, self.head_dim)
-        return F.scaled_dot_product_attention(grouped, k, v).view(q.shape)
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).view(q.shape)
 
 
 class FeedForward(nn.Module):
@@ -148,7 +199,7 @@ class Layer(nn.Module):
         self.mlp_norm = RMSNorm(config.dim, config.norm_eps)
         self.mlp = FeedForward(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: Cache | None) -> Tensor:
         x = x + self.attn(self.sa_norm(x), cos, sin, layer, cache)
         return x + self.mlp(self.mlp_norm(x))
 
@@ -163,12 +214,13 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.rotary = RotaryTable(config.head_dim, positions, config.rope)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """With a cache, x continues after `cache.length` positions, and the cache grows by S."""
-        start = 0 if cache is None else cache.length
-        cos, sin = self.rotary(torch.arange(start, start + x.shape[1], device=x.device))
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """With a `KVCache`, x continues after `cache.length` positions, and the cache grows by S. With the window of
+        a `SlotCache`, S is 1, each row continues behind its own length, and the lengths are left to their owner."""
+        count = x.shape[1]
+        cos, sin = self.rotary(torch.arange(count, device=x.device) if cache is None else cache.ahead(count))
         for index, layer in enumerate(self.layers):
             x = layer(x, cos, sin, index, cache)
-        if cache is not None:
-            cache.length += x.shape[1]
+        if isinstance(cache, KVCache):
+            cache.length += count
         return self.norm(x)

@@ -1,0 +1,186 @@
+"""Many streams at once: texts join a batch and leave it at any frame, and threads share one without knowing.
+
+Right above the generator, whose single stream it multiplies: the codes of a stream are those that it gives alone
+(exactly where arithmetic doesn't depend on the batch; in bfloat16 rounding does, and a draw may fall differently).
+"""
+
+from __future__ import annotations
+
+import copy
+import secrets
+import threading
+import time
+from collections.abc import Generator as Frames
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from csm.config import FRAME_SIZE, SAMPLE_RATE
+from csm.engine import Context, Engine, Lineup, Stream
+from csm.errors import InputError
+from csm.frames import Rows, Segment
+from csm.generator import ConversationFull, Generator
+from csm.model import CSM, Sampling
+
+LEAD = 12  # frames (1 s) that a stream may be ahead of the thread that takes them
+
+
+class Batch:
+    """`slots` streams that step together; those that come when it is full wait their turn. For one thread.
+
+    `ahead` frames are launched before the one that is waited for (default: one on CUDA, none elsewhere).
+    """
+
+    def __init__(self, generator: Generator, slots: int, ahead: int | None = None) -> None:
+        self.generator = generator
+        self._lineup: Lineup = generator.engine.new_lineup(slots, ahead)
+
+    @property
+    def speaking(self) -> int:
+        """Streams that have a slot."""
+        return self._lineup.speaking
+
+    @property
+    def waiting(self) -> int:
+        """Streams that wait for one."""
+        return self._lineup.waiting
+
+    def join(
+        self,
+        text: str,
+        speaker: int,
+        context: list[Segment] | None = None,
+        max_audio_length_ms: float = 90_000,
+        temperature: float | None = None,
+        topk: int | None = None,
+        seed: int | None = None,
+    ) -> Stream:
+        """Speak `text` after `context`, beginning with the next frame if a slot is free; as `Generator.stream` does.
+
+        Raises `InputError` for what can't be spoken, `ConversationFull` for what doesn't fit.
+        """
+        generator = self.generator
+        rows, sampling = generator.turn_rows(text, speaker), generator.sampling(temperature, topk)
+        if context:
+            rows = Rows.join([generator.prompt_rows(context), rows])
+        longest = int(max_audio_length_ms / 1000 * SAMPLE_RATE / FRAME_SIZE)
+        if longest < 1:
+            raise InputError("The longest length of a turn is below one frame; allow at least 80 milliseconds.")
+        return self.join_rows(rows, longest, sampling, seed)
+
+    def join_rows(
+        self, rows: Rows, longest: int, sampling: Sampling | None = None, seed: int | None = None, endless: bool = False
+    ) -> Stream:
+        """Go on after `rows` for at most `longest` frames; an `endless` stream doesn't mind zero frames.
+
+        The rows are read in when a slot is free; the others wait so long. Raises `ConversationFull`.
+        """
+        engine, positions = self.generator.engine, self.generator.config.max_positions
+        free = positions - len(rows) - 1
+        if free < 1:
+            raise ConversationFull(f"This turn doesn't fit: it needs {len(rows) + 2} of {positions} positions.")
+
+        def begin() -> Context:
+            context = engine.new_context()
+            engine.prefill(context, rows)
+            return context
+
+        noise = torch.Generator(engine.device).manual_seed(secrets.randbits(31) if seed is None else seed)
+        chosen = sampling or self.generator.sampling()
+        return self._lineup.join(Stream(begin, chosen, noise, min(longest, free), keep=False, endless=endless))
+
+    def step(self) -> dict[Stream, Tensor]:
+        """Advance everyone by one frame -> the frames, int64 (K,) on the host, by stream; the rest is in `Stream`.
+
+        Streams that end, or have spoken as long as they may, are done and free their slots. A stream whose context
+        could not be read in has `failed`, and the others don't notice.
+        """
+        return self._lineup.step()
+
+    def leave(self, stream: Stream) -> None:
+        """Take `stream` out, whether it speaks or waits; done ones stay as they are."""
+        self._lineup.leave(stream)
+
+    def finish(self) -> None:
+        """Step until everyone is done."""
+        while self.speaking or self.waiting:
+            self.step()
+
+
+def frame_seconds(generator: Generator, rows: Rows, streams: int, frames: int, warm: int = 3) -> list[float]:
+    """How long each of `frames` frames of `streams` streams takes, after `rows` and `warm` further frames.
+
+    One frame is one for every stream, so `streams` times 0.08 s of sound. Raises `ConversationFull`.
+    """
+    batch = Batch(generator, streams)
+    for seed in range(streams):
+        batch.join_rows(rows, warm + frames + 1, seed=seed, endless=True)
+    times = [time.perf_counter()]
+    for _ in range(warm + frames):
+        batch.step()
+        times.append(time.perf_counter())
+    return [after - before for before, after in zip(times[warm:-1], times[warm + 1 :])]
+
+
+@dataclass(eq=False)
+class _Pulled(Stream):
+    taken: int = 0  # frames that its thread has
+
+
+class SharedEngine(Engine):
+    """An engine whose turns are all spoken in one batch, whichever thread asks for them.
+
+    The thread that wants a frame that isn't there yet makes one for everybody; the others find theirs ready. A stream
+    whose frames nobody takes pauses after a second of sound.
+    """
+
+    def __init__(self, model: CSM, slots: int) -> None:
+        super().__init__(model)
+        self._lineup = self.new_lineup(slots)
+        self._changed = threading.Condition()
+
+    def speak(
+        self, context: Context, sampling: Sampling, generator: torch.Generator, longest: int
+    ) -> Frames[Tensor, None, None]:
+        stream, before, heard_out = _Pulled(lambda: context, sampling, generator, longest), context.length, False
+        try:
+            with self._changed:
+                self._lineup.join(stream)
+            while (frame := self._next(stream)) is not None:
+                yield frame
+            heard_out = True
+        finally:
+            with self._changed:
+                self._lineup.leave(stream)
+                self._changed.notify_all()
+            if not heard_out:  # what was spoken ahead was never taken
+                context.cache.length = before + stream.taken
+        if stream.error is not None:
+            raise stream.error
+
+    def _next(self, stream: _Pulled) -> Tensor | None:
+        with self._changed:
+            while stream.taken == len(stream.frames):
+                if stream.done:
+                    return None
+                if not self._advance() and stream.state == "waiting":
+                    self._changed.wait(0.1)  # for somebody to take a frame, or to leave
+            stream.taken += 1
+            stream.paused = False
+            self._changed.notify_all()
+            return stream.frames[stream.taken - 1]
+
+    def _advance(self) -> bool:
+        given = self._lineup.step()
+        for stream in given:
+            assert isinstance(stream, _Pulled)
+            stream.paused = len(stream.frames) - stream.taken >= LEAD
+        return bool(given)
+
+
+def shared(generator: Generator, slots: int) -> Generator:
+    """The same model, codec and voices, for threads that speak at once: up to `slots` turns step together."""
+    together = copy.copy(generator)
+    together.engine = SharedEngine(generator.engine.model, slots)
+    return together

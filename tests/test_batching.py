@@ -1,0 +1,185 @@
+"""Continuous batching: what a stream says depends on nothing but itself, whoever else joins and leaves."""
+
+import random
+import threading
+
+import pytest
+import torch
+
+from csm.batching import Batch, frame_seconds, shared
+from csm.errors import InputError
+from csm.frames import Segment
+from csm.generator import ConversationFull
+from tests.small import small_generator
+
+TEXTS = ["Hello.", "How are you?", "I am well, and I have a lot to say today.", "Yes!", "Not now, thank you."]
+
+
+def generator_that_ends(every=11, max_positions=256):
+    """A random model whose turns end at frames that their own codes decide."""
+    generator = small_generator(max_positions=max_positions)
+    model = generator.engine.model
+    sample = model.sample_frame
+
+    def sample_frame(state, sampling, noise):
+        codes = sample(state, sampling, noise)
+        return codes.masked_fill(codes[:, :1] % every == 3, 0)
+
+    model.sample_frame = sample_frame
+    return generator
+
+
+@pytest.fixture
+def generator():
+    return generator_that_ends()
+
+
+def asked(number):
+    """What stream `number` says, and how."""
+    text, seed = TEXTS[number % len(TEXTS)], 100 + number
+    options = dict(temperature=[None, 0.5, 1.5][number % 3], topk=[None, 1, 5, 40][number % 4])
+    prompt = [Segment(1, "Before.", codes=torch.randint(0, 32, (3 + number, 4)).clamp_min(1))] if number % 2 else None
+    return dict(text=text, speaker=number % 3, context=prompt, max_audio_length_ms=1600, seed=seed, **options)
+
+
+@pytest.mark.parametrize("schedule", range(4))
+def test_a_streams_codes_are_those_it_gives_alone_whoever_joins_and_leaves(generator, schedule):
+    chance = random.Random(schedule)
+    torch.manual_seed(schedule)
+    batch = Batch(generator, slots=3, ahead=schedule % 2)
+    coming = [asked(number) for number in range(8)]
+    expected = [generator.generate_codes(**options) for options in coming]
+    streams, given, left = [], {}, set()
+    while len(streams) < len(coming) or batch.speaking or batch.waiting:
+        if len(streams) < len(coming) and chance.random() < 0.4:
+            streams.append(batch.join(**coming[len(streams)]))
+        for stream, codes in batch.step().items():
+            given.setdefault(stream, []).append(codes)
+        if streams and chance.random() < 0.05:
+            stream = chance.choice(streams)
+            left.add(stream) if not stream.done else None
+            batch.leave(stream)
+        assert batch.speaking <= 3
+    for stream, whole in zip(streams, expected):
+        codes = torch.stack(given[stream]) if stream in given else torch.zeros(0, 4, dtype=torch.int64)
+        assert torch.equal(codes, whole[: len(codes)])
+        if stream in left:
+            assert stream.state == "stopped"
+        else:
+            assert len(codes) == len(whole) and stream.state == ("capped" if len(whole) == 20 else "ended")
+    assert {"ended", "capped"} & {stream.state for stream in streams}
+
+
+def test_a_full_batch_queues_and_serves_first_come_first_served(generator):
+    batch = Batch(generator, slots=2)
+    streams = [batch.join("Hello.", 0, max_audio_length_ms=400, seed=seed) for seed in range(5)]
+    assert (batch.speaking, batch.waiting) == (0, 5)
+    batch.step()
+    assert batch.waiting == 3 and [stream.state for stream in streams[2:]] == ["waiting"] * 3
+    batch.leave(streams[3])
+    batch.finish()
+    assert streams[3].state == "stopped" and not len(streams[3].codes)
+    assert all(stream.state in ("ended", "capped") for stream in streams if stream is not streams[3])
+
+
+def test_one_bad_stream_disturbs_no_other(generator, monkeypatch):
+    batch = Batch(generator, slots=3)
+    good = batch.join("Hello.", 0, max_audio_length_ms=1600, seed=100)
+    with pytest.raises(ConversationFull, match="doesn't fit"):
+        batch.join("word " * 60, 0)
+    with pytest.raises(InputError, match="nothing to say"):
+        batch.join("...", 0)
+    with pytest.raises(InputError, match="at least 80 milliseconds"):
+        batch.join("Hi.", 0, max_audio_length_ms=10)
+    batch.step()
+    prefill = generator.engine.prefill
+
+    def out_of_memory(context, rows):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(generator.engine, "prefill", out_of_memory)
+    bad = batch.join("Hello.", 0, seed=1)
+    batch.step()
+    monkeypatch.setattr(generator.engine, "prefill", prefill)
+    early = batch.join("Hello.", 0, seed=2)
+    batch.step()
+    batch.leave(early)
+    batch.leave(early)
+    batch.finish()
+    assert (bad.state, str(bad.error), early.state) == ("failed", "out of memory", "stopped")
+    expected = generator.generate_codes("Hello.", 0, max_audio_length_ms=1600, seed=100)
+    assert torch.equal(good.codes, expected)
+
+
+def test_a_stream_that_may_use_the_whole_memory_stops_at_its_end():
+    generator = small_generator(max_positions=64)
+    batch = Batch(generator, slots=2, ahead=1)
+    long, short = batch.join("Hello.", 0, seed=1), batch.join("Hi.", 1, max_audio_length_ms=400, seed=2)
+    batch.finish()
+    assert long.state == short.state == "capped" and len(short.codes) == 5
+    assert len(generator.turn_rows("Hello.", 0)) + len(long.codes) + 1 == 64
+    assert torch.equal(long.codes, generator.generate_codes("Hello.", 0, seed=1))
+
+
+def test_timing_a_batch_times_every_frame_even_past_a_streams_end():
+    generator = generator_that_ends(every=2)
+    times = frame_seconds(generator, generator.turn_rows("Hello.", 0), streams=3, frames=6)
+    assert len(times) == 6 and all(seconds > 0 for seconds in times)
+
+
+def test_eight_threads_share_a_batch_and_each_hears_its_own_conversation(generator):
+    together = shared(generator, slots=3)
+
+    def converse(speaking, number):
+        conversation = speaking.conversation(seed=100 * number)
+        return [conversation.say(TEXTS[(number + turn) % 5], turn, max_audio_length_ms=800) for turn in range(2)]
+
+    found: dict = {}
+
+    def run(number):
+        found[number] = converse(together, number)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join(120) for thread in threads]
+    for number in range(8):
+        for turn, expected in zip(found[number], converse(generator, number), strict=True):
+            assert turn.state == expected.state and torch.equal(turn.codes, expected.codes)
+
+
+def test_a_thread_that_stops_taking_frames_holds_up_nobody():
+    generator = small_generator()
+    together = shared(generator, slots=2)
+    slow = together.stream("I am slow.", 0, max_audio_length_ms=8000, seed=1)
+    first = next(slow)
+    options = dict(text="I am quick.", speaker=1, max_audio_length_ms=4000, seed=2)
+    assert torch.equal(together.generate_codes(**options), generator.generate_codes(**options))
+    (stream,) = together.engine._lineup._speaking.values()
+    assert stream.paused and len(stream.frames) < 20
+    assert sum(map(len, [first, *slow])) == 100 * 1920
+
+
+def test_a_shared_turn_that_is_closed_early_frees_its_slot_and_the_conversation_goes_on():
+    generator = small_generator()
+    spoken = []
+    for speaking in (generator, shared(generator, slots=1)):
+        conversation = speaking.conversation(seed=1)
+        stream = conversation.stream("Hello.", 0, max_audio_length_ms=4000)
+        next(stream), next(stream)
+        stream.close()
+        spoken.append([turn.codes for turn in (*conversation.turns, conversation.say("Go on.", 0, 800))])
+    assert all(torch.equal(*pair) for pair in zip(*spoken))
+
+
+def test_what_was_spoken_ahead_of_a_thread_that_closes_its_turn_is_forgotten():
+    generator = small_generator()
+    together = shared(generator, slots=2)
+    spoken = []
+    for speaking in (generator, together):
+        conversation = speaking.conversation(seed=1)
+        stream = conversation.stream("Hello.", 0, max_audio_length_ms=600)
+        next(stream)
+        speaking.generate_codes("Meanwhile.", 1, max_audio_length_ms=1600, seed=2)  # to the other's end, and beyond
+        stream.close()
+        spoken.append([turn.codes for turn in (*conversation.turns, conversation.say("Go on.", 0, 800))])
+    assert len(spoken[0][0]) == 1 and all(torch.equal(*pair) for pair in zip(*spoken))

@@ -1,0 +1,209 @@
+"""The `bench` command: which model in which precisions, what is timed, and where the figures go."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from csm.bench.accuracy import quantisation_loss
+from csm.bench.figures import Figures, bench, compared, weights_name
+from csm.bench.machine import copy_bandwidth
+from csm.bench.measure import FRAME_SECONDS, Workload, context_at, stepped
+from csm.bench.report import FOLDER, save, table
+from csm.checkpoint import Loaded
+from csm.codec import build_codec
+from csm.config import PRESETS
+from csm.errors import InputError
+from csm.frames import Segment
+from csm.generator import Generator, load
+from csm.model import CSM
+from csm.model.packed import EXACT, PACKINGS, in_precision, reading_precision
+from csm.text import ByteTokenizer
+from csm.voices import load_prompt, shipped_voices
+
+PEER_POSITIONS = 64
+PEER_SECONDS = 12.0  # for each of those compared, all rounds together
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="preset, folder or hub id (default: as everywhere)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+    parser.add_argument("--random", action="store_true", help="random weights in the preset's sizes, to time them only")
+    parser.add_argument(
+        "--weights", help=f"one or more of {', '.join((*EXACT, *PACKINGS))}, separated by commas (default: the model's)"
+    )
+    parser.add_argument(
+        "--peer", choices=["transformers"], help="also time this library's CSM on the same weights, in turn with ours"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="how often each thing is timed (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=50, help="frames for each frame time (default: %(default)s)")
+    parser.add_argument(
+        "--contexts", default="64,600,1800", help="positions in use at which frames are timed (default: %(default)s)"
+    )
+    parser.add_argument("--batches", default="1,4,16,64", help="streams that step together (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=20, help="turns of the long conversation (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument(
+        "--save",
+        nargs="?",
+        const=str(FOLDER),
+        metavar="FOLDER",
+        help="keep figures, table and plot (default: where the README shows them)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table and, as the last line, the figures as JSON. Raises `InputError`."""
+    workload = _workload(arguments)
+    names = _names(arguments)
+    if arguments.peer and importlib.util.find_spec("transformers") is None:
+        raise InputError("transformers is not installed: install it, or leave --peer out.")
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise InputError("At least one thread is needed.")
+        torch.set_num_threads(arguments.threads)
+    generators = _generators(arguments, names)
+    figures = measured(generators, workload, arguments.peer is not None)
+    print(table(figures))
+    if arguments.save:
+        print(save(Path(arguments.save), figures))
+    print(f"\n{json.dumps(figures)}")
+    return 0
+
+
+def measured(generators: dict[str, Generator], workload: Workload, peer: bool = False) -> Figures:
+    """The first generator's figures, and under `runs` those of each, by its weights. With `peer`, how they compare."""
+    first = next(iter(generators.values()))
+    bandwidth = copy_bandwidth(first.device)
+    runs: dict[str, Figures] = {}
+    for number, (name, generator) in enumerate(generators.items(), 1):
+        print(f"Timing {generator.model_name} in {name}.", file=sys.stderr)
+        last = number == len(generators)
+        fitted = workload if last else replace(workload, turns=0)  # the long conversation, once
+        runs[name] = bench(generator, fitted, bandwidth)
+    figures = {**next(iter(runs.values())), "runs": runs}
+    for name, generator in generators.items():
+        if name in PACKINGS and first is not generator:
+            loss = quantisation_loss(first, generator, workload.prompts)
+            runs[name]["loss"] = {key: round(value, 6) for key, value in loss.items()} | {
+                "against": weights_name(first)
+            }
+    if peer:
+        figures["peer"] = _against_transformers(generators, workload)
+    return figures
+
+
+def random_generator(preset: str, device: str = "auto", dtype: torch.dtype = torch.float32) -> Generator:
+    """A preset with random weights and byte text, to time sizes whose weights aren't here. Its speech is noise.
+
+    Raises `InputError` for an unknown preset.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"--random builds a preset: choose one of {', '.join(PRESETS)}.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = PRESETS[preset]
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = CSM(config).to(dtype)
+    model.to_empty(device=device)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1)
+            else:
+                inputs = parameter.shape[-2 if name == "audio_head" else -1]
+                parameter.uniform_(-(inputs**-0.5), inputs**-0.5)
+    codec = build_codec(config.codec)
+    for name, buffer in codec.module.named_buffers():
+        if name.endswith("embedding_sum"):  # moshi's codebooks are zero until they are loaded
+            buffer.normal_()
+    loaded = Loaded(f"{preset} (random weights)", model, codec, ByteTokenizer())
+    return Generator(loaded, torch.device(device))
+
+
+def variant(base: Generator, weights: str) -> Generator:
+    """The same model with its matrices in another precision; what can be shared with `base` is. Raises `InputError`."""
+    if weights == weights_name(base):
+        return base
+    reading_precision(weights, None, base.device)
+    made = in_precision(base.engine.model, weights, keep=True)
+    return Generator(Loaded(base.model_name, made, base.codec, base.tokenizer), base.device)
+
+
+def _workload(arguments: argparse.Namespace) -> Workload:
+    if arguments.repeats < 1:
+        raise InputError("There is nothing to time: ask for at least one repeat.")
+    if arguments.frames < 3:
+        raise InputError("Ask for at least three frames: fewer say nothing.")
+    voice = next(iter(shipped_voices().values()), None)
+    if voice is None:
+        raise InputError("There is no shipped voice to start from: the folder prompts is empty.")
+    prompt = Segment(speaker=0, text=voice.transcript, audio=load_prompt(voice))
+    return Workload(
+        prompts=[prompt],
+        repeats=arguments.repeats,
+        frames=arguments.frames,
+        contexts=_numbers(arguments.contexts, "--contexts"),
+        batches=_numbers(arguments.batches, "--batches"),
+        turns=max(0, arguments.turns),
+    )
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        numbers = (0,)
+    if any(number < 1 for number in numbers):
+        raise InputError(f"{option} {text} can't be read: write whole numbers with commas between, such as 1,4,16.")
+    return numbers
+
+
+def _names(arguments: argparse.Namespace) -> list[str]:
+    names = [name.strip() for name in (arguments.weights or "").split(",") if name.strip()]
+    for name in names:
+        if name not in EXACT and name not in PACKINGS:
+            raise InputError(f"Weights can't be {name!r}: choose among {', '.join((*EXACT, *PACKINGS))}.")
+    return list(dict.fromkeys(names))
+
+
+def _generators(arguments: argparse.Namespace, names: list[str]) -> dict[str, Generator]:
+    """The model in each precision; the first is the one that others are packed from and compared with."""
+    large = torch.float32 if names == ["float32"] or not names else torch.bfloat16
+    if arguments.random:
+        base = random_generator(arguments.model or "nano", arguments.device, large)
+    else:
+        base = load(arguments.model, arguments.device, dtype=large if names else None)
+    made = {name: variant(base, name) for name in names} or {weights_name(base): base}
+    if any(name in PACKINGS for name in made) and weights_name(base) not in made:
+        made = {weights_name(base): base} | made
+    return made
+
+
+def _against_transformers(generators: dict[str, Generator], workload: Workload) -> Figures:
+    from csm.bench.peer import Peer, alternate
+
+    print("Timing transformers beside it.", file=sys.stderr)
+    exact = next((each for name, each in generators.items() if name in EXACT), None)
+    if exact is None:
+        raise InputError("transformers can't read packed weights: compare with float32 or bfloat16 among --weights.")
+    peer = Peer(exact.engine.model)
+    context, noise = context_at(exact, PEER_POSITIONS), torch.Generator(exact.device)
+    seconds = min(stepped(exact, lambda: exact.engine.step(context, exact.sampling(), noise), 3))
+    rounds = max(2, min(workload.repeats, 3))
+    frames = max(3, min(workload.frames, int(PEER_SECONDS / rounds / max(seconds, FRAME_SECONDS / 100))))
+    found = compared(alternate(peer, generators, PEER_POSITIONS, frames, rounds))
+    return {
+        "library": f"transformers {peer.version}",
+        "weights": "bfloat16",
+        "positions": PEER_POSITIONS,
+        "rounds": rounds,
+        **found,
+    }

@@ -1,0 +1,147 @@
+"""Packed weights: the same model, nearly the same numbers, in half or a quarter of the memory."""
+
+import pytest
+import torch
+
+from csm import Segment, load
+from csm.cli import main
+from csm.config import ModelConfig, SpectralConfig, TransformerConfig
+from csm.engine import Engine
+from csm.errors import InputError
+from csm.frames import audio_rows
+from csm.model import CSM, Sampling
+from csm.model.packed import (
+    PACKINGS,
+    FineInt8Linear,
+    HalfLinear,
+    Int8Linear,
+    check_packing,
+    packed,
+    reading_precision,
+    rounded_by_kernels,
+)
+
+if "fbgemm" not in torch.backends.quantized.supported_engines:
+    pytest.skip("packed weights are for x86 CPUs", allow_module_level=True)
+
+SMALL = TransformerConfig(layers=2, dim=64, heads=4, kv_heads=2, mlp_dim=96)
+CONFIG = ModelConfig(SMALL, SMALL, SpectralConfig(num_codebooks=4, codebook_size=32), 258, 35, "bytes", 128)
+
+
+@pytest.fixture(scope="module")
+def model() -> CSM:
+    return random_model(0)
+
+
+def random_model(seed: int) -> CSM:
+    """With weights large enough to be of an opinion."""
+    torch.manual_seed(seed)
+    model = CSM(CONFIG).requires_grad_(False).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(std=0.15)
+    return model
+
+
+def divergence(model: CSM, other: CSM) -> torch.Tensor:
+    """KL of each of 40 frames' four distributions from one model's to the other's, (40, 4)."""
+    codes = torch.randint(0, 32, (40, 4), generator=torch.Generator().manual_seed(1))
+    rows = audio_rows(codes)
+    logs = []
+    with torch.inference_mode():
+        for each in (model, other):
+            states = each.backbone(each.embed_rows(rows.ids[None], rows.mask[None]))[0]
+            first = each.codebook0_head(states)[:, None]
+            logs.append(torch.cat([first, each.depth_logits(states, codes)], dim=1).double().log_softmax(-1))
+    return (logs[0].exp() * (logs[0] - logs[1])).sum(-1)
+
+
+@pytest.mark.parametrize(("packing", "bound"), [("float16", 1e-5), ("int8", 5e-3)])
+def test_a_packed_model_predicts_nearly_the_same_codes(model, packing, bound):
+    found = divergence(model, packed(model, packing, keep=True)).mean()
+    assert 0 < found < bound
+    assert divergence(model, random_model(1)).mean() > 100 * bound, "or the bound says nothing"
+
+
+@pytest.mark.parametrize("kind", [HalfLinear, Int8Linear, FineInt8Linear])
+def test_a_row_s_result_does_not_depend_on_the_rows_beside_it(kind):
+    torch.manual_seed(0)
+    linear = kind(torch.randn(48, 64))
+    x = torch.randn(3, 5, 64) * torch.tensor([1.0, 100.0, 0.01])[:, None, None]
+    together = linear(x)
+    assert together.shape == (3, 5, 48) and together.dtype == torch.float32
+    alone = torch.stack([linear(row[None])[0] for row in x.flatten(0, 1)]).view(3, 5, 48)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-4 if kind is HalfLinear else 1e-6)
+
+
+def test_int8_is_near_the_exact_product_two_digits_are_nearer_and_zeros_stay_zeros():
+    torch.manual_seed(0)
+    weight, x = torch.randn(256, 512) * torch.logspace(-3, 3, 256)[:, None], torch.randn(4, 512)
+    x[:, 0] = 100  # one number that makes the others small
+    off = {}
+    for kind in (Int8Linear, FineInt8Linear):
+        linear, exact = kind(weight), x @ weight.T
+        off[kind] = ((linear(x) - exact).norm(dim=0) / exact.norm(dim=0)).median()
+        assert not linear(torch.zeros(1, 512)).any()
+    assert off[FineInt8Linear] < 0.01 < 2 * off[FineInt8Linear] + 0.01 < off[Int8Linear] < 0.2
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_model_steps_like_any_other(model, packing, dtype):
+    engine = Engine(packed(random_model(0).to(dtype), packing))
+    context = engine.new_context()
+    codes = torch.randint(1, 32, (9, 4))
+    engine.prefill(context, audio_rows(codes))
+    frames = [engine.step(context, Sampling(), torch.Generator().manual_seed(k)) for k in range(3)]
+    assert all(frame.shape == (4,) and 0 <= int(frame.min()) <= int(frame.max()) < 35 for frame in frames)
+    assert context.cache.keys.dtype == torch.float32 and context.length == 12
+
+
+def test_packing_leaves_no_second_copy_behind():
+    model = random_model(0)
+    made = packed(model, "int8")
+    assert {name for name, _ in model.named_parameters() if "norm" not in name} == {
+        "text_embeddings.weight",
+        "audio_embeddings.weight",
+    }
+    assert made.text_embeddings.weight is model.text_embeddings.weight
+
+
+def test_nano_in_int8_says_valid_codes_and_hears_its_prompt(tmp_path):
+    generator = load("nano", "cpu", weights="int8")
+    prompt = Segment(0, "Hi there.", codes=torch.randint(0, 512, (12, generator.config.num_codebooks)))
+    codes = generator.generate_codes("Hello.", 0, context=[prompt], max_audio_length_ms=400, seed=1)
+    assert codes.shape[1] == generator.config.num_codebooks
+    assert len(codes) and 0 <= int(codes.min()) <= int(codes.max()) < generator.config.audio_vocab_size
+
+
+def test_weights_can_be_chosen_by_name():
+    assert load("nano", "cpu", weights="bfloat16").engine.model.projection.weight.dtype == torch.bfloat16
+    assert load("nano", "cpu").engine.model.projection.weight.dtype == torch.float32
+
+
+def test_the_environment_can_choose_the_weights(monkeypatch):
+    monkeypatch.setenv("CSM_WEIGHTS", "int8")
+    assert load("nano", "cpu").engine.model.packing == "int8"
+
+
+def test_weights_that_do_not_exist_are_refused_in_one_sentence(tmp_path, capsys):
+    with pytest.raises(InputError, match="choose float32, bfloat16, float16 or int8"):
+        load("nano", "cpu", weights="int4")
+    with pytest.raises(InputError, match="x86 CPUs"):
+        check_packing("int8", torch.device("cuda"))
+    script, out = tmp_path / "script.txt", tmp_path / "out.wav"
+    script.write_text("A: Hi.")
+    assert main(["generate", "--script", str(script), "--out", str(out), "--model", "nano", "--weights", "odd"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not out.exists()
+
+
+def test_on_a_gpu_eight_bits_are_the_kernels_business():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert reading_precision("int8", None, gpu) == reading_precision("float8", None, gpu) == torch.bfloat16
+    assert rounded_by_kernels("float8", gpu) and not rounded_by_kernels("int8", cpu)
+    with pytest.raises(InputError, match="for x86 CPUs"):
+        reading_precision("float16", None, gpu)
+    with pytest.raises(InputError, match="can't be 'float8'"):
+        reading_precision("float8", None, cpu)

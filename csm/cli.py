@@ -77,7 +77,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     settings = Settings(
         arguments.seed, arguments.temperature, arguments.topk, arguments.max_turn_seconds, arguments.takes
     )
-    generator = load(arguments.model, arguments.device, adapter=arguments.adapter)
+    generator = load(arguments.model, arguments.device, adapter=arguments.adapter, weights=arguments.weights)
     session = Session(lines, voices, settings)
 
     for event in session.speak(generator, judges=installed_judges() if settings.takes > 1 else NOBODY, live=False):
@@ -194,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--json", metavar="FILE", help="write the report here, - for standard output")
     generate.add_argument("--adapter", metavar="FOLDER", help="a PEFT adapter to merge, a folder or a hub id")
+    generate.add_argument("--weights", help="float32, bfloat16, or on a CPU float16 or int8 (default: CSM_WEIGHTS)")
     _model_options(generate)
     generate.set_defaults(run=_generate)
 

@@ -187,7 +187,8 @@ class Environment:
     """The environment variables that the program reads, read here and nowhere else.
 
     CSM_FALLBACK names the hub ids, separated by commas, that may stand in for the gated model; `none` forbids it.
-    CSM_API_KEY is what programs must send to the app's `/v1` routes; without it those are open.
+    CSM_API_KEY is what programs must send to the app's `/v1` routes; without it those are open. CSM_WEIGHTS is the
+    precision of the language model's matrices, such as int8; without it `load` decides.
     """
 
     model: str | None
@@ -196,6 +197,7 @@ class Environment:
     watermark_key: str | None
     fallback: tuple[str, ...]
     api_key: str | None
+    weights: str | None = None
 
     @classmethod
     def read(cls) -> Environment:
@@ -207,6 +209,7 @@ class Environment:
             watermark_key=os.environ.get("CSM_WATERMARK_KEY") or None,
             fallback=tuple(name for name in names if name and name != "none"),
             api_key=os.environ.get("CSM_API_KEY") or None,
+            weights=os.environ.get("CSM_WEIGHTS") or None,
         )
 
     def __repr__(self) -> str:  # a token must not reach a log

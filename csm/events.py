@@ -37,6 +37,12 @@ class Settings:
         if not 1 <= self.takes <= MOST_TAKES:
             raise InputError(f"The number of takes is {self.takes}; choose between 1 and {MOST_TAKES}.")
 
+    @property
+    def drawing(self) -> str:
+        """In words, how codes are drawn with these settings, the seed aside."""
+        temperature, topk = ("the model's" if value is None else value for value in (self.temperature, self.topk))
+        return f"temperature {temperature}, top-k {topk}"
+
 
 USUAL = Settings()
 
@@ -46,7 +52,9 @@ class TurnReport:
     """One turn of the report; `start` and `end` are seconds in the finished conversation, exact to the sample.
 
     `trimmed` seconds of trailing silence were left out of the sound: `frames` * 0.08 s = end - start + trimmed.
-    `seed` and `reason` are those of the take that was kept, out of `takes`.
+    `seed` and `reason` are those of the take that was kept, out of `takes`; it heard the turns from number
+    `heard_from` (from 0) on. `stale`: what it heard has changed since; `other_settings`: the seed, the temperature or
+    top-k that it was drawn with.
     """
 
     speaker: str
@@ -61,6 +69,8 @@ class TurnReport:
     takes: int = 1
     reason: str = ""
     stale: bool = False
+    heard_from: int = 0
+    other_settings: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,7 @@ class TurnFinished:
 @dataclass(frozen=True)
 class Performed:
     """`audio` float32 (num_samples,) at 24 kHz is the whole conversation, marked once; `report` is plain JSON data,
-    with a `notice` when not all of the script could be spoken. `session` is who spoke."""
+    with a `notice` when the oldest turns left the window on the way. `session` is who spoke."""
 
     audio: Tensor
     report: dict[str, Any]

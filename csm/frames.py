@@ -6,6 +6,7 @@ column is in use; in an audio row, all but the last.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,11 +69,62 @@ def segment_rows(tokenizer: Tokenizer, segment: Segment, codes: Tensor) -> Rows:
     return Rows.join([text_rows(tokenizer, segment.text, segment.speaker, codes.shape[1]), audio_rows(ended)])
 
 
+def frames_in(seconds: float) -> int:
+    """How many whole frames of 80 ms there are in `seconds`; a float's rounding costs none (20.56 s are 257)."""
+    return int(round(seconds * FRAME_RATE, 6))
+
+
+def room_for(text: str, text_positions: int) -> int:
+    """Positions to keep free for a turn that is still to be spoken: its text, its frames and the zero frame.
+
+    2 s and 0.16 s a letter are more than twice what calm speech takes (0.07 s), so that a full window all but never
+    cuts a turn short. It depends on the text alone: a conversation that is read in again slides at the same turns.
+    """
+    return text_positions + 25 + 2 * max(len(text.strip()), text_positions) + 1
+
+
 @dataclass(frozen=True)
 class Budget:
     """How many positions a model has, and what fits into them."""
 
     positions: int
+
+    def leaving(self, prompts: int, turns: Sequence[int], needed: int) -> int:
+        """How many of the oldest `turns` leave, so that `needed` positions are free behind `prompts` and the rest.
+
+        `turns` are the positions of each turn that is heard now, oldest first. None leaves while all fit. Then the
+        newest turns stay that fit into half of the B positions beside the prompts; the last one stays, if there is
+        room for it, even when it is longer than that half.
+
+        Why half: the turns that stay are read in once more, at most B/2 positions, and about the B/2 that became free
+        are spoken before that happens again. So past the window a position costs about one further position of
+        prefill, many times cheaper than the step that made it. Letting only the oldest turn leave would read in
+        nearly all B positions at every turn: for 15 turns to a window 14 times as much. Keeping a quarter would save
+        two thirds of what half costs, but a turn might then hear half as much. With CSM-1B and two voices of 10 s
+        (B = 1 700) a slide comes about every 45 s of speech and reads in at most 850 positions.
+        """
+        room = self.positions - prompts
+        if sum(turns) + needed <= room:
+            return 0
+        stay = kept = 0
+        for size in reversed(turns):
+            kept += size
+            if kept + needed > room or (stay and kept > room // 2):
+                break
+            stay += 1
+        return len(turns) - stay
+
+    def check_turn(self, text: str, text_positions: int, prompts: int, longest: int, name: str = "This turn") -> None:
+        """Raise `InputError` when a turn of at most `longest` frames does not fit even alone behind `prompts`.
+
+        Speech faster than 25 letters a second does not exist: that much must fit, or its end could never be heard.
+        """
+        room = self.positions - prompts
+        if room - text_positions - 1 < max(1, min(longest, len(text.strip()) // 2)):
+            raise InputError(
+                f"{name} is too long: its text takes {text_positions} positions, and text and speech together have "
+                f"{max(0, room)} beside the voices; split it into several turns."
+            )
 
     def seconds_that_fit(self, text_positions: int, used: int = 0, reserve: int = 0) -> float:
         """Seconds of audio beside `text_positions` ids, the zero frame and `reserve` further positions."""

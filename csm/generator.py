@@ -5,7 +5,6 @@ There is one way in which sound is made, `Conversation.stream`; everything else 
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,22 +16,25 @@ from torch import Tensor
 
 from csm.checkpoint import HUB_MODEL, Loaded, load_model
 from csm.codec import Codec
-from csm.config import FRAME_SIZE, PRESETS, SAMPLE_RATE, Environment, ModelConfig
-from csm.engine import Context, Engine, Snapshot
+from csm.config import PRESETS, SAMPLE_RATE, Environment, ModelConfig
+from csm.engine import Context, Engine
 from csm.errors import InputError
-from csm.frames import Budget, Rows, Segment, audio_rows, segment_rows, text_rows
+from csm.frames import Budget, Rows, Segment, frames_in, room_for
 from csm.model import Sampling
-from csm.text import turn_text
+from csm.model.packed import in_precision, reading_precision, rounded_by_kernels
+from csm.prompts import Prompts
+from csm.recent import Recent
 from csm.voices import Voice, official_voices, shipped_voices
+from csm.window import Window
 
 LONGEST_CHUNK = 8  # frames; the first chunk is one frame, each next one twice as long up to this
-ROOM_FOR_A_TURN = 160  # positions that prompts must leave: a sentence of 100 letters and 5 s of speech
+PROMPT_CONTEXTS = 32, 128 << 20  # how many, and their bytes; two voices of 10 s are 11 MB of CSM-1B's KV cache
 
 Stop = Callable[[], bool]  # asked again and again; True ends the turn with what was made
 
 
 class ConversationFull(InputError):
-    """The position budget is used up: the turn asked for no longer fits."""
+    """The positions are used up, and this conversation keeps all its turns: the turn asked for no longer fits."""
 
 
 @dataclass
@@ -40,6 +42,8 @@ class Turn:
     """One spoken turn. `codes` int64 (frames, K) are the truth; `audio` float32 (1920 frames,) is their sound.
 
     `state` is `ended` (by the model), `capped` (by the longest length or the budget) or `stopped` (by the caller).
+    It takes `positions`: text, frames and the zero frame. Turn number `heard_from` (from 0) is the first that it heard:
+    those before had left the window.
     """
 
     speaker: int
@@ -48,32 +52,35 @@ class Turn:
     audio: Tensor
     state: str
     positions_prefilled: int
-    before: Snapshot
+    positions: int
+    heard_from: int
 
 
 class Conversation:
     """One growing context: prompts first, then turns, each of which hears all that came before.
 
-    A turn prefills its own text and nothing else. Not for use from two threads at once.
+    A turn prefills its own text and nothing else. When the model's positions are full, the oldest turns leave, the
+    prompts stay where they are, and the turns that stay are prefilled once more behind them; `turns` keeps all.
+    Without `slide` the turn is refused instead. Not for use from two threads at once.
     """
 
-    def __init__(self, generator: Generator, prompts: list[Segment], seed: int | None) -> None:
+    def __init__(self, generator: Generator, prompts: list[Segment], seed: int | None, slide: bool = True) -> None:
         self.generator = generator
         self.seed = secrets.randbits(31) if seed is None else seed
+        self.slide = slide
         self.turns: list[Turn] = []
-        self._context: Context = generator.engine.new_context()
-        self._unread: Rows | None = None
-        if prompts:
-            self._unread = generator.prompt_rows(prompts)
+        rows = generator.prompt_rows(prompts) if prompts else None
+        self._window = Window(generator.engine, rows, self.turns, generator.turn_rows, generator.prompt_contexts)
+        self._context = self._window.context
 
     @property
     def positions_used(self) -> int:
-        """Positions in use, prompts that wait for the first turn included."""
-        return self._context.length + (len(self._unread) if self._unread else 0)
+        """Positions in use, what waits to be read in with the next turn included; at most as many as the model has."""
+        return self._window.used
 
     @property
     def positions_prefilled(self) -> int:
-        """Positions read in so far, in all; what was sampled doesn't count."""
+        """Positions read in so far, in all, copied prompts included; what was sampled doesn't count."""
         return self._context.prefilled
 
     def say(
@@ -103,28 +110,32 @@ class Conversation:
         """Chunks of float32 samples at 24 kHz as they are made. The turn is in `turns` once the iterator ends;
         closing the iterator early keeps what was made, as `stopped`, and so does `stop`, asked at every frame.
 
-        Raises `InputError` for a text that can't be spoken, `ConversationFull` when the turn doesn't fit.
+        Raises `InputError` for a text that can't be spoken or is too long for the model, and `ConversationFull` when
+        the turn no longer fits and no other may leave.
         """
         generator, context = self.generator, self._context
         sampling = generator.sampling(temperature, topk)
-        before, prefilled, longest = self._begin(text, speaker, max_audio_length_ms)
+        prefilled = context.prefilled
+        text_positions, longest = self._begin(text, speaker, max_audio_length_ms)
         noise = self._noise(seed)
 
         decoder = generator.codec.stream()
+        speaking = generator.engine.speak(context, sampling, noise, longest)
         frames: list[Tensor] = []
         chunks: list[Tensor] = []
         state, sent, chunk = "stopped", 0, 1
 
         def decoded(upto: int) -> Tensor:
-            chunks.append(decoder.push(torch.stack(frames[sent:upto])).cpu())
+            with generator.engine.decoding():
+                chunks.append(decoder.push(torch.stack(frames[sent:upto]).to(generator.device)).cpu())
             return chunks[-1]
 
         try:
             while len(frames) < longest:
                 if stop():
                     break
-                frame = generator.engine.step(context, sampling, noise)
-                if not frame.any():
+                frame = next(speaking, None)
+                if frame is None:
                     state = "ended"
                     break
                 frames.append(frame)
@@ -136,16 +147,19 @@ class Conversation:
             if sent < len(frames):
                 wave, sent = decoded(len(frames)), len(frames)
                 yield wave
-            chunks.append(decoder.flush().cpu())
+            with generator.engine.decoding():
+                chunks.append(decoder.flush().cpu())
             if len(chunks[-1]):
                 yield chunks[-1]
         finally:
+            speaking.close()
             if state != "ended":
                 generator.engine.close(context)
             k = generator.config.num_codebooks
             codes = torch.stack(frames).cpu() if frames else torch.zeros(0, k, dtype=torch.int64)
             audio = torch.cat(chunks) if chunks else torch.zeros(0)
-            self.turns.append(Turn(speaker, text, codes, audio, state, context.prefilled - prefilled, before))
+            read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
+            self.turns.append(Turn(speaker, text, codes, audio, state, read, positions, self._window.heard_from))
 
     def say_best(
         self,
@@ -164,7 +178,8 @@ class Conversation:
         from what it gives alone by no more than rounding does. Raises what `stream` raises.
         """
         engine, context, sampling = self.generator.engine, self._context, self.generator.sampling(temperature, topk)
-        before, prefilled, longest = self._begin(text, speaker, max_audio_length_ms)
+        prefilled = context.prefilled
+        text_positions, longest = self._begin(text, speaker, max_audio_length_ms)
         try:
             noise = [self._noise(seed) for seed in seeds]
             fork = engine.fork(context, len(seeds), longest)
@@ -185,12 +200,13 @@ class Conversation:
             read = context.prefilled - prefilled
             turns = []
             for codes, end, state in zip(made, ends, states):
-                codes = codes[:end].clone()
-                turns.append(Turn(speaker, text, codes, self.generator.decode(codes), state, read, before))
+                codes, audio = codes[:end].clone(), self.generator.decode(codes[:end])
+                positions = text_positions + end + 1
+                turns.append(Turn(speaker, text, codes, audio, state, read, positions, self._window.heard_from))
             chosen = choose(turns)
             engine.adopt(context, fork, chosen, ends[chosen])
         except BaseException:
-            context.rewind(before)
+            self._window.step_back()
             raise
         self.turns.append(turns[chosen])
         return turns
@@ -198,35 +214,44 @@ class Conversation:
     def hear(self, text: str, speaker: int, codes: Tensor) -> Turn:
         """Take in a turn that was spoken earlier: its codes int64 (frames, K) are read in with the next turn's text.
 
-        The turn's `audio` stays empty. Raises `ConversationFull` when it doesn't fit.
+        The same turns leave as when it was spoken. Its `audio` stays empty. Raises `ConversationFull` as `stream` does.
         """
         codes = self.generator.segment_codes(Segment(speaker, text, codes=codes))
-        ended = torch.cat([codes, codes.new_zeros(1, codes.shape[1])])
-        rows = Rows.join([self.generator.turn_rows(text, speaker), audio_rows(ended)])
-        if self.positions_used + len(rows) > self.generator.config.max_positions:
-            raise self._full(len(rows))
-        turn = Turn(speaker, text, codes, torch.zeros(0), "ended", len(rows), Snapshot(self.positions_used, None))
-        self._unread = Rows.join([self._unread, rows]) if self._unread else rows
+        rows = self.generator.turn_rows(text, speaker)
+        positions = len(rows) + len(codes) + 1
+        if not self.slide and self.positions_used + positions > self.generator.config.max_positions:
+            raise self._full(positions)
+        if self.slide:
+            self._window.make_room(room_for(text, len(rows)))
+        turn = Turn(speaker, text, codes, torch.zeros(0), "ended", positions, positions, self._window.heard_from)
         self.turns.append(turn)
         return turn
 
-    def _begin(self, text: str, speaker: int, max_audio_length_ms: float) -> tuple[Snapshot, int, int]:
-        """Read a turn's text, and whatever waits to be read. -> where to come back to, positions read in before,
-        and how many frames the turn may have."""
-        generator, context = self.generator, self._context
+    def rewind(self, turn: Turn) -> None:
+        """Back to before `turn`: it and what followed are forgotten. Nothing is prefilled again, unless turns had
+        left since then: those that `turn` heard come back with the next turn's text."""
+        number = next((number for number, known in enumerate(self.turns) if known is turn), None)
+        if number is None:
+            raise ValueError("This turn is not part of the conversation.")
+        del self.turns[number:]
+        self._window.step_back()
+
+    def _begin(self, text: str, speaker: int, max_audio_length_ms: float) -> tuple[int, int]:
+        """Make room for a turn, read its text and whatever waits to be read. -> the positions of its text, and how many
+        frames it may have."""
+        generator, window = self.generator, self._window
         rows = generator.turn_rows(text, speaker)
-        free = generator.config.max_positions - self.positions_used - len(rows) - 1
-        if free < 1:
-            raise self._full(len(rows))
-        longest = int(max_audio_length_ms / 1000 * SAMPLE_RATE / FRAME_SIZE)
+        longest = frames_in(max_audio_length_ms / 1000)
         if longest < 1:
             raise InputError("The longest length of a turn is below one frame; allow at least 80 milliseconds.")
-        before, prefilled = context.snapshot(), context.prefilled
-        if self._unread is not None:  # coming back to the first turn means back to behind the prompts
-            before = Snapshot(self.positions_used, None)
-            rows, self._unread = Rows.join([self._unread, rows]), None
-        generator.engine.prefill(context, rows)
-        return before, prefilled, min(longest, free)
+        generator.budget.check_turn(text, len(rows), window.prompt_positions, longest)
+        if self.slide:
+            window.make_room(room_for(text, len(rows)))
+        free = window.free - len(rows) - 1
+        if free < 1:
+            raise self._full(len(rows))
+        window.read(rows)
+        return len(rows), min(longest, free)
 
     def _noise(self, seed: int | None) -> torch.Generator:
         turn_seed = self.seed + len(self.turns) if seed is None else seed
@@ -238,35 +263,24 @@ class Conversation:
             f"in use and its text needs {needed} more."
         )
 
-    def rewind(self, turn: Turn) -> None:
-        """Back to before `turn`: it and what followed are forgotten, and nothing is prefilled again."""
-        if not any(turn is known for known in self.turns):
-            raise ValueError("This turn is not part of the conversation.")
-        while self.turns:
-            last = self.turns.pop()
-            waiting = last.before.length - self._context.length
-            if waiting > 0 and self._unread is not None:  # it was heard, and not yet read in
-                self._unread = Rows(self._unread.ids[:waiting], self._unread.mask[:waiting])
-            else:
-                self._context.rewind(last.before)
-                self._unread = None
-            if last is turn:
-                return
-
 
 class Generator:
-    """A loaded model: weights, codec and tokenizer. Stateless between calls; conversations own what changes."""
+    """A loaded model: weights, codec and tokenizer. Conversations own what changes; beyond them a generator remembers
+    the codes of recordings, in `prompts`, and prompts that were read in, `prompt_contexts`: within bounds, and what is
+    remembered changes no sample."""
 
     sample_rate = SAMPLE_RATE
 
-    def __init__(self, loaded: Loaded, device: torch.device) -> None:
+    def __init__(self, loaded: Loaded, device: torch.device, kernel_weights: str = "bfloat16") -> None:
         self.model_name = loaded.name
-        self.engine = Engine(loaded.model.to(device).eval().requires_grad_(False))
+        self.engine = Engine(loaded.model.to(device).eval().requires_grad_(False), kernel_weights)
         self.codec: Codec = loaded.codec
         self.codec.module.to(device).requires_grad_(False)
-        self.codec_key = _key_of(self.codec.module)
         self.tokenizer = loaded.tokenizer
         self.budget = Budget(self.config.max_positions)
+        self.prompts = Prompts(self.config, self.tokenizer, self.codec, self.device)
+        self.prompt_contexts: Recent[Context] = Recent(*PROMPT_CONTEXTS)
+        self.codec_key = self.prompts.codec_key
 
     @property
     def config(self) -> ModelConfig:
@@ -287,12 +301,16 @@ class Generator:
         of_that_size = (own.layers, own.dim, own.mlp_dim) == (published.layers, published.dim, published.mlp_dim)
         return shipped_voices() | (official_voices() if of_that_size else {})
 
-    def conversation(self, prompts: list[Segment] | None = None, seed: int | None = None) -> Conversation:
+    def conversation(
+        self, prompts: list[Segment] | None = None, seed: int | None = None, slide: bool = True
+    ) -> Conversation:
         """A new conversation that begins with `prompts`, one segment or more for each voice.
 
-        Raises `InputError` when a prompt has no sound, has codes of the wrong shape, or is longer than fits.
+        It goes on for as long as you like: when the positions are full, its oldest turns are no longer heard. Without
+        `slide` all turns stay, and the one that no longer fits raises `ConversationFull`. Raises `InputError` when a
+        prompt has no sound, has codes of the wrong shape, or is longer than fits.
         """
-        return Conversation(self, list(prompts or []), seed)
+        return Conversation(self, list(prompts or []), seed, slide)
 
     def stream(
         self,
@@ -346,53 +364,15 @@ class Generator:
 
     def turn_rows(self, text: str, speaker: int) -> Rows:
         """The rows of a turn's text. Raises `InputError` when nothing in it can be spoken."""
-        if speaker < 0:
-            raise InputError(f"The speaker is {speaker}; speakers are numbered from 0.")
-        rows = text_rows(self.tokenizer, text.strip(), speaker, self.config.num_codebooks)
-        if len(rows) <= len(self.tokenizer.encode(turn_text("", speaker))) or not any(map(str.isalnum, text)):
-            raise InputError("There is nothing to say in this turn: write some words.")
-        return rows
+        return self.prompts.turn_rows(text, speaker)
 
     def prompt_rows(self, prompts: list[Segment]) -> Rows:
         """The rows of whole segments, encoded where they come as audio."""
-        parts: list[Rows] = []
-        for segment in prompts:
-            used = sum(map(len, parts))
-            text = len(self.turn_rows(segment.text, segment.speaker))
-            if segment.audio is not None and segment.codes is None:  # before the encoder spends minutes on an hour
-                frames = -(-segment.audio.shape[-1] // FRAME_SIZE)
-                self.budget.check_prompt(frames, text, used, ROOM_FOR_A_TURN)
-            codes = self.segment_codes(segment)
-            self.budget.check_prompt(len(codes), text, used, ROOM_FOR_A_TURN)
-            parts.append(segment_rows(self.tokenizer, segment, codes))
-        return Rows.join(parts)
+        return self.prompts.rows(prompts)
 
     def segment_codes(self, segment: Segment) -> Tensor:
         """A segment's codes, int64 (frames, K): its own, or its audio's. Raises `InputError` if it has neither."""
-        if segment.codes is not None:
-            if segment.codes.dim() != 2 or segment.codes.shape[1] != self.config.num_codebooks:
-                raise InputError(
-                    f"A segment's codes have shape {tuple(segment.codes.shape)}; this model needs "
-                    f"(frames, {self.config.num_codebooks})."
-                )
-            codes = segment.codes.to(torch.int64).cpu()
-            if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.audio_vocab_size:
-                raise InputError("A segment has codes that this model doesn't know: they are another model's.")
-            return codes
-        if segment.audio is None or segment.audio.numel() == 0:
-            raise InputError("A context segment has no sound: give it audio or codes.")
-        if segment.audio.dim() != 1:
-            raise InputError(f"A segment's audio has shape {tuple(segment.audio.shape)}; it must be (num_samples,).")
-        return self.codec.encode(segment.audio.float().to(self.device)).cpu()
-
-
-def _key_of(module: torch.nn.Module) -> str:
-    """Sixteen hexadecimal digits that tell a codec from others: of a few numbers out of each of its weights."""
-    found = hashlib.sha256()
-    for name, weight in sorted(module.state_dict().items()):
-        values = weight.detach().flatten()[:8].to("cpu", torch.float32).numpy()
-        found.update(f"{name} {tuple(weight.shape)} ".encode() + values.tobytes())
-    return found.hexdigest()[:16]
+        return self.prompts.segment_codes(segment)
 
 
 def load(
@@ -400,6 +380,7 @@ def load(
     device: str = "auto",
     dtype: torch.dtype | None = None,
     adapter: str | None = None,
+    weights: str | None = None,
 ) -> Generator:
     """Load a model: a preset, a local folder or weight file, or a hub id such as "sesame/csm-1b".
 
@@ -407,7 +388,8 @@ def load(
     decides, else the accelerator: the published 1B model with one, the embedded nano without (and when the
     published one can't be had, after a warning that says why). `dtype` is the published models' precision: float32 on
     the CPU and bfloat16 elsewhere unless it is given. `adapter` is a PEFT adapter to merge, a folder or a hub id.
-    Raises `InputError` in one sentence.
+    `weights` (or CSM_WEIGHTS) is the precision of any model's matrices: float32, bfloat16, on a CPU float16 or int8,
+    which are faster and compute in float32, and on CUDA int8 or float8. Raises `InputError` in one sentence.
     """
     environment = Environment.read()
     if device == "auto":
@@ -419,13 +401,22 @@ def load(
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"The device {device!r} is not available here: use cpu, or auto.") from error
-    dtype = dtype or (torch.float32 if target.type == "cpu" else torch.bfloat16)
+    weights = weights or environment.weights
+    dtype = reading_precision(weights, dtype, target)
+
+    def build(name: str) -> Generator:
+        loaded = load_model(name, dtype, adapter)
+        if weights and rounded_by_kernels(weights, target):
+            return Generator(loaded, target, weights)
+        loaded.model = in_precision(loaded.model, weights)
+        return Generator(loaded, target)
+
     name = model or environment.model
     if name:
-        return Generator(load_model(name, dtype, adapter), target)
+        return build(name)
     if target.type != "cpu":
         try:
-            return Generator(load_model(HUB_MODEL, dtype, adapter), target)
+            return build(HUB_MODEL)
         except InputError as error:
             warnings.warn(f"{error} The embedded nano speaks instead.", stacklevel=2)
-    return Generator(load_model("nano", adapter=adapter), target)
+    return build("nano")

@@ -5,6 +5,9 @@ They come with the packages of the evaluation; without them takes are compared b
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import numpy as np
 from torch import Tensor
 
@@ -20,6 +23,21 @@ REMEMBERED = 32  # recordings whose voice is kept in mind
 def installed_judges() -> Judges:
     """The judges that this machine has; loading them takes seconds, so keep them. Never raises."""
     return Judges(_words(), _likeness())
+
+
+class LazyJudges:
+    """The judges of takes that are installed here, loaded when somebody first wants several takes."""
+
+    def __init__(self, load: Callable[[], Judges] = installed_judges) -> None:
+        self._load = load
+        self._judges: Judges | None = None
+        self._lock = threading.Lock()
+
+    def get(self) -> Judges:
+        with self._lock:
+            if self._judges is None:
+                self._judges = self._load()
+            return self._judges
 
 
 class _Words:

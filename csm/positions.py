@@ -4,10 +4,11 @@ positions. Texts are counted exactly, sound that is still to come is estimated; 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from csm.config import FRAME_RATE, FRAME_SIZE
-from csm.frames import text_rows
+from csm.errors import InputError
+from csm.frames import Budget, frames_in, room_for, text_rows
 from csm.generator import Generator
 from csm.script import Script
 from csm.takes import Pace
@@ -27,12 +28,18 @@ class TurnPositions:
 
 @dataclass(frozen=True)
 class Positions:
-    """Who takes how many of the model's `limit` positions. `prompts` by speaker; `fits` turns fit from the start."""
+    """Who takes how many of the model's `limit` positions. `prompts` by speaker.
+
+    Before each of the turns in `slides` (from 0) the oldest leave the window, and the script is read to its end all the
+    same. Only turns in `too_long` are refused: even alone they do not fit. `fits` turns can be spoken before the first.
+    """
 
     limit: int
     prompts: dict[str, int]
     turns: list[TurnPositions]
     fits: int
+    slides: list[int] = field(default_factory=list)
+    too_long: list[int] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -75,15 +82,31 @@ def positions(generator: Generator, script: Script, lengths: PromptLengths | Non
             heard[speaker].append((voice.transcript, frames))
 
     turns: list[TurnPositions] = []
-    used, fits = sum(prompts.values()), 0
+    longest = frames_in(script.settings.max_turn_seconds)
     for turn in script.turns:
-        longest = int(script.settings.max_turn_seconds * FRAME_RATE)
         if turn.take:
             frames = len(turn.take.codes)
             heard[turn.speaker].append((turn.take.text, frames))
         else:
             frames = min(longest, math.ceil(Pace.learned(heard[turn.speaker]).expected_frames(turn.text)))
         turns.append(TurnPositions(text(turn.text, turn.speaker), frames + 1, turn.take is None))
-        used += turns[-1].text + turns[-1].audio
-        fits += used <= generator.config.max_positions
-    return Positions(generator.config.max_positions, prompts, turns, fits)
+    counted = Positions(generator.config.max_positions, prompts, turns, len(turns))
+    return _past_the_window(counted, generator.budget, [turn.text for turn in script.turns], longest)
+
+
+def _past_the_window(counted: Positions, budget: Budget, texts: list[str], longest: int) -> Positions:
+    """Go through the turns as a conversation will, and note where the oldest leave."""
+    prompts, first = sum(counted.prompts.values()), 0
+    sizes = [turn.text + turn.audio for turn in counted.turns]
+    slides, too_long = [], []
+    for index, (turn, text) in enumerate(zip(counted.turns, texts)):
+        try:
+            budget.check_turn(text, turn.text, prompts, longest)
+        except InputError:
+            too_long.append(index)
+        leaving = budget.leaving(prompts, sizes[first:index], room_for(text, turn.text))
+        if leaving:
+            slides.append(index)
+            first += leaving
+    fits = too_long[0] if too_long else len(sizes)
+    return replace(counted, fits=fits, slides=slides, too_long=too_long)

@@ -93,10 +93,7 @@ def save_project(path: str | Path, session: Session) -> None:
                 "text": turn.text,
                 "chosen": turn.chosen,
                 "drawn": turn.drawn,
-                "takes": [
-                    {**vars(take), "codes": keep(take.codes), "scores": asdict(take.scores) if take.scores else None}
-                    for take in turn.takes
-                ],
+                "takes": [{**_told(take), "codes": keep(take.codes)} for take in turn.takes],
             }
             for turn in session.turns
         ],
@@ -113,6 +110,12 @@ def save_project(path: str | Path, session: Session) -> None:
         raise InputError(f"{path} can't be written; choose another place or make room there.") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _told(take: Take) -> dict[str, Any]:
+    """All of a take but its codes, as JSON data."""
+    told = {name: value for name, value in vars(take).items() if name not in ("codes", "key")}
+    return {**told, "scores": asdict(take.scores) if take.scores else None}
 
 
 def open_project(path: str | Path, folder: str | Path, generator: Generator | None = None) -> Session:
@@ -223,6 +226,9 @@ def _take(about: dict[str, Any], codes: _Codes) -> Take:
         positions_prefilled=_whole(about["positions_prefilled"], 0),
         scores=Scores(**_numbers(about["scores"])) if about["scores"] is not None else None,
         reason=_words(about["reason"]),
+        heard_from=_whole(about.get("heard_from", 0), 0),
+        drawing=_words(about.get("drawing", "")),
+        from_seed=_whole(seed, 0) if (seed := about.get("from_seed")) is not None else None,
     )
 
 

@@ -1,29 +1,27 @@
 """Running text of any length, read aloud by one voice: sentence by sentence, each a turn that hears the ones before.
 
-Where a script has turns, programs have one long text; this is their way from text to sound. A new conversation
-begins where the position budget of one ends, with the voice's prompt and the last sentence as its context.
+Where a script has turns, programs have one long text; this is their way from text to sound. It is one conversation,
+whose oldest sentences leave when the model's positions are full.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from csm.config import FRAME_RATE
 from csm.errors import InputError
 from csm.events import Settings
-from csm.frames import Segment
-from csm.generator import Conversation, Generator, Stop
+from csm.frames import Segment, frames_in
+from csm.generator import Generator, Stop
 from csm.voices import Voice, load_prompt
 from csm.watermark import LiveMark
 
 SLOT = 0  # the speaker's number
 LONGEST = 200  # letters; the model has heard hardly any turn that was longer
 SHORTEST = 20  # letters; shorter ones are joined, as a voice would
-SLOWEST = 8.0  # letters a second; calm speech has 12 to 15
 
 CLOSING = "\"'”’)"
 
@@ -73,39 +71,23 @@ def read_aloud(
     """
     if not voice.transcript.strip():
         raise InputError(f"The voice {voice.name} has no transcript: write down what is said in it.")
-    needed = [len(generator.turn_rows(text, SLOT)) for text in texts]
     codes = voice.codes_for(generator.codec_key)
     prompt = Segment(SLOT, voice.transcript, None if codes is not None else load_prompt(voice), codes)
-    prompt = replace(prompt, codes=generator.segment_codes(prompt))
+    prompts, longest = len(generator.prompt_rows([prompt])), frames_in(settings.max_turn_seconds)
+    needed = [len(generator.turn_rows(text, SLOT)) for text in texts]
+    for number, (text, rows) in enumerate(zip(texts, needed), 1):
+        generator.budget.check_turn(text, rows, prompts, longest, f"Sentence {number}")
     conversation = generator.conversation([prompt], settings.seed)
     live, frames, positions = LiveMark(), 0, 0
+    longest_ms, sampling = settings.max_turn_seconds * 1000, (settings.temperature, settings.topk)
     for index, text in enumerate(texts):
-        expected = min(settings.max_turn_seconds, 1 + len(text) / SLOWEST) * FRAME_RATE
-        if (
-            conversation.turns
-            and conversation.positions_used + needed[index] + expected > generator.config.max_positions
-        ):
-            conversation = _next_conversation(generator, prompt, conversation, settings.seed + index)
-        longest = settings.max_turn_seconds * 1000
-        for wave in conversation.stream(
-            text, SLOT, longest, settings.temperature, settings.topk, settings.seed + index, stop
-        ):
+        for wave in conversation.stream(text, SLOT, longest_ms, *sampling, settings.seed + index, stop):
             if len(ready := live.push(wave)):
                 yield Piece(index, len(texts), ready, frames, positions)
         frames, positions = frames + len(conversation.turns[-1].codes), positions + needed[index]
         if stop():
             break
     yield Piece(index, len(texts), live.flush(), frames, positions)
-
-
-def _next_conversation(generator: Generator, prompt: Segment, full: Conversation, seed: int) -> Conversation:
-    """A conversation that has heard the voice, and the last sentence of the `full` one where that is short enough."""
-    last = full.turns[-1]
-    conversation = generator.conversation([prompt], seed)
-    heard = conversation.positions_used + len(last.text) + len(last.codes)
-    if not len(last.codes) or heard > generator.config.max_positions / 2:
-        return conversation
-    return generator.conversation([prompt, Segment(SLOT, last.text, codes=last.codes)], seed)
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -8,15 +8,18 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from torch import Tensor
 
 from csm.conversation import MAX_SPEAKERS, Line
 from csm.errors import InputError
 from csm.events import USUAL, Settings
-from csm.takes import Portable, Turn, codes_key
+from csm.takes import Portable, Take, Turn, codes_key
 from csm.voices import Voice
+
+T = TypeVar("T")
 
 BUSY = "This conversation is being spoken: stop it or wait for its end, then change it."
 
@@ -27,6 +30,10 @@ class Prompt(Portable):
 
     voice: Voice
     codes: Tensor
+    key: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", codes_key(self.codes))
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,16 @@ class Script:
         """Whether the kept take of turn `index` was said after something else than what stands before it now."""
         take = self._known(index).take
         return take is not None and take.history != self.histories()[index]
+
+    def other_settings(self, index: int) -> bool:
+        """Whether the kept take of turn `index` was drawn with another seed, temperature or top-k than is set now.
+
+        It is not stale for that: what follows it heard it all the same. A take that was asked for by its own seed
+        doesn't depend on the seed that is set."""
+        take, now = self._known(index).take, self.settings
+        if take is None or not take.drawing:
+            return False
+        return take.drawing != now.drawing or take.from_seed not in (None, now.seed)
 
     @property
     def first_open(self) -> int | None:
@@ -114,14 +131,27 @@ class Script:
         return self.turns[index]
 
     def rewrite(self, lines: Sequence[Line]) -> None:
-        """Take a changed script: turns that say the same, in the same order, keep their takes; new ones wait."""
+        """Take a changed script: turns that say the same, in the same order, keep their takes; new ones wait.
+
+        A speaker whose label alone has changed keeps number, voice and takes."""
         self._idle()
+        for label, renamed in self._renamed(lines).items():
+            self._rename(label, renamed)
         old, new = [(turn.speaker, turn.text) for turn in self.turns], [(line.speaker, line.text) for line in lines]
         turns = [Turn(*said) for said in new]
         for block in difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks():
             turns[block.b : block.b + block.size] = self.turns[block.a : block.a + block.size]
         self.turns = turns
         self._number_speakers()
+
+    def rename(self, label: str, renamed: str) -> None:
+        """Call a speaker something else; number, voice and takes stay. Raises `InputError` for a label in use."""
+        self._idle()
+        if label not in self.speakers or not renamed.strip():
+            raise InputError(f"There is no speaker {label} to rename, or no new name: choose one of the script's.")
+        if renamed != label and renamed in self.speakers:
+            raise InputError(f"There is a speaker {renamed} already: choose another name.")
+        self._rename(label, renamed)
 
     def set_voice(self, speaker: str, voice: Voice) -> None:
         """Give `speaker` another voice. What has been spoken stays, and is stale."""
@@ -135,7 +165,7 @@ class Script:
     def histories(self) -> list[str]:
         """What was said before each turn, named; up to the first turn that waits, and an empty name behind it."""
         prompts = [
-            (self.slots[speaker], prompt.voice.transcript, codes_key(prompt.codes))
+            (self.slots[speaker], prompt.voice.transcript, prompt.key)
             for speaker in sorted(self.speakers, key=self.slots.__getitem__)
             if (prompt := self.prompts.get(speaker)) and prompt.voice == self.voices.get(speaker)
         ]
@@ -143,8 +173,29 @@ class Script:
         for turn in self.turns:
             before = names[-1]
             take = turn.take if before else None
-            names.append(said_after(before, self.slots[turn.speaker], take.text, take.codes) if take else "")
+            names.append(said_after(before, self.slots[turn.speaker], take) if take else "")
         return names
+
+    def _renamed(self, lines: Sequence[Line]) -> dict[str, str]:
+        """Who is called something else in `lines` while saying the same: old label -> new label.
+
+        A label that is gone and one that is new belong together when all the lines of the old one that are still
+        there are said by the new one, and the other way round.
+        """
+        now = {line.speaker for line in lines}
+        said: set[tuple[str, str]] = set()
+        old, new = [turn.text for turn in self.turns], [line.text for line in lines]
+        for block in difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks():
+            for offset in range(block.size):
+                said.add((self.turns[block.a + offset].speaker, lines[block.b + offset].speaker))
+        pairs = [(a, b) for a, b in said if a not in now and b not in self.speakers]
+        return {a: b for a, b in pairs if sum(a == one or b == other for one, other in said) == 1}
+
+    def _rename(self, label: str, renamed: str) -> None:
+        self.turns = [replace(turn, speaker=renamed) if turn.speaker == label else turn for turn in self.turns]
+        self.slots = _moved(self.slots, label, renamed)
+        self.voices = _moved(self.voices, label, renamed)
+        self.prompts = _moved(self.prompts, label, renamed)
 
     def _number_speakers(self) -> None:
         """Give every speaker a number for the model; those who had one keep it."""
@@ -163,6 +214,13 @@ class Script:
             raise InputError(BUSY)
 
 
-def said_after(history: str, slot: int, text: str, codes: Tensor) -> str:
+def said_after(history: str, slot: int, take: Take) -> str:
     """A name for what was said: what came before, and then this."""
-    return hashlib.sha256(repr((history, slot, text, codes_key(codes))).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((history, slot, take.text, take.key)).encode()).hexdigest()[:16]
+
+
+def _moved(named: dict[str, T], label: str, renamed: str) -> dict[str, T]:
+    """What stands under `label`, if anything does, under `renamed`; all else as it was."""
+    if label not in named:
+        return named
+    return {name: value for name, value in named.items() if name not in (label, renamed)} | {renamed: named[label]}

@@ -20,8 +20,8 @@ from csm.config import FRAME_SIZE, SAMPLE_RATE
 from csm.conversation import Line
 from csm.errors import InputError
 from csm.events import USUAL, Event, Performed, Settings, TurnChunk, TurnFinished, TurnReport, TurnStarted
-from csm.frames import Segment
-from csm.generator import Conversation, ConversationFull, Generator, Stop
+from csm.frames import Segment, frames_in
+from csm.generator import Conversation, Generator, Stop
 from csm.generator import Turn as Spoken
 from csm.script import Prompt, Script, Span, said_after
 from csm.takes import NOBODY, Judges, Pace, Take, judge, output_sound, rank, trimmed_length
@@ -87,8 +87,9 @@ class Session(Script):
 
         `TurnStarted`, `TurnChunk`s (unless not `live`) and `TurnFinished` for each turn, `Performed` last. All input
         is checked before the first turn. `stop` is asked at every frame; a turn that is stopped keeps what was made,
-        and closing the iterator does the same. A turn that no longer fits ends the performance with a `notice`.
-        Raises `InputError` for what can't be spoken and when a turn before `start` has not been spoken.
+        and closing the iterator does the same. When the model's positions are full the oldest turns are no longer
+        heard, and a `notice` in the report says so, once for all of them. Raises `InputError` for what can't be spoken
+        and when a turn before `start` has not been spoken.
         """
         if not self.turns:
             raise InputError("The script is empty: write at least one line.")
@@ -151,6 +152,17 @@ class Session(Script):
         pieces = [self.sound(generator, index) for index, turn in enumerate(self.turns) if turn.take]
         return _marked(torch.cat(pieces)) if pieces else torch.zeros(0)
 
+    @property
+    def slides(self) -> list[int]:
+        """The turns before which the oldest ones left, because the model's positions were full."""
+        found, before = [], 0
+        for index, turn in enumerate(self.turns):
+            if turn.take:
+                if turn.take.heard_from > before:
+                    found.append(index)
+                before = turn.take.heard_from
+        return found
+
     def rest(self) -> None:
         """Let the KV cache go; what was said is read in again when speaking goes on."""
         if not self._busy:
@@ -158,7 +170,7 @@ class Session(Script):
 
     def report(self, generator: Generator) -> dict[str, Any]:
         """Plain JSON data on the conversation as it stands, as `--json` writes it."""
-        spans, spent = self.spans(), self.spent
+        spans, spent, histories = self.spans(), self.spent, self.histories()
         made = spent.samples / SAMPLE_RATE
         return {
             "model": generator.model_name,
@@ -170,7 +182,8 @@ class Session(Script):
             "real_time_factor": round(spent.seconds / made, 3) if made else None,
             "first_audio_seconds": round(spent.first_audio, 3) if spent.first_audio else None,
             "positions_prefilled": spent.prefilled,
-            "turns": [asdict(self._turn_report(span)) for span in spans],
+            "window_slides": len(self.slides),
+            "turns": [asdict(self._turn_report(span, histories)) for span in spans],
         }
 
     # Inside
@@ -182,9 +195,9 @@ class Session(Script):
         """Speak some turns. The cache may be anywhere before; afterwards it is behind the last of them."""
         self._idle()
         self._busy = True
-        spent, notice, made = self.spent.seconds, None, 0
+        spent, made = self.spent.seconds, range(indexes[0], indexes[0])
         try:
-            self._prepare(work.generator)
+            self._prepare(work.generator, indexes)
             memory = self._memory_at(work.generator, indexes[0])
             for index in indexes:
                 if work.stop():
@@ -192,24 +205,30 @@ class Session(Script):
                 turn = self.turns[index]
                 self.turns[index] = replace(turn, speaking=True)
                 yield TurnStarted(index, len(self.turns), Line(turn.speaker, turn.text, index + 1))
-                try:
-                    sounds = yield from self._speak_turn(work, memory, index)
-                except ConversationFull as full:
-                    notice = f"Turn {index + 1} of {len(self.turns)} and what follows it were left out. {full}"
-                    break
-                made += 1
+                sounds = yield from self._speak_turn(work, memory, index)
+                made = range(indexes[0], index + 1)
                 self.spent.seconds = spent + time.perf_counter() - work.started
                 yield self._finished(work.generator, index, sounds)
                 if self.turns[index].status == "stopped":
                     break
-            if notice and not made:
-                raise InputError(notice)
             self.spent.seconds = spent + time.perf_counter() - work.started
-            report = self.report(work.generator) | ({"notice": notice} if notice else {})
+            report = self.report(work.generator) | self._notice(work.generator, made)
             yield Performed(self.whole(work.generator), report, self)
         finally:
             self._busy = False
             self.settle()
+
+    def _notice(self, generator: Generator, spoken: range) -> dict[str, str]:
+        """What the report says of turns that left while those of `spoken` were said: one sentence, however many."""
+        slides = [index + 1 for index in self.slides if index in spoken]
+        if not slides:
+            return {}
+        *others, last = map(str, slides)
+        when = f"turn {last}" if not others else f"turns {', '.join(others)} and {last}"
+        return {
+            "notice": f"All of this no longer fits into the {generator.config.max_positions} positions of the model: "
+            f"before {when} the oldest turns left its memory, and only the voices and the newest ones were heard."
+        }
 
     def _speak_turn(self, work: _Work, memory: _Memory, index: int) -> Steps[Event, None, dict[str, Tensor]]:
         """Speak one turn and record it, however it ends. Returns the sounds of its new takes by their keys."""
@@ -225,7 +244,7 @@ class Session(Script):
             sounds.update((take.key, one.audio) for take, one in zip(takes, spoken))
             self._record(index, takes, chosen, sounds)
             self.spent.prefilled += spoken[chosen].positions_prefilled
-            memory.said.append(said_after(memory.said[-1], slot, turn.text, takes[chosen].codes))
+            memory.said.append(said_after(memory.said[-1], slot, takes[chosen]))
             return chosen
 
         if count > 1:
@@ -256,7 +275,8 @@ class Session(Script):
 
     def _finished(self, generator: Generator, index: int, sounds: dict[str, Tensor]) -> TurnFinished:
         self.turns[index] = replace(self.turns[index], speaking=False)
-        report = next(self._turn_report(span) for span in self.spans() if span.index == index)
+        histories = self.histories()
+        report = next(self._turn_report(span, histories) for span in self.spans() if span.index == index)
         audio = self.sound(generator, index)
         return TurnFinished(index, len(self.turns), report, audio, self.turns[index], dict(sounds))
 
@@ -272,6 +292,8 @@ class Session(Script):
         for seed, one in zip(seeds, spoken):
             samples = trimmed_length(one.audio)
             take = Take(seed, turn.text, one.codes, one.state, samples, history, one.positions_prefilled)
+            from_seed = self.settings.seed if work.seed is None else None
+            take = replace(take, heard_from=one.heard_from, drawing=self.settings.drawing, from_seed=from_seed)
             scores = judge(take, output_sound(one.audio, samples), pace, prompt, judges)
             takes.append(replace(take, scores=scores))
         chosen, ranked = rank(takes, judges)
@@ -303,8 +325,8 @@ class Session(Script):
                 heard.append((turn.take.text, len(turn.take.codes)))
         return Pace.learned(heard)
 
-    def _prepare(self, generator: Generator) -> None:
-        """Check all input, and encode the voices that are new."""
+    def _prepare(self, generator: Generator, indexes: range) -> None:
+        """Check all input of the turns to be spoken, and encode the voices that are new."""
         if any(turn.takes for turn in self.turns) and self.codec not in (None, generator.codec_key):
             raise InputError(
                 f"This conversation was spoken by {self.model}, and {generator.model_name} can't go on with it: load "
@@ -318,8 +340,7 @@ class Session(Script):
                 raise InputError(f"Speaker {speaker} has no voice: choose one for {speaker}.")
             if not voice.transcript.strip():
                 raise InputError(f"The voice of speaker {speaker} has no transcript: write down what is said in it.")
-        for turn in self.turns:
-            generator.turn_rows(turn.text, self.slots[turn.speaker])
+        rows = [len(generator.turn_rows(turn.text, self.slots[turn.speaker])) for turn in self.turns]
         for speaker in self.speakers:
             voice = self.voices[speaker]
             if speaker not in self.prompts or self.prompts[speaker].voice != voice:
@@ -327,6 +348,10 @@ class Session(Script):
                 audio = load_prompt(voice) if codes is None else None
                 segment = Segment(self.slots[speaker], voice.transcript, audio, codes)
                 self.prompts[speaker] = Prompt(voice, generator.segment_codes(segment))
+        prompts = len(generator.prompt_rows(self._prompt_segments()))
+        for index in indexes:
+            text, longest = self.turns[index].text, frames_in(self.settings.max_turn_seconds)
+            generator.budget.check_turn(text, rows[index], prompts, longest, f"Turn {index + 1}")
         self.model, self.codec = generator.model_name, generator.codec_key
 
     def _memory_at(self, generator: Generator, index: int) -> _Memory:
@@ -336,11 +361,8 @@ class Session(Script):
         """
         wanted, memory = self.histories()[: index + 1], self._memory
         if memory is None or memory.generator is not generator or memory.said[0] != wanted[0]:
-            segments = [
-                Segment(self.slots[speaker], self.prompts[speaker].voice.transcript, codes=self.prompts[speaker].codes)
-                for speaker in sorted(self.speakers, key=self.slots.__getitem__)
-            ]
-            memory = _Memory(generator, generator.conversation(segments, self.settings.seed), wanted[:1])
+            conversation = generator.conversation(self._prompt_segments(), self.settings.seed)
+            memory = _Memory(generator, conversation, wanted[:1])
         same = 1
         while same < min(len(wanted), len(memory.said)) and wanted[same] == memory.said[same]:
             same += 1
@@ -356,6 +378,12 @@ class Session(Script):
         self._memory = memory
         return memory
 
+    def _prompt_segments(self) -> list[Segment]:
+        return [
+            Segment(self.slots[speaker], self.prompts[speaker].voice.transcript, codes=self.prompts[speaker].codes)
+            for speaker in sorted(self.speakers, key=self.slots.__getitem__)
+        ]
+
     def _decoded(self, generator: Generator, take: Take) -> Tensor:
         if take.key not in self._sounds:
             if generator.codec_key != self.codec:
@@ -363,7 +391,7 @@ class Session(Script):
             self._sounds[take.key] = generator.decode(take.codes)
         return self._sounds[take.key]
 
-    def _turn_report(self, span: Span) -> TurnReport:
+    def _turn_report(self, span: Span, histories: list[str]) -> TurnReport:
         turn = self.turns[span.index]
         take = turn.take
         assert take is not None
@@ -379,7 +407,9 @@ class Session(Script):
             take.seed,
             len(turn.takes),
             take.reason,
-            self.stale(span.index),
+            take.history != histories[span.index],
+            take.heard_from,
+            self.other_settings(span.index),
         )
 
     def _forget_sounds(self) -> None:

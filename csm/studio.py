@@ -11,6 +11,7 @@ from csm.conversation import Line
 from csm.events import USUAL, Performed, Settings, TurnChunk, TurnFinished, TurnReport, TurnStarted
 from csm.generator import Generator, Stop
 from csm.session import Session
+from csm.takes import NOBODY, Judges
 from csm.voices import Voice
 
 Event = TurnStarted | TurnFinished | Performed
@@ -22,12 +23,14 @@ def perform(
     voices: dict[str, Voice],
     settings: Settings = USUAL,
     stop: Stop = lambda: False,
+    judges: Judges = NOBODY,
 ) -> Iterator[Event]:
     """Speak `lines` and yield what happens, `Performed` last. All input is checked before the first turn.
+    Of several takes of a turn `judges` help to keep the best.
 
-    A turn that no longer fits ends the performance with what was made so far; `stop` is asked at every frame.
+    A script of any length is spoken to its end, as `Session.speak` says; `stop` is asked at every frame.
     """
-    for event in Session(lines, voices, settings).speak(generator, stop=stop, live=False):
+    for event in Session(lines, voices, settings).speak(generator, stop=stop, judges=judges, live=False):
         if not isinstance(event, TurnChunk):
             yield event
 

@@ -9,7 +9,7 @@ import hashlib
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,9 @@ class Take(Portable):
     `codes` int64 (frames, K); `samples` is the length of the sound for output, its trailing silence trimmed;
     `history` names everything that was said before it, so that a take that heard something else is known.
     `state` is `ended`, `capped` or `stopped`; `reason` says in one sentence why it was kept (or wasn't).
+    Turn `heard_from` (from 0) is the first that it heard. `drawing` is `Settings.drawing` when it was made and
+    `from_seed` their seed, None where it had a seed of its own; empty and None where that is not known.
+    `key` names the codes: takes of the same codes share it, and their sound.
     """
 
     seed: int
@@ -109,15 +112,17 @@ class Take(Portable):
     positions_prefilled: int = 0
     scores: Scores | None = None
     reason: str = ""
+    heard_from: int = 0
+    drawing: str = ""
+    from_seed: int | None = None
+    key: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", codes_key(self.codes))
 
     @property
     def seconds(self) -> float:
         return self.samples / SAMPLE_RATE
-
-    @property
-    def key(self) -> str:
-        """A name for the codes: takes of the same codes share it, and their sound."""
-        return codes_key(self.codes)
 
     @property
     def trimmed(self) -> float:
@@ -279,7 +284,10 @@ def _difference(one: Scores, other: Scores, kept: bool) -> str:
         return (
             f"{_percent(one.word_errors)} of its words were heard wrong, {_percent(other.word_errors)} of the other's"
         )
-    return f"its likeness to the voice is {one.likeness or 0:.2f}, the other's {other.likeness or 0:.2f}"
+    like, likes = (f"{scores.likeness or 0:.2f}" for scores in (one, other))
+    if like == likes:
+        return f"its likeness to the voice is a hair {'greater' if kept else 'smaller'}; both are {like}"
+    return f"its likeness to the voice is {like}, the other's {likes}"
 
 
 def _percent(share: float | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from csm.voices import find_voice
-from csm.web.endpoints import EXAMPLE_SCRIPT
+from csm.web.examples import EXAMPLES
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need the package playwright")
 expect = sync_api.expect
@@ -168,13 +168,19 @@ def picture(page, name):
     page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
 
 
-@pytest.mark.parametrize("size, scheme", [("wide", "light"), ("narrow", "dark")])
-def test_one_click_gives_sound_turn_by_turn(browser, app, size, scheme):
+@pytest.mark.parametrize(
+    "size, scheme, pressed, words",
+    [
+        ("wide", "light", "Generate", EXAMPLES["Over coffee"]),
+        ("narrow", "dark", "Hear the example “At the door”", EXAMPLES["At the door"]),
+    ],
+)
+def test_one_click_gives_sound_turn_by_turn(browser, app, size, scheme, pressed, words):
     page = opened(browser, app, size, color_scheme=scheme)
     picture(page, f"start-{size}")
     page.evaluate(WATCH)
-    button(page, "Generate").click()
-    turns = len(EXAMPLE_SCRIPT.splitlines())
+    button(page, pressed).click()
+    turns = len(words.splitlines())
     cards(page, "speaking").first.wait_for()
     picture(page, f"speaking-{size}")
     expect(status(page, "done")).to_contain_text("real-time factor")
@@ -297,6 +303,46 @@ def test_an_empty_script_gets_one_sentence_and_the_page_stays_usable(page):
     script(page).fill("Anna: Hello.")
     generate(page)
     expect(page.locator(".csm-note:visible")).to_have_count(0)
+
+
+def test_an_example_gives_back_the_script_whose_place_it_took(page):
+    write(page, "A: I wrote this myself.")
+    button(page, "Hear the example “At the door”").click()
+    expect(script(page)).to_have_value(EXAMPLES["At the door"])
+    expect(status(page, "done")).to_contain_text("first sound")
+    button(page, "Back to my script").click()
+    expect(script(page)).to_have_value("A: I wrote this myself.")
+    expect(button(page, "Back to my script")).to_be_hidden()
+
+
+def test_a_duplicated_tab_has_a_conversation_of_its_own(page):
+    write(page, "A: One.", max_turn_seconds=1)
+    generate(page)
+    with page.expect_popup() as opening:  # a new tab with a copy of what this one remembers, as a duplicate has
+        page.evaluate("() => { window.open(location.href); }")
+    other = opening.value
+    other.set_default_timeout(PATIENCE)
+    expect(script(other)).to_have_value("A: One.")
+    expect(status(other, "quiet")).to_contain_text("copy of another")
+    assert other.evaluate("window.csm.token") != page.evaluate("window.csm.token")
+    write(other, "Ben: Quite another thing.", max_turn_seconds=1)
+    generate(other)
+    assert page.evaluate("window.csm.refresh().then(() => window.csm.view.script)") == "A: One."
+    assert len(keys(page)) == 1 and keys(page) != keys(other)
+    other.close()
+
+
+def test_a_turn_that_is_too_long_is_told_at_its_card_and_a_long_script_is_not(page):
+    line = "this is a very long line that goes on and on until the listener has fallen asleep "
+    write(page, "\n".join(f"{'AB'[turn % 2]}: {line * 5}" for turn in range(7)))
+    expect(page.locator("#csm-budget")).to_contain_text("forgets the oldest turns")
+    expect(page.locator(".csm-fit:visible")).to_have_count(0)
+    write(page, f"A: Good morning.\nB: {line * 30}")
+    expect(page.locator(".csm-fit:visible")).to_have_count(1)
+    expect(cards(page).nth(1).locator(".csm-fit")).to_contain_text("too long for the model")
+    button(page, "Generate").click()
+    expect(status(page, "error")).to_contain_text("Turn 2 is too long")
+    expect(text(page, 1)).to_have_value((line * 30).strip())
 
 
 def test_a_wrong_setting_is_told_beside_the_settings_and_nothing_typed_is_lost(page):

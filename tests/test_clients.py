@@ -81,7 +81,7 @@ def test_an_mcp_client_finds_every_function_described_and_calls_one(app):
             return tools, await session.call_tool("generate", {"script": "A: Hi.\nB: Hello.", "max_turn_seconds": 1.5})
 
     tools, answer = anyio.run(talk)
-    assert {"generate", "voices", "check_watermark"} <= {tool.name for tool in tools}
+    assert {"generate", "voices", "check_watermark", "transcribe", "check_prompt"} <= {tool.name for tool in tools}
     for tool in tools:
         assert len(tool.description) > 20, tool.name
         for name, field in tool.inputSchema["properties"].items():

@@ -133,6 +133,19 @@ def test_the_readme_says_how_to_run_the_image():
     assert re.search(rf"docker run .*--gpus all .*-p [\d.:]*{port}:{port} .*-v [\w-]+:{volume} ", README)
 
 
+def test_the_image_and_a_space_install_what_listens_and_a_laptop_needs_not():
+    listed = [
+        line for line in (TOP / "requirements-listening.txt").read_text().splitlines() if not line.startswith("#")
+    ]
+    extra = re.search(r"^listening = \[(.+)\]$", (TOP / "pyproject.toml").read_text(), re.MULTILINE)
+    assert extra and re.findall(r'"([^"]+)"', extra[1]) == listed
+    assert "-r requirements-listening.txt" in " ".join(arguments("RUN"))
+    job = yaml.safe_load((TOP / ".github" / "workflows" / "space.yml").read_text())["jobs"]["push"]
+    upload = job["steps"][-1]["run"]
+    assert upload.index("cat requirements-listening.txt >> requirements.txt") < upload.index("hf upload")
+    assert not any(name in (TOP / "requirements.txt").read_text() for name in ("moonshine", "resemblyzer"))
+
+
 def test_debian_s_packages_are_names():
     names = (TOP / "packages.txt").read_text().split()
     assert names and all(re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", name) for name in names)

@@ -8,7 +8,7 @@ import torch
 from csm import InputError, Segment
 from csm.config import FRAME_SIZE
 from csm.frames import text_rows
-from csm.generator import ConversationFull
+from csm.recent import Recent
 from tests.small import SMALL_MIMI, end_after, small_generator
 
 
@@ -175,14 +175,133 @@ def test_codes_that_no_codec_knows_never_reach_it(generator):
     assert torch.equal(generator.codec.decode(codes), generator.codec.decode(known))
 
 
-def test_a_turn_that_fills_the_budget_is_capped_and_the_next_is_refused():
+def test_a_turn_that_fills_the_budget_is_capped_and_the_next_is_spoken_without_it():
     light = small_generator(max_positions=64)
     conversation = light.conversation(seed=1)
     turn = conversation.say("Hello.", 0)
     assert turn.state == "capped"
     assert conversation.positions_used == 64
-    with pytest.raises(ConversationFull, match="no longer fits: 64 of 64 positions"):
-        conversation.say("More.", 0)
+    assert conversation.say("More.", 0, max_audio_length_ms=400).heard_from == 1
+    assert conversation.positions_used < 64
+
+
+@pytest.mark.parametrize("ms,frames", [(80, 1), (159, 1), (2_320, 29), (4_560, 57), (20_560, 257)])
+def test_the_longest_length_counts_whole_frames_whatever_its_float_looks_like(ms, frames):
+    light = small_generator(max_positions=300)
+    assert len(light.generate_codes("Hi.", 0, max_audio_length_ms=ms, seed=1)) == frames
+
+
+def counting(generator, monkeypatch):
+    encoded, encode = [], generator.codec.encode
+    monkeypatch.setattr(generator.codec, "encode", lambda wave: encoded.append(len(wave)) or encode(wave))
+    return encoded
+
+
+def test_the_second_conversation_with_a_voice_encodes_nothing(generator, monkeypatch):
+    encoded = counting(generator, monkeypatch)
+    options = dict(max_audio_length_ms=400, seed=1)
+    first, second = (generator.generate("Hello.", 0, [prompt(generator)], **options) for _ in range(2))
+    assert len(encoded) == 1 and torch.equal(first, second)
+    generator.generate("Hello.", 0, [prompt(generator, speaker=1)], **options)
+    assert len(encoded) == 1  # who speaks is told by the text, not by the sound
+    generator.generate("Hello.", 0, [prompt(generator, seconds=1.1)], **options)
+    louder = prompt(generator)
+    louder.audio = louder.audio * 1.001
+    generator.generate("Hello.", 0, [louder], **options)
+    assert len(encoded) == 3
+
+
+def test_prompts_that_were_read_in_before_are_copied_and_give_the_same_samples(light, monkeypatch):
+    other, options = small_generator(), dict(max_audio_length_ms=800, temperature=2.0, seed=1)
+    first = light.conversation([prompt(light), prompt(light, speaker=1)], seed=1)
+    turn = first.say("Hello there.", 0, **options)
+    read, prefill = [], light.engine.prefill
+    monkeypatch.setattr(light.engine, "prefill", lambda context, rows: read.append(len(rows)) or prefill(context, rows))
+    second = light.conversation([prompt(light), prompt(light, speaker=1)], seed=1)
+    again = second.say("Hello there.", 0, **options)
+    assert read == [text_positions(light, "Hello there.")]
+    fresh = other.conversation([prompt(light), prompt(light, speaker=1)], seed=1).say("Hello there.", 0, **options)
+    assert torch.equal(turn.audio, again.audio) and torch.equal(turn.audio, fresh.audio)
+    assert turn.positions_prefilled == again.positions_prefilled and first.positions_used == second.positions_used
+    followed = [conversation.say("Go on.", 1, **options) for conversation in (first, second)]
+    assert torch.equal(followed[0].audio, followed[1].audio)  # and neither wrote into what is remembered
+    third = light.conversation([prompt(light, speaker=1), prompt(light)], seed=1).say("Hello there.", 0, **options)
+    assert len(read) == 5 and not torch.equal(third.codes, turn.codes)
+
+
+def test_copied_prompts_serve_takes_rewinding_and_a_second_thread(light):
+    def speak(found):
+        conversation = light.conversation([prompt(light)], seed=1)
+        takes = conversation.say_best("Hello.", 0, [1, 2], lambda turns: 1, max_audio_length_ms=400)
+        conversation.rewind(takes[1])
+        found.append(conversation.say("Hello.", 0, max_audio_length_ms=400, seed=2).codes)
+
+    found: list = []
+    speak(found)
+    threads = [threading.Thread(target=speak, args=(found,)) for _ in range(3)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(found) == 4 and all(torch.equal(found[0], codes) for codes in found)
+
+
+def test_what_is_remembered_of_prompts_is_bounded(light):
+    light.prompt_contexts = Recent(most=2, most_bytes=1 << 30)
+    for seconds in (1.0, 1.1, 1.2, 1.3):
+        light.generate_codes("Hi.", 0, [prompt(light, seconds)], max_audio_length_ms=80)
+    assert len(light.prompt_contexts) == 2
+    one = light.prompt_contexts.bytes // 2
+    light.prompt_contexts = Recent(most=9, most_bytes=2 * one)
+    for seconds in (1.0, 1.1, 1.2, 1.3):
+        light.generate_codes("Hi.", 0, [prompt(light, seconds)], max_audio_length_ms=80)
+    assert light.prompt_contexts.bytes <= 2 * one
+
+
+def test_what_is_remembered_cannot_be_changed_from_outside(light):
+    codes = light.segment_codes(prompt(light))
+    kept = codes.clone()
+    codes.zero_()
+    assert torch.equal(light.segment_codes(prompt(light)), kept)
+
+
+def test_remembered_codes_are_bounded_and_those_used_longest_ago_leave_first(light, monkeypatch):
+    encoded = counting(light, monkeypatch)
+    light.prompts.codes = Recent(most=2, most_bytes=1 << 20)
+    one, two, three = (prompt(light, seconds) for seconds in (1.0, 1.1, 1.2))
+    for segment in (one, two, one, three, one):
+        light.segment_codes(segment)
+    assert len(encoded) == 3 and len(light.prompts.codes) == 2
+    light.segment_codes(two)
+    assert len(encoded) == 4
+
+
+def test_a_memory_of_so_many_bytes_holds_no_more_and_forgets_what_was_replaced():
+    recent: Recent[str] = Recent(most=10, most_bytes=100)
+    for number in range(5):
+        recent.put(f"{number}", "x", 40)
+    assert (len(recent), recent.bytes) == (2, 80) and recent.get("2") is None and recent.get("4") == "x"
+    recent.put("4", "y", 50)
+    assert (len(recent), recent.bytes) == (2, 90) and recent.get("4") == "y"
+    recent.put("large", "z", 101)
+    assert recent.get("large") is None and (len(recent), recent.bytes) == (2, 90)
+
+
+def test_threads_share_what_is_remembered(light, monkeypatch):
+    encoded = counting(light, monkeypatch)
+    light.prompts.codes = Recent(most=3, most_bytes=1 << 20)
+    wanted = [prompt(light, 1.0 + 0.1 * number) for number in range(5)]
+    codes = [light.segment_codes(segment) for segment in wanted]
+    wrong: list = []
+
+    def work(step):
+        for turn in range(20):
+            number = (step * turn) % 5
+            if not torch.equal(light.segment_codes(wanted[number]), codes[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(step,)) for step in (1, 2, 3, 4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert not wrong and len(light.prompts.codes) <= 3 and len(encoded) > 5
 
 
 def test_a_prompt_that_does_not_fit_says_how_many_seconds_would(light):

@@ -8,11 +8,14 @@ import pytest
 TOP = Path(__file__).parent.parent
 ROWS = [
     ["errors", "version"],
-    ["config", "conversation"],
+    ["config", "conversation", "recent"],
     ["audio", "text", "model"],
+    ["kernels"],
     ["codec", "frames", "checkpoint", "voices", "watermark"],
     ["engine"],
+    ["window", "prompts"],
     ["generator"],
+    ["batching"],
     ["takes", "listening", "training"],
     ["events", "judges"],
     ["script"],
@@ -23,7 +26,7 @@ ROWS = [
     ["web"],
     ["cli", "__main__"],
 ]
-# Within row 2 a checkpoint is filled into a codec, and some voices are fetched from where checkpoints are; everything
+# Within its row a checkpoint is filled into a codec, and some voices are fetched from where checkpoints are; everything
 # else is strict.
 SAME_ROW = {("checkpoint", "codec"), ("voices", "checkpoint"), ("__main__", "cli")}
 ROW = {name: number for number, names in enumerate(ROWS) for name in names}

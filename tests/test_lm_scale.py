@@ -94,7 +94,7 @@ from csm.training.lm import LMSettings, train_lm
 
 class Noise:
     def batch(self, step, rows, length):
-        mask = torch.zeros(rows, length, 7, dtype=torch.bool)
+        mask = torch.zeros(rows, length, PRESETS["nano"].num_codebooks + 1, dtype=torch.bool)
         mask[:, 0, -1] = mask[:, 1:, :-1] = True
         ids = torch.randint(1, 258, mask.shape, generator=torch.Generator().manual_seed(step)) * mask
         return Batch(ids, mask, torch.full((rows, length, 2), 3))

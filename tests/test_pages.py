@@ -2,13 +2,18 @@
 
 import json
 import pickle
+import secrets
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from csm.web.pages import MOST_AWAKE, Form, Pages, new_token, usual_voices
+from csm.judges import LazyJudges
+from csm.takes import Judges
+from csm.web.examples import EXAMPLE_SCRIPT
+from csm.web.pages import MOST_AWAKE, Form, Pages, usual_voices
 from csm.web.routes import PageRoutes
 from tests.small import end_after, small_generator
 
@@ -32,7 +37,7 @@ class Visitor:
     """One open page, without its browser."""
 
     def __init__(self, client, script=SCRIPT, **settings):
-        self.client, self.token = client, new_token()
+        self.client, self.token = client, secrets.token_hex(16)
         self.form = {"token": self.token, "script": script, "voices": {}, "settings": {**FAST, **settings}}
 
     def ask(self, name, **more):
@@ -252,3 +257,39 @@ def test_pages_at_rest_keep_what_was_said_but_no_cache(pages, client):
 
 def _form(visitor):
     return Form.read(visitor.form)
+
+
+def test_an_example_is_spoken_once_and_there_at_once_for_the_next_page(pages, client, monkeypatch):
+    first = Visitor(client, EXAMPLE_SCRIPT).speak()
+    monkeypatch.setattr(pages.performer, "_speak", None)  # the model is not asked again
+    again = Visitor(client, EXAMPLE_SCRIPT)
+    told = again.speak()
+    assert [one["type"] for one in told] == ["kept", *(one["type"] for one in first)]
+    assert keys(told[-1]["view"]) == keys(first[-1]["view"]) and told[-1]["view"]["first_open"] is None
+    assert told[-1]["told"]["made"] == 0 and told[-1]["view"]["report"]["generation_seconds"] == 0
+    monkeypatch.undo()
+    redone = again.speak(turn=1, again=True)[-1]["view"]
+    assert keys(redone)[0] == keys(first[-1]["view"])[0] and keys(redone)[1] != keys(first[-1]["view"])[1]
+
+
+def test_while_several_takes_are_made_the_page_is_told_how_far_they_are(pages, client, monkeypatch):
+    def slow(audio, text):
+        time.sleep(0.5)
+        return 0.0
+
+    monkeypatch.setattr(pages.performer, "judges", LazyJudges(lambda: Judges(word_errors=slow)))
+    told = Visitor(client, "A: One.", takes=2).speak()
+    heard = [one for one in told if one["type"] == "takes"]
+    assert heard and all(one["index"] == 0 for one in heard)
+    assert heard[-1]["heard"] == 2 and heard[-1]["seconds"] >= 0.32
+    assert [one["type"] for one in told if one["type"] != "takes"] == ["turn", "sound", "spoken", "end"]
+
+
+def test_what_waits_is_told_with_the_seconds_it_should_take(pages, visitor):
+    pages.performer.queue.pace = 0.5
+    before = visitor.plan()["estimate"]
+    assert before["seconds"] > 0 and before["work"] == pytest.approx(before["seconds"] / 2, abs=0.1)
+    with pages.performer.queue.join(1.0):
+        assert visitor.plan()["estimate"]["ahead"] == 1
+    after = visitor.speak()[-1]["view"]["estimate"]
+    assert after["seconds"] == after["work"] == 0

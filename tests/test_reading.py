@@ -74,7 +74,7 @@ def _unmarked(generator, texts):
     return torch.cat([conversation.say(text, 0, 400, 0.9, 50, seed=3 + n).audio for n, text in enumerate(texts)])
 
 
-def test_text_beyond_the_position_budget_goes_on_in_a_new_conversation(generator):
+def test_text_beyond_the_position_budget_is_read_to_its_end(generator):
     numbers = "one two three four five six seven eight nine ten eleven twelve".split()
     texts = [f"This is sentence number {number}." for number in numbers]
     needed = sum(len(generator.turn_rows(text, 0)) + 5 for text in texts)

@@ -142,6 +142,83 @@ def test_a_changed_script_keeps_the_takes_of_what_stayed(spoken):
     assert session.turns[1] is kept
 
 
+@pytest.mark.parametrize("way", ["script", "rename"])
+def test_a_renamed_speaker_keeps_number_voice_and_takes(way, generator, spoken):
+    session = pickle.loads(spoken)
+    before, voice, slots = codes_of(session), session.voices["A"], dict(session.slots)
+    if way == "script":
+        session.rewrite(parse_script(SCRIPT.replace("A:", "Anna:")))
+    else:
+        session.rename("A", "Anna")
+    assert [turn.speaker for turn in session.turns] == ["Anna", "B", "Anna"]
+    assert session.voices["Anna"] == voice and "A" not in session.voices
+    assert session.slots == {"Anna": slots["A"], "B": slots["B"]}
+    assert session.first_open is None and not any(session.stale(index) for index in range(3))
+    run(session.redo(generator, 2, live=False))
+    assert torch.equal(codes_of(session)[1], before[1])
+
+
+def test_a_renamed_speaker_keeps_the_takes_of_lines_that_stayed_when_others_are_edited(spoken):
+    session = pickle.loads(spoken)
+    session.rewrite(parse_script("Anna: Hello there.\nB: Who are you?\nAnna: Very well.\nCid: Hi."))
+    assert [turn.status for turn in session.turns] == ["capped", "waiting", "capped", "waiting"]
+
+
+def test_two_speakers_that_become_one_are_no_renaming(spoken):
+    session = pickle.loads(spoken)
+    session.rewrite(parse_script("C: Hello there.\nC: How are you?\nC: Very well."))
+    assert [turn.status for turn in session.turns] == ["waiting"] * 3
+
+
+@pytest.mark.parametrize("renamed,words", [("B", "already"), (" ", "no new name")])
+def test_a_name_that_cannot_be_given_is_refused_in_one_sentence(renamed, words, spoken):
+    session = pickle.loads(spoken)
+    with pytest.raises(InputError, match=words):
+        session.rename("A", renamed)
+    with pytest.raises(InputError, match="no speaker Z"):
+        session.rename("Z", "Y")
+
+
+@pytest.mark.parametrize("change", [dict(seed=2), dict(temperature=0.5), dict(topk=3)])
+def test_takes_drawn_with_other_settings_are_known_and_not_stale(change, generator, spoken):
+    session = pickle.loads(spoken)
+    assert not any(session.other_settings(index) for index in range(3))
+    session.settings = replace(session.settings, **change)
+    assert all(session.other_settings(index) for index in range(3))
+    assert session.first_open is None  # what follows them heard them: nothing has to be spoken again
+    run(session.redo(generator, 1, live=False))
+    report = session.report(generator)["turns"]
+    assert [turn["other_settings"] for turn in report] == [True, False, True]
+    session.settings = SHORT
+    assert [session.other_settings(index) for index in range(3)] == [False, True, False]
+
+
+def test_a_take_with_a_seed_of_its_own_does_not_depend_on_the_seed_that_is_set(generator, spoken):
+    session = pickle.loads(spoken)
+    run(session.redo(generator, 2, seed=77, live=False))
+    session.settings = replace(session.settings, seed=5, max_turn_seconds=0.8)
+    assert [session.other_settings(index) for index in range(3)] == [True, True, False]
+
+
+def test_before_its_first_frame_every_turn_of_a_long_script_only_reads_its_own_text(voices, monkeypatch):
+    generator, calls = small_generator(max_positions=2_048), []
+    for name in ("prefill", "step"):
+        real = getattr(generator.engine, name)
+
+        def counted(*arguments, name=name, real=real):
+            calls.append((name, len(arguments[1]) if name == "prefill" else 1))
+            return real(*arguments)
+
+        monkeypatch.setattr(generator.engine, name, counted)
+    encode = generator.codec.encode
+    monkeypatch.setattr(generator.codec, "encode", lambda wave: calls.append(("encode", 1)) or encode(wave))
+    session = made(voices, "\n".join(f"{'AB'[n % 2]}: Yes." for n in range(20)), replace(SHORT, max_turn_seconds=0.16))
+    run(session.speak(generator, live=False))
+    text = text_positions(generator, session, 0)
+    later = calls[calls.index(("step", 1)) + 2 :]
+    assert later == [("prefill", text), ("step", 1), ("step", 1)] * 19
+
+
 def test_there_are_at_most_eight_speakers(generator, voices):
     names = [f"P{number}" for number in range(8)]
     session = Session(parse_script("\n".join(f"{name}: Hi." for name in names)), {name: voices["A"] for name in names})
@@ -328,7 +405,7 @@ def test_the_position_budget_is_exact_for_what_is_spoken_and_estimated_for_what_
     assert waiting.prompts == done.prompts
     assert [turn.text for turn in waiting.turns] == [turn.text for turn in done.turns]
     long = made(voices, "\n".join("A: This is one more line of a long script." for _ in range(20)))
-    assert 0 < positions(generator, long).fits < 20
+    assert positions(generator, long).fits == 20 and 0 < positions(generator, long).slides[0] < 20
 
 
 @pytest.mark.parametrize("call", ["redo", "speak", "keep", "edit", "clip"])

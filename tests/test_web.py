@@ -1,6 +1,7 @@
 """The named endpoints of the web app, through the Gradio client and a running `python app.py`."""
 
 import base64
+import io
 import json
 import pickle
 import secrets
@@ -25,11 +26,11 @@ from csm.web.gpu import LONGEST_LEASE, Conversation, Job, lease_seconds
 
 REPORT_KEYS = {
     "model", "device", "seed", "sample_rate", "audio_seconds", "generation_seconds", "real_time_factor",
-    "first_audio_seconds", "positions_prefilled", "turns",
+    "first_audio_seconds", "positions_prefilled", "window_slides", "turns",
 }  # fmt: skip
 TURN_KEYS = {
     "speaker", "text", "start", "end", "frames", "state", "positions_prefilled",
-    "trimmed", "seed", "takes", "reason", "stale",
+    "trimmed", "seed", "takes", "reason", "stale", "heard_from", "other_settings",
 }  # fmt: skip
 BOTH = {"A": Choice("slt"), "B": Choice("rms")}
 
@@ -104,11 +105,20 @@ def test_two_clients_at_once_get_each_their_own(app, client):
 
 def live(app, script):
     """A page's run without its browser: the sound as it was streamed, int16, and the last line of the stream."""
+    pieces, end, _ = followed(app, script)
+    return np.concatenate([piece for turn in pieces for piece in turn]), end
+
+
+def followed(app, script):
+    """The same with the pieces of each turn by themselves, and the page's token."""
     body = {"token": secrets.token_hex(16), "script": script, "turn": 0, "settings": {"max_turn_seconds": 1.5}}
     answer = httpx.post(app.url + "csm/speak", json=body, timeout=120, trust_env=False)
     lines = [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line]
-    pieces = [base64.b64decode(line["pcm"]) for line in lines if line["type"] == "sound"]
-    return np.frombuffer(b"".join(pieces), np.int16), lines[-1]
+    turns = [[] for line in lines if line["type"] == "turn"]
+    for line in lines:
+        if line["type"] == "sound":
+            turns[line["index"]].append(np.frombuffer(base64.b64decode(line["pcm"]), np.int16))
+    return turns, lines[-1], body["token"]
 
 
 def test_eight_pages_at_once_hear_each_their_own(app):
@@ -127,13 +137,57 @@ def test_sound_carries_the_watermark_while_it_is_made(app):
     assert end["type"] == "end" and detect(torch.from_numpy(sound / np.float32(32_767))).marked
 
 
-def test_a_script_beyond_the_budget_gives_what_fits_and_says_where_it_ended(client):
+def level(wave):
+    """Decibels of full scale."""
+    return 10 * np.log10(np.mean(np.square(wave, dtype=np.float64)) + 1e-8)
+
+
+def test_live_sound_is_the_file_s_with_no_silence_and_no_step_where_its_pieces_join(app):
+    turns, end, token = followed(app, "A: Good morning! Did you sleep well?\nB: Not really.")
+    whole = httpx.get(f"{app.url}csm/save/{token}/wav", timeout=60, trust_env=False)
+    sound, _ = soundfile.read(io.BytesIO(whole.content), dtype="float32")
+    starts = [round(span["start"] * 24_000) for span in end["view"]["sound"]["spans"]]
+    joins = 0
+    for pieces, start, stop in zip(turns, starts, [*starts[1:], len(sound)]):
+        heard, filed = np.concatenate(pieces) / np.float32(32_767), sound[start:stop]
+        assert len(filed) <= len(heard), "the file has what was not heard"
+        lags = [np.dot(heard[lag : lag + len(filed) - 2_400], filed[:-2_400]) for lag in range(0, 480, 24)]
+        assert int(np.argmax(lags)) == 0, "silence was put before or into the sound"
+        off = heard[: len(filed)] - filed
+        assert level(off) < level(filed) - 8, "what is heard is not what is in the file"
+        for join in np.cumsum([len(piece) for piece in pieces])[:-1]:
+            if 480 <= join <= len(filed) - 480 and level(filed[join - 480 : join + 480]) > -45:
+                around = [(heard, filed)[n][join - 240 + 240 * k :][:240] for k in (0, 1) for n in (0, 1)]
+                step = (level(around[2]) - level(around[0])) - (level(around[3]) - level(around[1]))
+                assert abs(step) < 3, f"the level jumps by {step:.1f} dB at a join"
+                joins += 1
+    assert joins >= 3
+
+
+def test_of_several_takes_the_best_is_given_and_the_report_says_why(client):
+    _, report = speak(client, "A: One.", takes=2, max_turn_seconds=1)
+    assert report["turns"][0]["takes"] == 2 and "was kept" in report["turns"][0]["reason"]
+
+
+def test_a_recording_is_written_down_and_checked_for_programs(client, prompts):
+    pytest.importorskip("moonshine_voice", reason="the recogniser is not installed: pip install -e '.[listening]'")
+    voice = find_voice("slt")
+    heard = client.predict(recording=handle_file(voice.path), api_name="/transcribe")
+    assert len(set(heard.lower().split()) & set(voice.transcript.lower().split())) >= 3
+    fine = client.predict(recording=handle_file(voice.path), transcript=voice.transcript, api_name="/check_prompt")
+    assert fine["usable"] is True
+    silent = client.predict(recording=handle_file(prompts / "silent.wav"), api_name="/check_prompt")
+    assert silent["usable"] is False and silent["findings"][0]["kind"] == "silent"
+    with pytest.raises(AppError, match="40 s long; cut it"):
+        client.predict(recording=handle_file(prompts / "long.wav"), api_name="/transcribe")
+
+
+def test_a_script_beyond_the_budget_is_spoken_to_its_end_and_says_what_was_forgotten(client):
     line = "this is a very long line that goes on and on until the listener has fallen asleep " * 5
     script = "\n".join(f"{'AB'[turn % 2]}: {line}" for turn in range(8))
     path, report = speak(client, script, max_turn_seconds=1)
-    said = len(report["turns"])
-    assert 0 < said < 8
-    assert f"Turn {said + 1} of 8" in report["notice"]
+    assert len(report["turns"]) == 8 and report["window_slides"] > 0
+    assert "the oldest turns left its memory" in report["notice"]
     assert soundfile.info(path).duration == pytest.approx(report["audio_seconds"], abs=0.01)
 
 
@@ -151,6 +205,7 @@ BAD = {
     "no temperature": (dict(temperature=0), "temperature"),
     "a word for a number": (dict(max_turn_seconds="long"), "must be numbers"),
     "top-k of 0": (dict(topk=0), "Top-k"),
+    "too many takes": (dict(takes=99), "number of takes"),
     "turns of no length": (dict(max_turn_seconds=0), "longest turn"),
 }
 
@@ -177,7 +232,7 @@ def test_bad_input_gets_one_sentence(client, prompts, given, sentence):
 
 def test_a_request_cannot_have_files_of_the_server_read(app):
     def called(recording) -> str:
-        data = ["A: Hi.", "slt", "rms", 7, 0.9, 50, 1, recording, "Hi.", None, ""]
+        data = ["A: Hi.", "slt", "rms", 7, 0.9, 50, 1, recording, "Hi.", None, "", 1]
         with httpx.Client(base_url=app.url + "gradio_api/call/generate", trust_env=False, timeout=60) as http:
             event = http.post("", json={"data": data}).json()["event_id"]
             return http.get(f"/{event}").text
@@ -201,7 +256,9 @@ def test_the_voices_endpoint_lists_what_ships(client):
 
 
 def test_only_the_named_functions_are_for_clients(client):
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/generate", "/voices", "/check_watermark"}
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {
+        "/generate", "/voices", "/check_watermark", "/transcribe", "/check_prompt",
+    }  # fmt: skip
 
 
 def test_the_first_two_names_have_voices_a_and_b_and_others_a_voice_that_is_free():

@@ -31,6 +31,8 @@ export class Card {
     this.player = new ClipPlayer(page.deck, "", () => page.silence(), () => this.tell("This take can't be played; redo the turn."));
     this.progress = make("span", { className: "csm-progress" }, make("span"));
     this.why = make("p", { className: "csm-why" });
+    this.fit = make("p", { className: "csm-fit", hidden: true });
+    this.fit.textContent = "This turn is too long for the model: make two of it, or use fewer voices.";
     this.redo = make("button", { type: "button", className: "csm-button csm-small", textContent: "Redo" });
     this.from = make("button", { type: "button", className: "csm-button csm-small csm-offer" });
     this.takes = make("select", { className: "csm-plain csm-takes" });
@@ -53,6 +55,7 @@ export class Card {
       this.progress,
       this.player.element,
       this.why,
+      this.fit,
       make("div", { className: "csm-row csm-card-foot" }, this.redo, this.takes, this.keep, this.from),
       this.note,
     );
@@ -90,6 +93,7 @@ export class Card {
     if (fresh || this.shown === null || this.shown >= view.takes.length) this.shown = view.chosen ?? view.takes.length - 1;
     this.#takes(view);
     this.hear(this.shown);
+    this.fit.hidden = view.chosen !== null || !all.budget?.too_long?.includes(this.index);
     const open = all.first_open;
     const blocked = open !== null && open !== undefined && open < this.index;
     const last = all.turns.length - 1;
@@ -136,13 +140,25 @@ export class Card {
     this.seconds.textContent = `${made.toFixed(1)} s`;
   }
 
-  speaking() {
+  speaking(takes) {
     this.element.dataset.state = "speaking";
     this.element.dataset.stale = false;
     this.state.textContent = "speaking";
     this.progress.firstChild.style.width = "0";
     this.player.element.hidden = true;
-    this.why.hidden = true;
+    this.fit.hidden = true;
+    this.why.hidden = takes < 2;
+    this.why.textContent = `Making ${takes} takes at once. The best is played as soon as it is known.`;
+  }
+
+  // How far the takes of this turn are: `seconds` of each are made, `heard` of them listened to.
+  comparing({ seconds, heard }, takes, expected) {
+    if (this.element.dataset.state !== "speaking") return;
+    this.grew(seconds, expected);
+    const about = seconds < expected ? ` of about ${expected.toFixed(1)} s` : " s";
+    this.why.textContent = heard
+      ? `Listening to take ${Math.min(heard, takes)} of ${takes}. The best is played as soon as it is known.`
+      : `Making ${takes} takes at once: ${seconds.toFixed(1)}${about} of each. The best is played as soon as it is known.`;
   }
 
   sounding(now) {

@@ -7,32 +7,29 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from csm.audio import load_audio
+from csm.audio import inspect_audio, load_audio
 from csm.conversation import Line, parse_script, speakers
 from csm.errors import InputError
 from csm.generator import Generator
+from csm.listening.prompt import LazyEars, check_prompt, write_down
 from csm.studio import Settings
-from csm.voices import Voice, fetched, find_voice, load_prompt, shipped_voices
+from csm.voices import LONGEST, Voice, fetched, find_voice, load_prompt, shipped_voices
 from csm.watermark import detect
+from csm.web.examples import EXAMPLE_SCRIPT
 from csm.web.gpu import Conversation, Job, Refused, Speak, Update
 from csm.web.waiting import QueueFull
-
-EXAMPLE_SCRIPT = """\
-A: Good morning! Did you sleep well?
-B: Not really. The wind kept me awake all night.
-A: Then you need some coffee. I just made a fresh pot.
-B: You are a good friend. Thank you."""
 
 SLOTS = ("A", "B")
 MODEL_QUEUE = "model"  # one concurrency id: whatever speaks waits for the same model
 RANDOM_SEED = -1
+LONGEST_LISTENED = 120.0  # seconds of a recording that are listened to
 
 
 class MisplacedError(InputError):
@@ -89,7 +86,7 @@ def default_voices() -> tuple[str, str]:
 
 
 def read_settings(
-    seed: float | None, temperature: float | None, topk: float | None, max_turn_seconds: float | None
+    seed: float | None, temperature: float | None, topk: float | None, max_turn_seconds: float | None, takes: Any = 1
 ) -> Settings:
     """Checked settings; a seed of -1 or None draws one. Raises `MisplacedError`."""
     with _given_at("settings"):
@@ -101,11 +98,14 @@ def read_settings(
                 None if temperature is None else float(temperature),
                 None if topk is None else int(topk),
                 float(max_turn_seconds),  # type: ignore[arg-type]
+                int(takes),
             )
         except InputError:
             raise
         except (TypeError, ValueError, OverflowError) as error:
-            raise InputError("Seed, temperature, top-k and the longest turn must be numbers; correct them.") from error
+            raise InputError(
+                "Seed, temperature, top-k, the longest turn and the takes must be numbers; correct them."
+            ) from error
 
 
 def cast(lines: list[Line], choices: dict[str, Choice], offered: dict[str, Voice] | None = None) -> dict[str, Voice]:
@@ -178,12 +178,20 @@ def _told_to_the_client() -> Iterator[None]:
         raise gr.Error(str(error), print_exception=False) from error
 
 
+def _listened_to(recording: str | None) -> float:
+    """Seconds of an uploaded recording. Raises `InputError`."""
+    if not recording:
+        raise InputError("There is no recording; give an audio file.")
+    return inspect_audio(recording).seconds
+
+
 @dataclass(frozen=True)
 class Endpoints:
     """The named functions of the API page. Shares the model's weights between users, and nothing else."""
 
     generator: Generator
     speak: Speak
+    ears: LazyEars = field(default_factory=LazyEars)
 
     def generate(
         self,
@@ -198,6 +206,7 @@ class Endpoints:
         transcript_a: str = "",
         prompt_b: str | None = None,
         transcript_b: str = "",
+        takes: float = 1,
     ) -> tuple[str, dict[str, Any]]:
         """Speak a script as a conversation.
 
@@ -213,13 +222,14 @@ class Endpoints:
             transcript_a: exactly what is said in `prompt_a`.
             prompt_b: a recording for speaker B, instead of `voice_b`.
             transcript_b: exactly what is said in `prompt_b`.
+            takes: how many takes of each turn are made, 1 to 16; the best is kept, and the report says why.
 
         Returns:
             The watermarked conversation as a wav file, and the report that `--json` writes on the command line.
         """
         with _told_to_the_client():
             choices = {"A": Choice(voice_a, prompt_a, transcript_a), "B": Choice(voice_b, prompt_b, transcript_b)}
-            settings = read_settings(seed, temperature, topk, max_turn_seconds)
+            settings = read_settings(seed, temperature, topk, max_turn_seconds, takes)
             job = plan(script, choices, settings, new_folder(), self.generator.voices())
             for update in updates(self.speak, job):
                 if isinstance(update, Conversation) and update.path:
@@ -238,6 +248,36 @@ class Endpoints:
             }
             for voice in self.generator.voices().values()
         ]
+
+    def transcribe(self, recording: str) -> str:
+        """Write down what is said in a recording of one person, offline, to be corrected by hand.
+
+        Args:
+            recording: a sound file in any common format, of at most 30 seconds.
+        """
+        with _told_to_the_client():
+            seconds = _listened_to(recording)
+            if seconds > LONGEST + 0.05:
+                raise InputError(f"The recording is {seconds:.0f} s long; cut it to {LONGEST:.0f} s at most.")
+            return write_down(load_audio(recording, LONGEST), self.ears.get())
+
+    def check_prompt(self, recording: str, transcript: str = "") -> dict[str, Any]:
+        """Say plainly what is wrong with a recording as a voice: too long, clipped, noisy, two speakers, other words.
+
+        Args:
+            recording: a sound file in any common format; its first two minutes are listened to.
+            transcript: exactly what is said in it; left empty, it is not compared.
+
+        Returns:
+            `usable`, the `findings` with their `kind`, a `sentence` each and whether it is `refused` for that, and in
+            `missing` what can't be told on this server.
+        """
+        with _told_to_the_client():
+            _listened_to(recording)
+            ears, wave = self.ears.get(), load_audio(recording, LONGEST_LISTENED)
+            found = check_prompt(wave, transcript or "", ears.recogniser, ears.speakers, ears.speech)
+        usable = not any(finding.refused for finding in found)
+        return {"usable": usable, "findings": [asdict(finding) for finding in found], "missing": ears.missing}
 
     def check_watermark(self, audio: str) -> dict[str, Any]:
         """Whether a sound file carries this program's watermark, with the confidence from 0 to 1.
@@ -271,6 +311,7 @@ class Endpoints:
                 gr.Textbox("", label="Transcript for A"),
                 gr.Audio(label="Recording for B", type="filepath"),
                 gr.Textbox("", label="Transcript for B"),
+                gr.Number(usual.takes, label="Takes of each turn", precision=0),
             ]
             conversation = gr.Audio(label="Conversation", type="filepath")
             report = gr.JSON(label="Report")
@@ -288,4 +329,19 @@ class Endpoints:
                 gr.Audio(label="Sound", type="filepath"),
                 gr.JSON(label="Watermark"),
                 api_name="check_watermark",
+            )
+            recording = gr.Audio(label="Recording", type="filepath")
+            gr.Button("Transcribe").click(
+                self.transcribe,
+                recording,
+                gr.Textbox(label="Words"),
+                api_name="transcribe",
+                concurrency_limit=2,
+            )
+            gr.Button("Check a prompt").click(
+                self.check_prompt,
+                [recording, gr.Textbox("", label="Transcript")],
+                gr.JSON(label="Findings"),
+                api_name="check_prompt",
+                concurrency_limit=2,
             )

@@ -10,7 +10,7 @@ Either way a job first waits in the model's `Queue`, in the process that serves,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,47 +22,49 @@ from csm.audio import write_audio
 from csm.conversation import Line
 from csm.errors import InputError
 from csm.generator import Generator
+from csm.judges import LazyJudges
 from csm.reading import read_aloud
 from csm.studio import Performed, Settings, TurnFinished, TurnReport, TurnStarted, perform
+from csm.takes import NOBODY
 from csm.voices import Voice
 from csm.web.waiting import Queue
 
 LETTERS_PER_SECOND = 12.0
 START_SECONDS = 15.0
+MORE_TAKES = 0.3  # what one more take of a turn costs, in takes: they are sampled in one batch
 LONGEST_LEASE = 300
 NEWS_SECONDS = 0.25  # how often a job that waits says so
 GIVEN_UP = "This was stopped before its turn came; nothing was spoken."
 
 
-@dataclass(frozen=True)
-class Job:
-    """All that one performance needs; every user has their own.
+class Stoppable:
+    """Work with a `folder` of its own. A file at `stop_file` ends it at the next frame: another process sees it too."""
 
-    `folder` receives the sound; a file at `folder / "stop"` ends the performance at the next frame.
-    """
+    folder: Path
+
+    @property
+    def stop_file(self) -> Path:
+        return self.folder / "stop"
+
+
+@dataclass(frozen=True)
+class Job(Stoppable):
+    """All that one performance needs; every user has their own. `folder` receives the sound."""
 
     lines: list[Line]
     voices: dict[str, Voice]
     settings: Settings
     folder: Path
 
-    @property
-    def stop_file(self) -> Path:
-        return self.folder / "stop"
-
 
 @dataclass(frozen=True)
-class Reading:
-    """All that one text read aloud needs. A file at `stop_file`, in `folder`, ends it at the next frame."""
+class Reading(Stoppable):
+    """All that one text read aloud needs."""
 
     texts: list[str]
     voice: Voice
     settings: Settings
     folder: Path
-
-    @property
-    def stop_file(self) -> Path:
-        return self.folder / "stop"
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,16 @@ def on_accelerator(work: Callable[..., Any], duration: Callable[..., int] | int)
     return spaces.GPU(duration=duration)(work)
 
 
+def expected_seconds(texts: Iterable[str], settings: Settings) -> float:
+    """How much sound these turns should give, each take after the first counted at its cost."""
+    seconds = sum(min(1.0 + len(text) / LETTERS_PER_SECOND, settings.max_turn_seconds) for text in texts)
+    return seconds * (1 + MORE_TAKES * (settings.takes - 1))
+
+
 def speech_seconds(job: Job | Reading) -> float:
     """How much sound the text should give."""
     texts = job.texts if isinstance(job, Reading) else [line.text for line in job.lines]
-    return sum(min(1.0 + len(text) / LETTERS_PER_SECOND, job.settings.max_turn_seconds) for text in texts)
+    return expected_seconds(texts, job.settings)
 
 
 def lease_seconds(job: Job | Reading) -> int:
@@ -128,14 +136,16 @@ def lease_seconds(job: Job | Reading) -> int:
     return min(LONGEST_LEASE, math.ceil(START_SECONDS + speech_seconds(job)))
 
 
-def speaking_with(generator: Generator, queue: Queue | None = None) -> Speak:
-    """A function that performs jobs with this model, each when its turn in `queue` comes."""
+def speaking_with(generator: Generator, queue: Queue | None = None, judges: LazyJudges | None = None) -> Speak:
+    """A function that performs jobs with this model, each when its turn in `queue` comes; `judges` compare takes."""
     waiting = Queue() if queue is None else queue
+    listeners = judges or LazyJudges()
 
     @spaces.GPU(duration=lease_seconds)
     def speak(job: Job) -> Iterator[Update]:
         try:
-            for event in perform(generator, job.lines, job.voices, job.settings, stop=job.stop_file.exists):
+            heard_by = listeners.get() if job.settings.takes > 1 else NOBODY
+            for event in perform(generator, job.lines, job.voices, job.settings, job.stop_file.exists, heard_by):
                 if isinstance(event, TurnFinished):
                     yield TurnDone(event.index, event.total, event.turn)
                 elif isinstance(event, Performed):
@@ -148,7 +158,12 @@ def speaking_with(generator: Generator, queue: Queue | None = None) -> Speak:
         except InputError as error:
             yield Refused(str(error))
 
-    return lambda job: _in_turn(waiting, job, lambda: speak(job))
+    def work(job: Job) -> Iterator[Update]:
+        if job.settings.takes > 1:
+            listeners.get()  # here, so that on ZeroGPU the forked process finds them loaded
+        yield from speak(job)
+
+    return lambda job: _in_turn(waiting, job, lambda: work(job))
 
 
 def reading_with(generator: Generator, queue: Queue | None = None) -> Read:

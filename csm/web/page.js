@@ -2,6 +2,7 @@
 
 import { Card } from "./cards.js";
 import { ClipPlayer, Deck, LivePlayer, RATE, decodePcm } from "./player.js";
+import { tidy } from "./tidy.js";
 
 const PAUSE = 250; // ms without a key before the script is sent
 const DOWNLOADS = [
@@ -11,6 +12,8 @@ const DOWNLOADS = [
 const LOST = "The connection to the server broke off; what was typed is still here, so please try again.";
 const SPOKEN = "This conversation is being spoken"; // by the page before it was reloaded; that ends by itself
 const KEY = "csm";
+const ANSWER = 150; // ms that other tabs have to say that a conversation is theirs
+const COPY = "This tab is a copy of another: it has the script, and a conversation of its own.";
 
 const element = (id) => document.getElementById(`csm-${id}`);
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
@@ -36,6 +39,9 @@ class Page {
   constructor() {
     this.stored = this.recall();
     this.token = this.stored.token || this.draw();
+    this.channel = new BroadcastChannel(KEY);
+    this.channel.addEventListener("message", ({ data }) => this.asks(data));
+    this.named = this.stored.token ? this.alone() : Promise.resolve();
     this.deck = new Deck();
     this.view = { turns: [], speakers: [], voices: [] };
     this.cards = [];
@@ -55,6 +61,24 @@ class Page {
     return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
   }
 
+  // A duplicated tab brings along what the other one remembers, its name too: then this one draws another.
+  async alone() {
+    const taken = await new Promise((resolve) => {
+      this.taken = resolve;
+      this.channel.postMessage({ asks: this.token });
+      setTimeout(resolve, ANSWER);
+    });
+    if (!taken) return;
+    this.token = this.draw();
+    this.remember();
+    this.copied = true;
+  }
+
+  asks({ asks, has }) {
+    if (asks === this.token) this.channel.postMessage({ has: asks });
+    if (has === this.token) this.taken?.(true);
+  }
+
   recall() {
     try {
       return JSON.parse(sessionStorage.getItem(KEY)) || {};
@@ -65,8 +89,9 @@ class Page {
 
   remember() {
     try {
+      if (!this.script) return;
       const { script, settings } = this.form();
-      sessionStorage.setItem(KEY, JSON.stringify({ token: this.token, script, settings, voices: this.voices }));
+      sessionStorage.setItem(KEY, JSON.stringify({ token: this.token, script, settings, voices: this.voices, mine: this.mine }));
     } catch {
       // A browser that keeps nothing forgets the script at a reload, and nothing else happens.
     }
@@ -77,7 +102,7 @@ class Page {
     for (const field of this.fields()) {
       settings[field.name] = field.type === "checkbox" ? field.checked : field.value === "" ? null : Number(field.value);
     }
-    return { token: this.token, script: this.script.value, voices: this.voices, settings };
+    return { script: this.script.value, voices: this.voices, settings };
   }
 
   fields() {
@@ -89,13 +114,12 @@ class Page {
     this.script = element("script");
     this.cards = [];
     const examples = JSON.parse(root.dataset.examples || "[]");
-    const choose = element("examples");
-    choose.append(new Option("Examples …", ""), ...examples.map(([name], n) => new Option(name, String(n))));
-    choose.addEventListener("change", () => {
-      if (choose.value !== "" && !this.busy) this.script.value = examples[Number(choose.value)][1];
-      choose.value = "";
-      this.plan();
-    });
+    this.examples = examples.map(([, script]) => script);
+    this.mine = this.stored.mine ?? ""; // what an example has taken the place of
+    element("examples").append(...examples.map(([name, script]) => this.exampleButton(name, script)));
+    this.back = this.exampleButton("Back to my script", null);
+    this.back.hidden = !this.mine;
+    element("examples").append(this.back);
     this.script.value = this.stored.script ?? (examples[0] ? examples[0][1] : "");
     for (const field of this.fields()) {
       const value = this.stored.settings?.[field.name];
@@ -121,6 +145,7 @@ class Page {
     this.saves.append(...DOWNLOADS.map(([kind, name]) => this.saveButton(kind, name)));
     this.saveNote = Object.assign(document.createElement("p"), { className: "csm-note", hidden: true });
     this.saveNote.setAttribute("role", "alert");
+    this.saveNote.dataset.of = "file";
     this.report = document.createElement("details");
     this.report.className = "csm-report";
     this.report.innerHTML = "<summary>Report</summary><pre tabindex='0'></pre>";
@@ -128,17 +153,37 @@ class Page {
     this.settingsTold();
     root.dataset.ready = "true";
     performance.mark("csm-ready");
-    this.refresh().then(() => this.plan());
+    this.refresh().then(() => this.plan()).then(() => this.copied && this.status(COPY, "quiet"));
     clearInterval(this.watch);
     this.watch = setInterval(() => this.follow(), 120);
+  }
+
+  // An example is spoken at once; what stood in its place comes back with the last button.
+  exampleButton(name, script) {
+    const button = Object.assign(document.createElement("button"), { type: "button", className: "csm-button csm-small", textContent: script ? `▸ ${name}` : name });
+    if (script) button.setAttribute("aria-label", `Hear the example “${name}”`);
+    button.addEventListener("click", () => {
+      if (this.busy) return;
+      const now = this.script.value;
+      if (script && now.trim() && !this.examples.includes(now)) this.mine = now;
+      this.script.value = script ?? this.mine;
+      if (!script) this.mine = "";
+      this.back.hidden = !this.mine;
+      this.edited = null;
+      if (script) this.speak(0, false);
+      else this.plan();
+    });
+    return button;
   }
 
   // Asking the server
 
   async post(name, body) {
+    await this.named;
+    const asked = JSON.stringify({ ...body, token: this.token });
     let answer;
     try {
-      answer = await fetch(`csm/${name}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+      answer = await fetch(`csm/${name}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: asked });
     } catch {
       throw new Refusal({ error: LOST });
     }
@@ -182,7 +227,7 @@ class Page {
 
   async refresh() {
     try {
-      const view = await (await this.post("view", { token: this.token })).json();
+      const view = await (await this.post("view", {})).json();
       if (!this.busy) this.show({ ...this.view, ...view });
       else this.view.voices = view.voices;
     } catch (refusal) {
@@ -193,6 +238,9 @@ class Page {
   async speak(index, again) {
     if (this.busy) return;
     this.busy = true;
+    this.pressed = performance.now();
+    this.at = this.waited = this.kept = this.sounded = null;
+    for (const note of [this.saveNote, element("open-note")]) this.note(note, "");
     this.lock();
     this.status("Starting …", "busy");
     this.silence();
@@ -236,24 +284,32 @@ class Page {
     const card = this.cards[event.index];
     const expected = this.view.budget?.expected?.[event.index] || 0;
     if (event.type === "queue") {
+      this.waited = true;
       this.status(`Waiting for the model: ${event.ahead} before you, about ${Math.max(1, Math.round(event.seconds))} s …`, "busy");
     } else if (event.type === "turn") {
       this.made = 0;
+      this.at = event.index;
       const takes = this.form().settings.takes;
       this.status(`Speaking turn ${event.index + 1} of ${event.total} (${event.speaker})${takes > 1 ? `, ${takes} takes` : ""} …`, "busy");
-      card?.speaking();
+      card?.speaking(takes);
       if (aloud) this.live?.begin(event.index, expected);
     } else if (event.type === "sound") {
       const wave = decodePcm(event.pcm);
       this.made += wave.length / RATE;
       card?.grew(this.made, expected);
       if (aloud) this.live?.push(wave);
+      this.heardAt();
+    } else if (event.type === "takes") {
+      card?.comparing(event, this.form().settings.takes, expected);
+    } else if (event.type === "kept") {
+      this.kept = true;
     } else if (event.type === "spoken") {
       this.live?.finish();
+      this.heardAt();
       this.view.turns[event.index] = event.turn;
       card?.show(event.turn, this.view, true);
     } else if (event.type === "error") {
-      throw new Refusal(event);
+      throw new Refusal({ ...event, place: event.place || (this.at === null ? "" : `turn:${this.at}`) });
     } else if (event.type === "end") {
       this.view = event.view;
       this.told(event);
@@ -265,9 +321,13 @@ class Page {
   told({ told, notice, view }) {
     const spoken = view.turns.filter((turn) => turn.chosen !== null).length;
     const stopped = this.halted;
-    if (!told.made) return this.status("Stopped before anything was spoken.", "warning");
-    let text = `${plural(spoken, "turn")}, ${view.sound.seconds.toFixed(1)} s of sound. Made ${told.made.toFixed(1)} s in ${told.seconds.toFixed(1)} s: ` +
-      `real-time factor ${told.factor.toFixed(2)}, first sound after ${(told.first ?? told.seconds).toFixed(2)} s, seed ${view.settings.seed}.`;
+    if (notice) this.cards[this.at]?.tell(notice);
+    if (!told.made && !this.kept) return this.status("Stopped before anything was spoken.", "warning");
+    const first = this.sounded === null || this.waited ? `after ${(told.first ?? told.seconds).toFixed(2)} s` : `${this.sounded.toFixed(2)} s after the click`;
+    const made = this.kept
+      ? "Spoken for somebody else before and kept"
+      : `Made ${told.made.toFixed(1)} s in ${told.seconds.toFixed(1)} s: real-time factor ${told.factor.toFixed(2)}`;
+    let text = `${plural(spoken, "turn")}, ${view.sound.seconds.toFixed(1)} s of sound. ${made}, first sound ${first}, seed ${view.settings.seed}.`;
     if (stopped) text = `Stopped. ${text}`;
     this.status(notice ? `${notice} ${text}` : text, notice || stopped ? "warning" : "done");
   }
@@ -278,7 +338,7 @@ class Page {
     element("stop").disabled = true;
     this.status("Stopping …", "busy");
     this.silence();
-    this.post("stop", { token: this.token }).catch((refusal) => this.refused(refusal, true));
+    this.post("stop", {}).catch((refusal) => this.refused(refusal, true));
   }
 
   // Cards
@@ -327,6 +387,13 @@ class Page {
     } catch {
       return false; // no sound while it is made; the players still work
     }
+  }
+
+  // How long after the click the first sound is heard, in seconds.
+  heardAt() {
+    const first = this.live?.log[0];
+    if (this.sounded !== null || !first) return;
+    this.sounded = (performance.now() - this.pressed) / 1000 + Math.max(0, first.at / RATE - this.context.currentTime);
   }
 
   silence() {
@@ -409,7 +476,7 @@ class Page {
     }
     this.cards.forEach((card, n) => card.show(view.turns[n], view, this.busy || this.invalid));
     this.speakers(view);
-    this.budget(view.budget);
+    this.budget(view.budget, view.estimate);
     element("whole").hidden = !view.sound;
     if (view.sound) {
       this.whole.set(`csm/whole/${this.token}/${view.sound.version}`, view.sound.seconds, view.sound.bars);
@@ -434,6 +501,7 @@ class Page {
     element("over").disabled = this.busy;
     element("stop").disabled = !this.busy;
     element("open").disabled = this.busy;
+    for (const button of element("examples").children) button.disabled = this.busy;
     for (const button of this.saves.children) button.disabled = this.busy;
     this.root.dataset.busy = this.busy;
     if (!this.busy) this.halted = false;
@@ -485,14 +553,14 @@ class Page {
     return row;
   }
 
-  budget(budget) {
+  budget(budget, estimate) {
     const place = element("budget");
     if (!budget || budget.error) {
       place.replaceChildren();
       return;
     }
-    const { limit, prompts, spoken, coming, total, fits } = budget;
-    const over = fits < this.view.turns.length;
+    const { limit, prompts, spoken, coming, total, slides, too_long } = budget;
+    const over = too_long.length > 0;
     const share = (count) => `${Math.min(100, (100 * count) / limit)}%`;
     place.innerHTML =
       `<div class="csm-meter" role="meter" aria-label="Positions" aria-valuemin="0"><span data-part="prompts"></span><span data-part="spoken"></span><span data-part="coming"></span></div><p class="csm-hint"></p>`;
@@ -502,7 +570,12 @@ class Page {
     [prompts, spoken, coming].forEach((count, n) => (meter.children[n].style.width = share(count)));
     const parts = [`voices ${prompts}`, ...(spoken ? [`spoken ${spoken}`] : []), ...(coming ? [`to come about ${coming}`] : [])];
     text.textContent = `${coming ? "About " : ""}${total} of ${limit} positions: ${parts.join(", ")}.`;
-    if (over) text.textContent += ` Only ${fits ? `the first ${plural(fits, "turn")} should` : "nothing would"} fit: shorten the script or use fewer voices.`;
+    if (over) text.textContent += ` Turn ${too_long[0] + 1} is too long for the model: make two of it, or use fewer voices.`;
+    else if (slides.length) text.textContent += ` More than fits at once: before turn ${slides[0] + 1} the model forgets the oldest turns, and speaks on to the end.`;
+    if (coming && estimate) {
+      const others = estimate.ahead ? `, ${estimate.ahead} before you in the queue` : "";
+      text.textContent += ` About ${Math.ceil(estimate.seconds)} s of sound, made in about ${Math.ceil(estimate.work)} s${others}.`;
+    }
     place.dataset.over = over;
     meter.setAttribute("aria-valuetext", text.textContent);
   }
@@ -535,8 +608,9 @@ class Page {
     if (loud || !kind) this.status(message, "error");
   }
 
+  // The form is right again. What was refused of a file is another matter, and stays.
   quiet() {
-    for (const note of this.root.querySelectorAll(".csm-note")) this.note(note, "");
+    for (const note of this.root.querySelectorAll(".csm-note:not([data-of=file])")) this.note(note, "");
     const status = element("status");
     if (status.dataset.kind === "error" && !this.busy) this.status("Ready.", "quiet");
   }
@@ -551,6 +625,7 @@ window.csm = new Page();
 
 // Gradio draws the page, and may draw it again.
 function look() {
+  tidy();
   const root = document.getElementById("csm-app");
   if (root && root !== window.csm.root) {
     if (window.csm.root) window.csm.stored = window.csm.recall();

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import secrets
 import shutil
 import tempfile
 import threading
@@ -76,14 +75,8 @@ class Form:
         voices = voices if isinstance(voices, dict) else {}
         usual = Settings()
         seed = given.get("seed", usual.seed)
-        values = (given.get(name, getattr(usual, name)) for name in ("temperature", "topk", "max_turn_seconds"))
-        settings = read_settings(seed, *values)
-        try:
-            settings = replace(settings, takes=int(given.get("takes", usual.takes)))
-        except (TypeError, ValueError, OverflowError) as error:
-            raise MisplacedError("The number of takes must be a whole number; correct it.", "settings") from error
-        except InputError as error:
-            raise MisplacedError(str(error), "settings") from error
+        names = ("temperature", "topk", "max_turn_seconds", "takes")
+        settings = read_settings(seed, *(given.get(name, getattr(usual, name)) for name in names))
         script = data.get("script")
         chosen = {str(speaker): str(name) for speaker, name in voices.items()}
         return cls(script if isinstance(script, str) else "", chosen, settings, seed in (None, RANDOM_SEED))
@@ -342,11 +335,6 @@ class Pages:
         for page in list(self._pages.values())[:-MOST_AWAKE]:
             if page.task is None and page.session is not None:
                 page.session.rest()
-
-
-def new_token() -> str:
-    """A token as pages draw them."""
-    return secrets.token_hex(16)
 
 
 @contextmanager

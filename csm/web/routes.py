@@ -179,10 +179,10 @@ class PageRoutes:
     async def _happening(self, request: Request, page: Page, task: Task) -> AsyncIterator[bytes]:
         """The stream. Its last line is `end`, with the page's view and what the run cost, or `error`."""
         clock = Clock(task)
-        updates = followed(request, page.perform(task), task)  # type: ignore[arg-type]
+        updates = followed(request, page.perform(task), task, task.progress)
         try:
             async for update in updates:
-                line = await asyncio.to_thread(event_view, page, update)  # type: ignore[arg-type]
+                line = await asyncio.to_thread(event_view, page, update)
                 if line is None:
                     continue
                 if isinstance(update, TurnChunk):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import gradio as gr
@@ -16,7 +17,8 @@ from csm.listening.prompt import LazyEars
 from csm.version import __version__
 from csm.voices import Voice
 from csm.web.check import build_check_tab
-from csm.web.endpoints import EXAMPLE_SCRIPT, Endpoints
+from csm.web.endpoints import Endpoints
+from csm.web.examples import EXAMPLES
 from csm.web.gpu import speaking_with
 from csm.web.inside import build_inside_tab
 from csm.web.pages import Pages
@@ -28,27 +30,14 @@ KEEP_FILES_SECONDS = 3_600
 LONGEST_QUEUE = 32
 TOKEN = "(...inputs) => [...inputs.slice(0, -1), window.csm ? window.csm.token : '']"  # the page's name, put last
 
-EXAMPLES = {
-    "Over coffee": EXAMPLE_SCRIPT,
-    "Three friends": """\
-Anna: Where shall we go this summer?
-Ben: I want to see the mountains again.
-Cleo: And I would like to swim in the sea.
-Anna: Then we need a place that has both.""",
-    "At the door": """\
-A: Hello! Is anybody at home?
-B: Just a moment, please. I am coming.
-A: I have a letter for you.""",
-}
-
 
 def build_app(generator: Generator, queue: Queue | None = None, pages: Pages | None = None) -> gr.Blocks:
     """The whole app over one loaded model, which speaks for one in `queue` at a time; start it with
     `launch(**launch_options(), **server_options(generator, queue, pages))`."""
     queue = queue or Queue()
     pages = pages or Pages(generator, queue)
-    endpoints = Endpoints(generator, speaking_with(generator, queue))
     ears, on_device = LazyEars(), pages.performer.on_device
+    endpoints = Endpoints(generator, speaking_with(generator, queue, pages.performer.judges), ears)
 
     def keep(kept: dict[str, Voice], token: str) -> None:
         if token:
@@ -94,10 +83,8 @@ def head(generator: Generator) -> str:
 def conversation(model: ModelConfig) -> str:
     """The tab that `page.js` fills, with the `model`'s own sampling to begin with."""
     examples = escape(json.dumps(list(EXAMPLES.items())))
-    html = (HERE / "page.html").read_text(encoding="utf-8")
-    html = html.replace('step="0.05" value="0.9"', f'step="0.05" value="{model.temperature}"', 1)
-    html = html.replace('step="1" value="50"', f'step="1" value="{model.topk}"', 1)
-    return html.replace('id="csm-app"', f'id="csm-app" data-examples="{examples}"', 1)
+    html = Template((HERE / "page.html").read_text(encoding="utf-8"))
+    return html.substitute(examples=examples, temperature=model.temperature, topk=model.topk)
 
 
 def launch_options() -> dict[str, Any]:
@@ -120,6 +107,8 @@ def theme() -> gr.themes.Base:
     }
     return gr.themes.Soft(primary_hue="teal", secondary_hue="teal", neutral_hue="stone", **fonts).set(
         **plain,
+        body_text_color_subdued="#6b645e",
+        body_text_color_subdued_dark="#a8a29e",
         block_title_padding="0",
         block_shadow="none",
         block_border_width="1px",

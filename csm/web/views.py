@@ -17,8 +17,8 @@ from csm.session import Session
 from csm.takes import Turn
 from csm.voices import Voice
 from csm.web.encoding import samples
-from csm.web.gpu import Refused, Waiting
-from csm.web.live import LiveUpdate
+from csm.web.gpu import MORE_TAKES, Refused, Waiting
+from csm.web.live import Comparing, Kept, LiveUpdate
 from csm.web.pages import Page
 
 CARD_BARS, WHOLE_BARS = 64, 160
@@ -38,7 +38,8 @@ def page_view(page: Page, lengths: PromptLengths) -> dict[str, Any]:
         "voices": voices_view(page),
         "room": MAX_SPEAKERS - len(session.speakers),
         "first_open": session.first_open,
-        "budget": budget_view(page.generator, session, lengths),
+        "budget": (budget := budget_view(page.generator, session, lengths)),
+        "estimate": estimate_view(page, budget),
         "settings": vars(session.settings),
         "sound": None,
     }
@@ -90,8 +91,21 @@ def budget_view(generator: Generator, session: Session, lengths: PromptLengths) 
         "coming": sum(turn.text + turn.audio for turn in count.turns if turn.expected),
         "total": count.total,
         "fits": count.fits,
+        "slides": count.slides,
+        "too_long": count.too_long,
         "expected": [round(turn.audio / FRAME_RATE, 2) for turn in count.turns],
     }
+
+
+def estimate_view(page: Page, budget: dict[str, Any]) -> dict[str, Any] | None:
+    """What the turns that wait should give and take: `seconds` of sound, in `work` seconds by the pace of the last
+    runs, after the `ahead` who wait already. None for voices that can't be used."""
+    session, queue = page.session, page.performer.queue
+    if session is None or "error" in budget:
+        return None
+    seconds = sum(length for length, turn in zip(budget["expected"], session.turns) if turn.take is None)
+    work = seconds * (1 + MORE_TAKES * (session.settings.takes - 1)) * queue.pace
+    return {"seconds": round(seconds, 1), "work": round(work, 1), "ahead": queue.waiting()[0]}
 
 
 def event_view(page: Page, update: LiveUpdate) -> dict[str, Any] | None:
@@ -100,6 +114,15 @@ def event_view(page: Page, update: LiveUpdate) -> dict[str, Any] | None:
         return {"type": "queue", "ahead": update.ahead, "seconds": round(update.seconds, 1)}
     if isinstance(update, Refused):
         return {"type": "error", "error": update.sentence}
+    if isinstance(update, Kept):
+        return {"type": "kept"}
+    if isinstance(update, Comparing):
+        return {
+            "type": "takes",
+            "index": update.index,
+            "seconds": update.frames / FRAME_RATE,
+            "heard": update.heard,
+        }
     return _happening(page, update)
 
 

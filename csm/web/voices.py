@@ -224,9 +224,9 @@ def lay_out(generator: Generator, ears: LazyEars, on_device: Work = lambda funct
     folder = Path(tempfile.mkdtemp(prefix="csm-voices-"))
     kept = gr.State({}, delete_callback=forget)
     gr.Markdown(
-        "A voice is a short recording of one person and exactly what is said in it. Use only voices that you have "
-        "the right to use. Your voices stay on this page and are forgotten when you close or reload it: "
-        "export them to use them again."
+        "A voice is a short recording of one person, 1 to 30 seconds cut from at most two minutes, and exactly what is "
+        "said in it. Use only voices that you have the right to use. Your voices stay on this page, up to "
+        f"{MOST_VOICES}, and are forgotten when you close or reload it: export them to use them again."
     )
     with gr.Row():
         with gr.Column(min_width=320):

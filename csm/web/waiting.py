@@ -95,6 +95,11 @@ class Queue:
             ahead = list(self._places)[: self._places.index(place)]
             return len(ahead), self._expected(ahead)
 
+    def waiting(self) -> tuple[int, float]:
+        """How many would come before somebody who joins now, and the seconds that they should take."""
+        with self._guard:
+            return len(self._places), self._expected(list(self._places))
+
     def _serve(self) -> None:
         if self._places and self._places[0].began is None:
             self._places[0].began = time.monotonic()

@@ -1,0 +1,78 @@
+"""Segments and texts as the model reads them: rows of ids, recordings encoded on the way; between script and engine.
+
+A recording is encoded once: its codes are remembered by the hash of its samples, whichever conversation hears it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from csm.codec import Codec, codec_key
+from csm.config import FRAME_SIZE, ModelConfig
+from csm.errors import InputError
+from csm.frames import Budget, Rows, Segment, segment_rows, text_rows
+from csm.recent import Recent
+from csm.text import Tokenizer, turn_text
+
+ROOM_FOR_A_TURN = 160  # positions that prompts must leave: a sentence of 100 letters and 5 s of speech
+REMEMBERED = 256, 16 << 20  # how many recordings' codes, and their bytes; 30 s in CSM-1B's codes are 48 kB
+
+
+class Prompts:
+    """Texts and recordings to rows, with one model's tokenizer and codec. For any thread."""
+
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, codec: Codec, device: torch.device) -> None:
+        self.codec_key = codec_key(codec)
+        self.codes: Recent[Tensor] = Recent(*REMEMBERED)
+        self._config, self.tokenizer, self._codec, self._device = config, tokenizer, codec, device
+        self._budget = Budget(config.max_positions)
+
+    def turn_rows(self, text: str, speaker: int) -> Rows:
+        """The rows of a turn's text. Raises `InputError` when nothing in it can be spoken."""
+        if speaker < 0:
+            raise InputError(f"The speaker is {speaker}; speakers are numbered from 0.")
+        rows = text_rows(self.tokenizer, text.strip(), speaker, self._config.num_codebooks)
+        if len(rows) <= len(self.tokenizer.encode(turn_text("", speaker))) or not any(map(str.isalnum, text)):
+            raise InputError("There is nothing to say in this turn: write some words.")
+        return rows
+
+    def rows(self, segments: list[Segment]) -> Rows:
+        """The rows of whole segments, encoded where they come as audio. Raises `InputError` when one doesn't fit."""
+        parts: list[Rows] = []
+        for segment in segments:
+            used = sum(map(len, parts))
+            text = len(self.turn_rows(segment.text, segment.speaker))
+            if segment.audio is not None and segment.codes is None:  # before the encoder spends minutes on an hour
+                frames = -(-segment.audio.shape[-1] // FRAME_SIZE)
+                self._budget.check_prompt(frames, text, used, ROOM_FOR_A_TURN)
+            codes = self.segment_codes(segment)
+            self._budget.check_prompt(len(codes), text, used, ROOM_FOR_A_TURN)
+            parts.append(segment_rows(self.tokenizer, segment, codes))
+        return Rows.join(parts)
+
+    def segment_codes(self, segment: Segment) -> Tensor:
+        """A segment's codes, int64 (frames, K): its own, or its audio's. Raises `InputError` if it has neither."""
+        if segment.codes is not None:
+            if segment.codes.dim() != 2 or segment.codes.shape[1] != self._config.num_codebooks:
+                raise InputError(
+                    f"A segment's codes have shape {tuple(segment.codes.shape)}; this model needs "
+                    f"(frames, {self._config.num_codebooks})."
+                )
+            codes = segment.codes.to(torch.int64).cpu()
+            if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self._config.audio_vocab_size:
+                raise InputError("A segment has codes that this model doesn't know: they are another model's.")
+            return codes
+        if segment.audio is None or segment.audio.numel() == 0:
+            raise InputError("A context segment has no sound: give it audio or codes.")
+        if segment.audio.dim() != 1:
+            raise InputError(f"A segment's audio has shape {tuple(segment.audio.shape)}; it must be (num_samples,).")
+        wave = segment.audio.detach().to("cpu", torch.float32).contiguous()
+        key = hashlib.sha256(self.codec_key.encode() + wave.numpy().tobytes()).hexdigest()
+        known = self.codes.get(key)
+        if known is None:
+            known = self._codec.encode(wave.to(self._device)).to("cpu", torch.int32)
+            self.codes.put(key, known, known.nbytes)
+        return known.to(torch.int64)

@@ -136,6 +136,14 @@ def test_the_depth_decoder_learns_a_random_sixteenth_of_the_frames(talk):
     assert choose_frames(mask, 1e-9, (1, 0)).sum() == 1
 
 
+def test_half_of_the_chosen_frames_begin_a_turn_where_the_voice_is_decided():
+    mask = torch.zeros(3, 64, 5, dtype=torch.bool)
+    mask[:, :4, -1] = mask[:, 30:40, -1] = True
+    mask[:, 4:30, :-1] = mask[:, 40:60, :-1] = True
+    chosen = choose_frames(mask, 0.25, (1, 0))
+    assert chosen.sum() == 34 and chosen[:, 4:10].sum() + chosen[:, 40:46].sum() == 17
+
+
 def test_guidance_adds_a_loss_and_changes_nothing_in_what_is_computed(talk):
     model, batch = new_model(), talk.batch(0, 1, 128)
     frames = choose_frames(batch.mask, 1.0, (0,))

@@ -28,6 +28,7 @@ from csm.training.run import Run, warmup_cosine
 
 LENGTHS, LENGTH_SHARES = (256, 512, 1024), (0.62, 0.25, 0.10)  # shorter conversations than the longest, and how often
 MOST_SKIPPED = 20
+OPENING = 6  # frames
 
 
 @dataclass(frozen=True)
@@ -151,13 +152,24 @@ def misheard(batch: Batch, share: float, seed: tuple[int, ...]) -> Tensor:
 
 
 def choose_frames(mask: Tensor, share: float, seed: tuple[int, ...]) -> Tensor:
-    """A random `share` of the frames of a batch, at least one: bool (B, S) from its mask (B, S, K+1)."""
+    """A random `share` of the frames of a batch, at least one: bool (B, S) from its mask (B, S, K+1).
+
+    Half of them, if there are so many, are among the first `OPENING` of a turn. There the voice is decided, after what
+    was heard of the speaker before; what follows is told by the turn's own beginning, and teaches less.
+    """
     audio = mask[..., 0].clone()
     audio[:, 0] = False  # nothing comes before it to predict it from
-    frames = audio.flatten().nonzero()[:, 0].numpy()
-    count = min(len(frames), max(1, round(share * len(frames))))
+    places = torch.arange(mask.shape[1])
+    since = places - torch.where(mask[..., 0], -1, places).cummax(1).values
+    opening = (audio & (since <= OPENING)).flatten().nonzero()[:, 0].numpy()
+    later = (audio & (since > OPENING)).flatten().nonzero()[:, 0].numpy()
+    frames = len(opening) + len(later)
+    count = min(frames, max(1, round(share * frames)))
+    first = max(count - len(later), min(count // 2, len(opening)))
+    rng = np.random.default_rng(seed)
     chosen = torch.zeros(audio.numel(), dtype=torch.bool)
-    chosen[np.random.default_rng(seed).choice(frames, count, replace=False)] = True
+    chosen[rng.choice(opening, first, replace=False)] = True
+    chosen[rng.choice(later, count - first, replace=False)] = True
     return chosen.view(audio.shape)
 
 

@@ -342,7 +342,7 @@ def test_a_turn_that_is_too_long_is_told_at_its_card_and_a_long_script_is_not(pa
     expect(cards(page).nth(1).locator(".csm-fit")).to_contain_text("too long for the model")
     button(page, "Generate").click()
     expect(status(page, "error")).to_contain_text("Turn 2 is too long")
-    expect(text(page, 1)).to_have_value((line * 30).strip())
+    expect(text(page, 2)).to_have_value((line * 30).strip())
 
 
 def test_a_wrong_setting_is_told_beside_the_settings_and_nothing_typed_is_lost(page):

@@ -146,7 +146,7 @@ PRESETS: dict[str, ModelConfig] = {
         text_vocab_size=258,
         audio_vocab_size=515,
         tokenizer="bytes",
-        temperature=0.4,
+        temperature=0.25,
     ),
     "tiny": _llama(
         TransformerConfig(layers=16, dim=2_048, heads=32, kv_heads=8, mlp_dim=8_192),

@@ -50,7 +50,7 @@ def draw(saved: dict[str, dict[str, Any]], target: Path) -> bool:
     for axes in (frames, turns):
         axes.grid(alpha=0.3, which="both")
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")  # labels of its own would lie on one another
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7)
     partial = target.with_name(f".{target.name}.part")

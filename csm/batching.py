@@ -16,10 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csm.config import FRAME_SIZE, SAMPLE_RATE
 from csm.engine import Context, Engine, Lineup, Stream
-from csm.errors import InputError
-from csm.frames import Rows, Segment
+from csm.frames import Rows, Segment, longest_turn
 from csm.generator import ConversationFull, Generator
 from csm.model import CSM, Sampling
 
@@ -64,10 +62,7 @@ class Batch:
         rows, sampling = generator.turn_rows(text, speaker), generator.sampling(temperature, topk)
         if context:
             rows = Rows.join([generator.prompt_rows(context), rows])
-        longest = int(max_audio_length_ms / 1000 * SAMPLE_RATE / FRAME_SIZE)
-        if longest < 1:
-            raise InputError("The longest length of a turn is below one frame; allow at least 80 milliseconds.")
-        return self.join_rows(rows, longest, sampling, seed)
+        return self.join_rows(rows, longest_turn(max_audio_length_ms), sampling, seed)
 
     def join_rows(
         self, rows: Rows, longest: int, sampling: Sampling | None = None, seed: int | None = None, endless: bool = False

@@ -74,6 +74,13 @@ def frames_in(seconds: float) -> int:
     return int(round(seconds * FRAME_RATE, 6))
 
 
+def longest_turn(milliseconds: float) -> int:
+    """How many frames a turn may have that is to last at most so long. Raises `InputError` for less than one."""
+    if (frames := frames_in(milliseconds / 1000)) < 1:
+        raise InputError("The longest length of a turn is below one frame; allow at least 80 milliseconds.")
+    return frames
+
+
 def room_for(text: str, text_positions: int) -> int:
     """Positions to keep free for a turn that is still to be spoken: its text, its frames and the zero frame.
 

@@ -19,7 +19,7 @@ from csm.codec import Codec
 from csm.config import PRESETS, SAMPLE_RATE, Environment, ModelConfig
 from csm.engine import Context, Engine
 from csm.errors import InputError
-from csm.frames import Budget, Rows, Segment, frames_in, room_for
+from csm.frames import Budget, Rows, Segment, longest_turn, room_for
 from csm.model import Sampling
 from csm.model.packed import in_precision, reading_precision, rounded_by_kernels
 from csm.prompts import Prompts
@@ -241,9 +241,7 @@ class Conversation:
         frames it may have."""
         generator, window = self.generator, self._window
         rows = generator.turn_rows(text, speaker)
-        longest = frames_in(max_audio_length_ms / 1000)
-        if longest < 1:
-            raise InputError("The longest length of a turn is below one frame; allow at least 80 milliseconds.")
+        longest = longest_turn(max_audio_length_ms)
         generator.budget.check_turn(text, len(rows), window.prompt_positions, longest)
         if self.slide:
             window.make_room(room_for(text, len(rows)))

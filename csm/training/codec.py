@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from csm.codec.spectral import HOP, SpectralCodec, mel_filters
 from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
 from csm.training.adversary import Adversary, discriminator_loss, generator_losses
-from csm.training.corpus import Corpus, Utterance
+from csm.training.corpus import Corpus, Utterance, speaker_shares
 from csm.training.pitch import pitch
 from csm.training.run import Run, warmup_cosine
 
@@ -95,15 +95,14 @@ class CodecTrainer(nn.Module):
 
 
 class Clips:
-    """Clips to draw from, so that speakers with few are heard more often than their share: by its square root."""
+    """Clips to draw from, the speaker first."""
 
     def __init__(self, utterances: list[Utterance]) -> None:
         self.by_speaker: dict[str, list[Utterance]] = {}
         for utterance in utterances:
             self.by_speaker.setdefault(utterance.speaker, []).append(utterance)
         self.speakers = list(self.by_speaker)
-        shares = np.sqrt([len(own) for own in self.by_speaker.values()])
-        self.shares = shares / shares.sum()
+        self.shares = speaker_shares(self.by_speaker)
 
     def draw(self, rng: np.random.Generator) -> Utterance:
         own = self.by_speaker[self.speakers[rng.choice(len(self.speakers), p=self.shares)]]

@@ -19,7 +19,7 @@ from csm.codec import Codec
 from csm.config import FRAME_RATE, FRAME_SIZE, ModelConfig
 from csm.errors import InputError
 from csm.text import ByteTokenizer, Tokenizer, turn_text
-from csm.training.corpus import Corpus, Utterance
+from csm.training.corpus import Corpus, Utterance, speaker_shares
 from csm.training.run import say
 
 FRAME_SECONDS = 1 / FRAME_RATE
@@ -161,9 +161,7 @@ class Conversations:
                 self.clips.setdefault(utterance.speaker, []).append(clip)
         if not self.clips:
             raise InputError(f"No codes of this speech in {folder}: run `python -m csm train codes` first.")
-        # Between equal speakers and equal clips: who has said much is heard more, and who has not often enough.
-        weights = np.sqrt([len(clips) for clips in self.clips.values()])
-        self._shares = weights / weights.sum()
+        self._shares = speaker_shares(self.clips)
 
     def _turn(self, rng: np.random.Generator, clips: list[Clip]) -> Clip:
         """One clip, or two or three of the same speaker said in one breath: people's turns have several sentences."""

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import random
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -197,6 +197,13 @@ def synthesise(
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for done, (shard, lacking, seconds) in enumerate(pool.imap_unordered(_write_shard, jobs), 1):
             yield f"shard {shard}: {seconds / 60:.0f} min, {lacking} lines left out; {done} of {len(jobs)}"
+
+
+def speaker_shares(said: Mapping[str, Sized]) -> np.ndarray:
+    """How often to draw each speaker, float64 (speakers,), by what each has `said`: between equal speakers and equal
+    clips. Who has said much is heard more, and who has not often enough."""
+    weights = np.sqrt([len(clips) for clips in said.values()])
+    return weights / weights.sum()
 
 
 class Corpus:

@@ -6,7 +6,6 @@ on the CPU in a process of its own, because Triton must be told of its interpret
 
 from __future__ import annotations
 
-import inspect
 import json
 import traceback
 from collections.abc import Callable
@@ -26,7 +25,6 @@ from csm.model.transformer import Transformer
 # Odd on purpose: widths that no block divides, heads in groups of four, a head_dim that isn't dim / heads.
 WIDE = TransformerConfig(layers=1, dim=80, heads=8, kv_heads=2, mlp_dim=144, head_width=64)
 NARROW = TransformerConfig(layers=2, dim=48, heads=4, kv_heads=1, mlp_dim=72, head_width=16, rope=RopeConfig(factor=1))
-NOISE_IS_GIVEN = "noise" in inspect.signature(sample).parameters  # or drawn inside, from a generator
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 
@@ -183,9 +181,7 @@ def check_a_code_is_the_one_that_sample_draws(device: str) -> None:
                 noise = torch.ones(2, 2, vocab, device=device)
                 generator.manual_seed(seed)
                 noise[:, 1] = torch.empty(2, vocab, device=device).exponential_(1, generator=generator)
-                generator.manual_seed(seed)
-                drawn = noise[:, 1] if NOISE_IS_GIVEN else generator
-                theirs = sample(logits, Sampling(temperature, topk), drawn)
+                theirs = sample(logits, Sampling(temperature, topk), noise[:, 1])
                 ours = choose(logits, noise, temperature, [topk, topk])
                 assert ours.tolist() == theirs.tolist(), (seed, dtype, temperature, topk)
 
@@ -245,13 +241,9 @@ def check_frames_are_those_of_the_plain_model(device: str) -> None:
             wanted = {}
             for slot in range(slots):
                 if active[slot]:
-                    before = noises[slot].get_state()
                     for book in range(4):
                         noise[slot, book].exponential_(1, generator=noises[slot])
-                    if not NOISE_IS_GIVEN:
-                        noises[slot].set_state(before)
-                    drawn = noise[slot : slot + 1] if NOISE_IS_GIVEN else [noises[slot]]
-                    wanted[slot] = plain.sample_frame(states[slot], Sampling(), drawn)
+                    wanted[slot] = plain.sample_frame(states[slot], Sampling(), noise[slot : slot + 1])
                     embedded = plain.embed_codes(wanted[slot]).sum(1, keepdim=True)
                     states[slot] = plain.backbone(embedded, alone[slot])[:, -1]
             kernels.step(state, noise, codes, lengths, active)

@@ -130,8 +130,8 @@ class SharedEngine(Engine):
     whose frames nobody takes pauses after a second of sound.
     """
 
-    def __init__(self, model: CSM, slots: int) -> None:
-        super().__init__(model)
+    def __init__(self, model: CSM, slots: int, weights: str = "bfloat16") -> None:
+        super().__init__(model, weights)
         self._lineup = self.new_lineup(slots)
         self._changed = threading.Condition()
 
@@ -177,5 +177,5 @@ class SharedEngine(Engine):
 def shared(generator: Generator, slots: int) -> Generator:
     """The same model, codec and voices, for threads that speak at once: up to `slots` turns step together."""
     together = copy.copy(generator)
-    together.engine = SharedEngine(generator.engine.model, slots)
+    together.engine = SharedEngine(generator.engine.model, slots, generator.engine.weights)
     return together

@@ -29,7 +29,7 @@ class Engine:
 
     def __init__(self, model: CSM, weights: str = "bfloat16") -> None:
         self.model = model
-        self._weights = weights
+        self.weights = weights
         self.config = model.config
         self._idle: list[Lineup] = []  # for one stream each, between turns; graphs and all
         self._recorder: Recorder | None = None
@@ -110,7 +110,7 @@ class Engine:
 
     @torch.inference_mode()
     def fork(self, context: Context, copies: int, room: int) -> Context:
-        """Contexts side by side, each a copy of `context` with `room` further positions; for `step_each` only."""
+        """Contexts side by side, each a copy of `context` with `room` more positions. Several are for `step_each` only."""
         state, past, length = context.speaking_state(), context.cache, context.length
         fork = Context(KVCache(self.config.backbone, length + room, copies, state))
         for own, theirs in ((fork.cache.keys, past.keys), (fork.cache.values, past.values)):
@@ -178,7 +178,7 @@ class Engine:
 
     def _kernels(self, slots: int) -> FrameStep:
         made = importlib.import_module("csm.kernels.frame").FrameKernels
-        step = KernelStep(made(self.model, slots, self.config.max_positions, self._weights))
+        step = KernelStep(made(self.model, slots, self.config.max_positions, self.weights))
         Stage(self.model, slots, step).warm_up(positions=1)  # so that what can't run is known now
         return step
 

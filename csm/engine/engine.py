@@ -110,7 +110,7 @@ class Engine:
 
     @torch.inference_mode()
     def fork(self, context: Context, copies: int, room: int) -> Context:
-        """Contexts side by side, each a copy of `context` with `room` more positions. Several are for `step_each` only."""
+        """Contexts side by side, copies of `context` with `room` more positions. Several: for `step_each` only."""
         state, past, length = context.speaking_state(), context.cache, context.length
         fork = Context(KVCache(self.config.backbone, length + room, copies, state))
         for own, theirs in ((fork.cache.keys, past.keys), (fork.cache.values, past.values)):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,14 +18,15 @@ from csm.cli import main
 from csm.codec import build_codec
 from csm.config import PRESETS
 from csm.model import CSM
-from csm.training.codes import OneByOne, encode_corpus
+from csm.training.codes import encode_corpus
 from csm.training.corpus import Corpus, Utterance
 from csm.training.distributed import Processes
-from csm.training.export import export_published
+from csm.training.export import export, model_codec
 from csm.training.lm import LMSettings, train_lm
 from csm.training.plan import plan
+from csm.training.shapes import keep_shape, kept_model
 from tests.letters import CONFIG, CURVES, SETTINGS, curve, new_model, weights
-from tests.published import write_transformers
+from tests.published import write_tokenizer, write_transformers
 from tests.small import SMALL_LIGHT, SMALL_MIMI, fill_codebooks
 
 TOP = Path(__file__).parent.parent
@@ -89,7 +91,6 @@ import torch
 from csm.config import PRESETS
 from csm.model import CSM
 from csm.training.codes import Batch
-from csm.training.export import export_published
 from csm.training.lm import LMSettings, train_lm
 
 class Noise:
@@ -194,30 +195,45 @@ def test_any_model_s_codec_gives_the_codes_to_train_on(codec, tmp_path):
     (tmp_path / "utterances-000.jsonl").write_text("\n".join(json.dumps(vars(clip)) for clip in clips))
     np.save(tmp_path / "audio-000.npy", rng.integers(-9000, 9000, sum(samples)).astype(np.int16))
     corpus = Corpus(tmp_path)
-    encode_corpus(corpus, OneByOne(built), tmp_path / "codes", report=lambda line: None)
+    encode_corpus(corpus, built, tmp_path / "codes", report=lambda line: None)
     codes = np.load(tmp_path / "codes" / "codes-000.npy")
     alone = [built.encode(torch.from_numpy(corpus.audio(clip).astype(np.float32) / 32768)) for clip in clips]
     assert np.array_equal(codes, torch.cat(alone).numpy())
 
 
-def test_a_model_trained_for_mimi_is_exported_in_the_published_layout(tmp_path):
+def test_a_model_that_learned_another_s_codes_is_exported_with_its_codec(tmp_path):
+    """In the published layout, as whatever reads Llama 3's tokenizer and speaks through Mimi."""
     source = load_model(str(write_transformers(tmp_path / "source")))
     config = source.model.config
     config = replace(config, backbone=replace(config.backbone, layers=4))
     model = CSM(config).init_weights()
-    (tmp_path / "run").mkdir()
+    keep_shape(tmp_path / "run", config)
+    write_tokenizer(tmp_path / "run")
     torch.save({"module": model.state_dict()}, tmp_path / "run" / "state.pt")
-    export_published(tmp_path / "run", config, str(tmp_path / "source"), tmp_path / "made")
+    codec = model_codec(str(tmp_path / "source"))
+    export(tmp_path / "run", codec, tmp_path / "made")
     loaded = load_model(str(tmp_path / "made"))
     assert loaded.model.config == config
     assert all(torch.equal(t, model.state_dict()[name]) for name, t in loaded.model.state_dict().items())
     theirs = source.codec.module.state_dict()
     assert all(torch.equal(t, theirs[name]) for name, t in loaded.codec.module.state_dict().items())
-    with pytest.raises(csm.InputError, match="run"):  # of another shape
-        export_published(tmp_path / "run", source.model.config, str(tmp_path / "source"), tmp_path / "other")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(source.model.config.to_dict()))
+    with pytest.raises(csm.InputError, match="run in run"):  # of another shape
+        export(tmp_path / "run", codec, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
-def test_exporting_a_large_preset_asks_whose_mimi_it_speaks_through(capsys):
-    assert main(["train", "export", "--preset", "small", "--out", "nowhere"]) == 2
-    assert "--model" in capsys.readouterr().err
+def test_a_preset_is_trained_for_the_codes_it_is_given(start, speech, tmp_path, capsys):
+    """nano's transformers with the four small codebooks of these codes; with Llama's tokenizer they don't go."""
+    command = ["train", "lm", "--data", str(speech), "--out", str(tmp_path / "run"), "--device", "cpu", "--steps", "1"]
+    assert main([*command, "--codes", str(tmp_path)]) == 2
+    assert "has no config.json" in capsys.readouterr().err
+    shutil.copytree(speech, tmp_path / "codes")
+    keep_shape(tmp_path / "codes", CONFIG.codec)
+    command += ["--codes", str(tmp_path / "codes"), "--positions", "128", "--batch-positions", "128"]
+    assert main([*command, "--preset", "tiny"]) == 2
+    assert "speaks through Mimi" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert main([*command, "--preset", "small?"]) == 2
+    assert "There is no shape 'small?'" in capsys.readouterr().err
+    assert main(command) == 0
+    assert kept_model(tmp_path / "run") == replace(PRESETS["nano"], codec=CONFIG.codec, audio_vocab_size=35)

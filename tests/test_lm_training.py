@@ -103,7 +103,7 @@ def test_the_seed_decides_the_curve(run, talk, tmp_path):
 def test_a_run_of_another_model_is_refused_in_one_sentence(run, talk, tmp_path):
     shutil.copytree(run, tmp_path / "lm")
     other = CSM(replace(CONFIG, audio_vocab_size=40)).init_weights()
-    with pytest.raises(csm.InputError, match="doesn't go with these settings"):
+    with pytest.raises(csm.InputError, match="begun with another shape"):
         train_lm(other, talk, None, tmp_path / "lm", SETTINGS)
 
 

@@ -8,33 +8,32 @@ import numpy as np
 import pytest
 import torch
 from moshi.quantization.core_vq import EuclideanCodebook
-from safetensors.torch import load_file
 
 import csm
-from csm.checkpoint import fill, open_tensors, save_folder
-from csm.checkpoint.mimi_keys import from_moshi
-from csm.checkpoint.published import mimi_shapes
-from csm.codec.mimi import MimiCodec, build_mimi
-from csm.config import FRAME_SIZE, MimiConfig
+from csm.audio import load_audio
+from csm.checkpoint import load_model
+from csm.cli import main
+from csm.codec.mimi import build_mimi
+from csm.config import FRAME_SIZE, PRESETS, MimiConfig, SpectralConfig
 from csm.model import CSM
 from csm.training import mimi as training
-from csm.training.corpus import Utterance
+from csm.training.corpus import Corpus, Utterance
+from csm.training.export import export, trained_codec
 from csm.training.mimi import (
     BYPASS,
     MimiRecipe,
     MimiTrainer,
     folded,
-    mimi_config,
     quantised,
     random_depths,
-    save_mimi,
     start_codebooks,
     train_mimi,
     trainable_mimi,
-    trained_mimi,
     unquantised,
 )
+from csm.training.shapes import CODECS, codec_shape, keep_shape, kept_codec, model_shape, with_codec
 from csm.training.teacher import FeatureLesson, PhoneLesson, Teacher, choose_lesson, load_teacher
+from tests.published import write_tokenizer
 from tests.small import small_config
 
 CONFIG = MimiConfig(
@@ -129,21 +128,20 @@ def test_the_result_decodes_as_the_module_in_training_did(run):
     folder, mimi = run
     trainer = MimiTrainer(CONFIG, PhoneLesson(CONFIG.dim), RECIPE.channels)
     trainer.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["module"])
-    assert any("parametrizations" in name for name in trainer.mimi.state_dict())
+    assert any("parametrizations" in name for name in trainer.codec.state_dict())
     assert set(mimi.state_dict()) == set(build_mimi(CONFIG).state_dict())
     wave = hum()[:, None]
     with torch.no_grad():
         codes = mimi.encode(wave)
         assert torch.equal(codes, trainer.eval().mimi.encode(wave))
         assert len(codes.unique()) > 4
-        assert torch.allclose(mimi.decode(codes), trainer.mimi.decode(codes), atol=1e-6)
+        assert torch.allclose(mimi.decode(codes), trainer.codec.decode(codes), atol=1e-6)
         whole = trainer(wave[:, 0], torch.full((2,), CONFIG.total_codebooks))[0]
         assert torch.allclose(mimi.decode(codes)[:, 0], whole, atol=1e-5)
 
 
-def test_it_streams_what_it_decodes_whole(run, tmp_path):
-    codec = MimiCodec(CONFIG)
-    codec.module.load_state_dict(trained_mimi(run[0], CONFIG).state_dict())
+def test_it_streams_what_it_decodes_whole(run):
+    codec = trained_codec(run[0])
     codes = codec.encode(hum(batch=1)[0])
     stream = codec.stream()
     pushed = torch.cat([stream.push(codes[:1]), stream.push(codes[1:4]), stream.push(codes[4:]), stream.flush()])
@@ -152,26 +150,92 @@ def test_it_streams_what_it_decodes_whole(run, tmp_path):
     assert torch.allclose(pushed, whole, atol=1e-5)
 
 
-def test_the_file_is_read_as_the_published_one_is(run, tmp_path):
-    save_mimi(tmp_path / "mimi.safetensors", run[1])
-    tensors = from_moshi(open_tensors([tmp_path / "mimi.safetensors"]), mimi_shapes(CONFIG), "file")
-    codec = MimiCodec(CONFIG)
-    fill(codec.module, tensors, "file", torch.float32)
-    codes = torch.randint(16, (5, 4))
-    with torch.no_grad():
-        assert torch.equal(codec.decode(codes), run[1].decode(codes.T[None])[0, 0])
-    assert not list(tmp_path.glob("*.partial"))
-    assert set(load_file(tmp_path / "mimi.safetensors")) == set(mimi_shapes(CONFIG))
+def test_a_run_gives_back_the_codec_it_trained(run):
+    """Of the shape that the run says itself."""
+    codec, mimi = trained_codec(run[0]), run[1]
+    assert codec.config == kept_codec(run[0]) == CONFIG
+    assert all(torch.equal(tensor, mimi.state_dict()[name]) for name, tensor in codec.module.state_dict().items())
 
 
-def test_a_model_folder_with_it_loads_and_speaks(run, tmp_path):
-    config = replace(small_config(CONFIG), audio_vocab_size=CONFIG.codebook_size + 3)
-    save_folder(tmp_path / "model", CSM(config).init_weights(), run[1])
-    generator = csm.load(str(tmp_path / "model"), "cpu")
-    codes = torch.randint(16, (5, 4))
-    theirs, ours = generator.codec.decode(codes), run[1].decode(codes.T[None])[0, 0].detach()
-    assert (theirs - ours).norm() < 0.02 * ours.norm()  # weights are stored in float16
-    assert generator.generate("Hum.", 0, max_audio_length_ms=400, seed=1).abs().sum() > 0
+def test_from_speech_to_speech_through_a_mimi_of_its_own(speech, tmp_path, capsys):
+    """Every step as a user gives it: codec, codes, language model, export, and a script spoken."""
+    transformers = small_config(max_positions=512)
+    (tmp_path / "codec.json").write_text(json.dumps(vars(CONFIG)))
+    (tmp_path / "model.json").write_text(json.dumps(transformers.to_dict()))
+    (tmp_path / "script.txt").write_text("A: Hum.\nB: Hum, hum.\n")
+
+    def step(name, **options):
+        given = [text for key, value in options.items() for text in (f"--{key.replace('_', '-')}", str(value))]
+        assert main(["train", name, *given]) == 0, capsys.readouterr().err
+
+    codec, codes, lm, model = (tmp_path / name for name in ("codec", "codes", "lm", "model"))
+    step("codec", config=tmp_path / "codec.json", data=speech, out=codec, steps=8, adversarial_from=7, every=4)
+    step("codes", data=speech, codec=codec, out=codes)
+    step("lm", preset=tmp_path / "model.json", data=speech, codes=codes, out=lm, steps=4, every=2, positions=128,
+         batch_positions=128, device="cpu")  # fmt: skip
+    step("export", codec=codec, lm=lm, out=model)
+
+    loaded = load_model(str(model))
+    assert loaded.model.config == replace(transformers, codec=CONFIG, audio_vocab_size=16 + 3)
+    made = np.load(codes / "codes-000.npy")
+    assert made.shape == (24 * 7, 4) and len(np.unique(made)) > 4
+    wave = Corpus(speech).audio(Corpus(speech).utterances[0]).astype(np.float32) / 32768
+    assert torch.equal(trained_codec(codec).encode(torch.from_numpy(wave)), torch.from_numpy(made[:7]).long())
+    spoken = ["--script", str(tmp_path / "script.txt"), "--voice", "A=slt", "--voice", "B=rms"]
+    spoken += ["--out", str(tmp_path / "talk.wav"), "--max-turn-seconds", "1", "--device", "cpu"]
+    assert main(["generate", "--model", str(model), *spoken]) == 0
+    assert load_audio(tmp_path / "talk.wav").abs().max() > 0
+
+
+def test_a_model_with_llama_s_tokenizer_and_a_mimi_of_its_own_is_exported_in_the_published_layout(run, tmp_path):
+    config = with_codec(replace(small_config(CONFIG), tokenizer="llama3", text_vocab_size=300), CONFIG)
+    model = CSM(config).init_weights()
+    keep_shape(tmp_path / "lm", config)
+    torch.save({"module": model.state_dict()}, tmp_path / "lm" / "state.pt")
+    with pytest.raises(csm.InputError, match="no tokenizer.json"):
+        export(tmp_path / "lm", trained_codec(run[0]), tmp_path / "model")
+    write_tokenizer(tmp_path / "lm")
+    export(tmp_path / "lm", trained_codec(run[0]), tmp_path / "model")
+    loaded = load_model(str(tmp_path / "model"))
+    assert loaded.model.config == config
+    assert all(torch.equal(t, model.state_dict()[name]) for name, t in loaded.model.state_dict().items())
+    assert all(torch.equal(t, run[1].state_dict()[name]) for name, t in loaded.codec.module.state_dict().items())
+    with pytest.raises(csm.InputError, match="exists already"):
+        export(tmp_path / "lm", trained_codec(run[0]), tmp_path / "model")
+
+
+def test_a_language_model_is_not_packed_with_another_codec(run, tmp_path, capsys):
+    keep_shape(tmp_path / "lm", small_config())
+
+    def export_fails(codec, lm):
+        command = ["train", "export", "--codec", str(codec), "--lm", str(lm), "--out", str(tmp_path / "out")]
+        assert main(command) == 2 and not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    said = export_fails(run[0], tmp_path / "lm")
+    assert "another codec (spectral, 4 codebooks of 32) than this one (mimi, 4 codebooks of 16)" in said
+    assert "lm/config.json describes no codec" in export_fails(tmp_path / "lm", tmp_path / "lm")
+    assert "config.json describes no language model" in export_fails(run[0], run[0])
+    assert "has no config.json" in export_fails(run[0], tmp_path / "nothing")
+
+
+def test_a_codec_whose_codebooks_have_not_begun_encodes_nothing(speech, tmp_path):
+    train_mimi(speech, tmp_path / "run", CONFIG, replace(RECIPE, steps=2, every=2))
+    with pytest.raises(csm.InputError, match="no codes yet"):
+        trained_codec(tmp_path / "run")
+
+
+def test_codes_of_two_shapes_don_t_get_into_one_folder(run, speech, tmp_path, capsys):
+    keep_shape(tmp_path / "codes", replace(CONFIG, num_codebooks=3))
+    command = ["train", "codes", "--data", str(speech), "--codec", str(run[0]), "--out", str(tmp_path / "codes")]
+    assert main(command) == 2
+    assert "another folder" in capsys.readouterr().err
+
+
+def test_few_steps_have_all_stages_too():
+    assert (MimiRecipe.of(400).warm_up, MimiRecipe.of(400).adversarial_from) == (100, 200)
+    assert MimiRecipe.of(MimiRecipe.steps, every=7) == MimiRecipe(every=7)
+    assert MimiRecipe.of(400, 400).adversarial_from == 400
 
 
 def test_sound_keeps_its_loudness_through_every_layer_of_an_untrained_mimi():
@@ -198,7 +262,7 @@ def test_every_parameter_learns():
     start_codebooks(trainer.quantizer, torch.randn(1, CONFIG.dim, 400), 8)
     made, _, commitment = trainer(hum(), torch.tensor([4, BYPASS]))
     (made.square().mean() + commitment).backward()
-    for name, parameter in trainer.mimi.named_parameters():
+    for name, parameter in trainer.codec.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
@@ -280,31 +344,66 @@ def test_folding_knows_transposed_convolutions_too():
 
 def test_a_shape_is_a_name_or_a_file(tmp_path):
     file = tmp_path / "codec.json"
-    file.write_text(json.dumps(vars(CONFIG)))
-    assert mimi_config(str(file)) == CONFIG
-    assert mimi_config("mimi") == MimiConfig()
-    MimiTrainer(mimi_config("mimi-small"))
+    for config in (CONFIG, SpectralConfig(num_codebooks=6)):
+        file.write_text(json.dumps(vars(config)))
+        assert codec_shape(str(file)) == config
+    assert codec_shape("mimi") == MimiConfig() and codec_shape("nano") == PRESETS["nano"].codec
+    MimiTrainer(CODECS["mimi-small"])
+    file.write_text(json.dumps(small_config().to_dict()))
+    assert model_shape(str(file)) == small_config() and model_shape("tiny") == PRESETS["tiny"]
 
 
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"dims": 5}, "describes no Mimi.*dims"),
+        ({"dims": 5}, "describes no codec.*dims"),
         ({"dim": 0}, "dim is 0"),
         ({"layers": "two"}, "layers is 'two'"),
-        ({"kind": "spectral"}, "kind is 'spectral'"),
+        ({"layers": True}, "layers is True"),
+        ({"kind": "opus"}, "describes no codec.*opus"),
         ({"dim": 20, "heads": 4}, "no even multiple"),
-        ({"num_codebooks": 33}, "from 2 to total_codebooks, 32"),
-        ({"num_codebooks": 1}, "from 2"),
-        ([1], "describes no Mimi"),
+        ({"num_codebooks": 33}, "num_codebooks is 33"),
+        ({"kind": "spectral", "num_codebooks": 1}, "at least 2"),
+        ([1], "describes no codec"),
     ],
 )
-def test_a_shape_that_cannot_be_is_refused_in_one_sentence(fields, complaint, tmp_path):
+def test_a_codec_that_cannot_be_is_refused_in_one_sentence(fields, complaint, tmp_path):
     (tmp_path / "codec.json").write_text(json.dumps(fields))
     with pytest.raises(csm.InputError, match=complaint):
-        mimi_config(str(tmp_path / "codec.json"))
+        codec_shape(str(tmp_path / "codec.json"))
     with pytest.raises(csm.InputError, match="There is no codec 'nothing'"):
-        mimi_config("nothing")
+        codec_shape("nothing")
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "complaint"),
+    [
+        (None, {"tokenizer": "words"}, "tokenizer is 'words'"),
+        (None, {"max_positions": 0}, "max_positions is 0"),
+        (None, {"mood": "glad"}, "describes no language model.*mood"),
+        (None, {"codec": "mimi"}, "describes no language model"),
+        ("backbone", {"heads": 3}, "no multiple of its kv_heads"),
+        ("decoder", {"dim": 17}, "no even multiple of its heads"),
+        ("decoder", {"layers": 1.5}, "layers is 1.5"),
+        ("codec", {"codebook_size": -1}, "codebook_size is -1"),
+    ],
+)
+def test_a_language_model_that_cannot_be_is_refused_in_one_sentence(part, fields, complaint, tmp_path):
+    values = small_config().to_dict()
+    (values[part] if part else values).update(fields)
+    (tmp_path / "model.json").write_text(json.dumps(values))
+    with pytest.raises(csm.InputError, match=complaint):
+        model_shape(str(tmp_path / "model.json"))
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(csm.InputError, match="model.json can't be read"):
+        model_shape(str(tmp_path / "model.json"))
+
+
+def test_llama_s_tokenizer_needs_mimi():
+    with pytest.raises(csm.InputError, match="speaks through Mimi"):
+        with_codec(PRESETS["tiny"], PRESETS["nano"].codec)
+    assert with_codec(PRESETS["tiny"], MimiConfig()) == PRESETS["tiny"]
+    assert with_codec(PRESETS["nano"], PRESETS["nano"].codec) == PRESETS["nano"]
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +486,11 @@ def test_a_run_of_another_shape_is_not_carried_on(run, speech, tmp_path):
     shutil.copytree(run[0], tmp_path / "run")
     with pytest.raises(csm.InputError, match="another folder"):
         train_mimi(speech, tmp_path / "run", replace(CONFIG, dim=32), RECIPE)
-    with pytest.raises(csm.InputError, match="another shape"):
-        trained_mimi(tmp_path / "run", replace(CONFIG, dim=32))
+    with pytest.raises(csm.InputError, match="has no config.json"):
+        trained_codec(tmp_path / "nothing")
+    (tmp_path / "run" / "state.pt").write_bytes(b"half")
+    with pytest.raises(csm.InputError, match="damaged"):
+        trained_codec(tmp_path / "run")
+    (tmp_path / "run" / "state.pt").unlink()
     with pytest.raises(csm.InputError, match="train it first"):
-        trained_mimi(tmp_path / "nothing", CONFIG)
+        trained_codec(tmp_path / "run")

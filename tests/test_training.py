@@ -21,6 +21,7 @@ from csm.training.lm import LMSettings, optimisers, train_lm
 from csm.training.plots import read_metrics
 from csm.training.run import Run, warmup_cosine
 from csm.training.sentences import FORTUNES, fortune_sentences, normalise, phrase
+from csm.training.shapes import keep_shape
 from tests.small import small_config
 
 CONFIG = small_config(max_positions=512)
@@ -65,8 +66,9 @@ def runs(speech, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     patch = pytest.MonkeyPatch()
     patch.setattr(Utterance, "held_out", property(lambda clip: clip.text.startswith("Hum number a")))
+    keep_shape(folder / "codec", CONFIG.codec)
     train_codec(speech, folder / "codec", CONFIG.codec, 8, 4, batch=4, frames=5, unquantised=4, every=6)
-    encode_corpus(Corpus(speech), trained_codec(folder / "codec", CONFIG), folder / "codes")
+    encode_corpus(Corpus(speech), trained_codec(folder / "codec"), folder / "codes")
     train_small(speech, folder, folder / "lm")
     yield folder
     patch.undo()
@@ -81,7 +83,7 @@ def test_both_losses_fall(runs):
 
 
 def test_the_exported_folder_loads_and_speaks(runs, tmp_path):
-    export(runs / "codec", runs / "lm", tmp_path / "model", CONFIG)
+    export(runs / "lm", trained_codec(runs / "codec"), tmp_path / "model")
     generator = csm.load(str(tmp_path / "model"), "cpu")
     assert generator.generate("Hum.", 0, max_audio_length_ms=400, seed=1).abs().sum() > 0
     assert max(file.stat().st_size for file in (tmp_path / "model").iterdir()) < 10_000_000

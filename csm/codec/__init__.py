@@ -30,6 +30,7 @@ class CodecStream(Protocol):
 
 
 class Codec(Protocol):
+    config: CodecConfig
     num_codebooks: int
 
     @property

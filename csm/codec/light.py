@@ -29,7 +29,7 @@ class LightStream:
 
 class LightCodec:
     def __init__(self, config: SpectralConfig) -> None:
-        self.num_codebooks = config.num_codebooks
+        self.config, self.num_codebooks = config, config.num_codebooks
         self.module = SpectralCodec(config).eval()
 
     @torch.inference_mode()

@@ -103,7 +103,7 @@ class MimiStream:
 
 class MimiCodec:
     def __init__(self, config: MimiConfig) -> None:
-        self.num_codebooks = config.num_codebooks
+        self.config, self.num_codebooks = config, config.num_codebooks
         self.module = build_mimi(config)
         self.lock = threading.Lock()
 

@@ -20,6 +20,7 @@ from csm.training import lm_command
 from csm.training.plan import table
 from csm.training.plots import plot_curves, read_header, read_metrics
 from csm.training.run import say
+from csm.training.shapes import kept_model
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ def run(arguments: argparse.Namespace) -> None:
     record: dict[str, Any] = {"share": asdict(share), "all": asdict(everything)}
     record["depth_loss_ratio"] = share.held_out_depth / everything.held_out_depth
     lines = compared(share, everything)
-    trained, config = lm_command.starting_shape(arguments)
-    for name, shape in {trained: config, "tiny": PRESETS["tiny"]}.items():
+    trained, _ = lm_command.starting_shape(arguments)
+    for name, shape in {trained: kept_model(folder / "share"), "tiny": PRESETS["tiny"]}.items():
         settings = lm_command.settings_of(arguments, shape, several=False)
         *planned, figures = table(name, shape, settings)
         lines += ["", "Computed: " + planned[0], planned[1], planned[-1]]

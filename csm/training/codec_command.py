@@ -5,37 +5,57 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from csm.config import PRESETS
+from csm.config import MimiConfig, SpectralConfig
 from csm.errors import InputError
+from csm.training.shapes import CODECS, codec_shape, keep_shape
 
 
 def add_arguments(codec: argparse.ArgumentParser) -> None:
     codec.add_argument("--data", type=Path, default=Path("runs/speech"))
     codec.add_argument("--out", type=Path, default=Path("runs/codec"))
     codec.add_argument(
-        "--config", default="nano", help="nano, mimi-small, mimi (the published shape), or a JSON file of a MimiConfig"
+        "--config", default="nano", help=f"{', '.join(CODECS)} (the published one is mimi), or a JSON file of sizes"
     )
     codec.add_argument("--steps", type=int, help="steps in all; of reconstruction for nano")
     codec.add_argument("--seed", type=int, default=1)
+    codec.add_argument("--every", type=int, default=250, help="steps between saves (default: 250)")
     nano = codec.add_argument_group("nano")
     nano.add_argument("--refined", type=int, default=4_000, help="steps in which the decoder meets discriminators")
     mimi = codec.add_argument_group("Mimi")
+    mimi.add_argument(
+        "--adversarial-from", type=int, metavar="STEP", help="meet discriminators from here on (default: 2000 or half)"
+    )
     mimi.add_argument("--teacher", metavar="FOLDER", help="WavLM or HuBERT for code 0: folder or cached hub id")
     mimi.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Train what the options say. Raises `InputError`."""
-    if arguments.config == "nano":
-        from csm.training.codec import train_codec
-        from csm.training.export import light_codec
+    for name in ("steps", "every"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}; choose a whole number of at least 1.")
+    config = codec_shape(arguments.config)
+    if isinstance(config, MimiConfig):
+        _train_mimi(arguments, config)
+    else:
+        _train_light(arguments, config)
 
-        steps = {} if arguments.steps is None else {"steps": arguments.steps}
-        config = light_codec(PRESETS["nano"])
-        train_codec(arguments.data, arguments.out, config, refined=arguments.refined, seed=arguments.seed, **steps)
-        return
+
+def _train_light(arguments: argparse.Namespace, config: SpectralConfig) -> None:
+    from csm.training.codec import train_codec
+    from csm.training.corpus import Corpus
+
+    Corpus(arguments.data)  # without speech there is nothing to begin
+    keep_shape(arguments.out, config)
+    options = {"refined": arguments.refined, "seed": arguments.seed, "every": arguments.every}
+    steps = {} if arguments.steps is None else {"steps": arguments.steps}
+    train_codec(arguments.data, arguments.out, config, **options, **steps)
+
+
+def _train_mimi(arguments: argparse.Namespace, config: MimiConfig) -> None:
     from csm.training.distributed import processes
-    from csm.training.mimi import MimiRecipe, mimi_config, save_mimi, train_mimi
+    from csm.training.mimi import MimiRecipe, train_mimi
     from csm.training.teacher import load_teacher
 
     with processes(arguments.device) as together:
@@ -43,6 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise InputError("The codec trains on one process: start it without torchrun.")
         device = together.device.type
         teacher = load_teacher(arguments.teacher, device) if arguments.teacher else None
-        recipe = MimiRecipe(steps=arguments.steps or MimiRecipe.steps, seed=arguments.seed)
-        mimi = train_mimi(arguments.data, arguments.out, mimi_config(arguments.config), recipe, teacher, device)
-        save_mimi(arguments.out / "mimi.safetensors", mimi)
+        recipe = MimiRecipe.of(
+            arguments.steps or MimiRecipe.steps, arguments.adversarial_from, seed=arguments.seed, every=arguments.every
+        )
+        train_mimi(arguments.data, arguments.out, config, recipe, teacher, device)

@@ -7,20 +7,21 @@ earlier turn of the same speaker, and the model learns to carry the voice on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from csm.codec import Codec
+from csm.codec.spectral import SpectralCodec
 from csm.config import FRAME_RATE, FRAME_SIZE, ModelConfig
 from csm.errors import InputError
 from csm.text import ByteTokenizer, Tokenizer, turn_text
 from csm.training.corpus import Corpus, Utterance, speaker_shares
 from csm.training.run import say
+from csm.training.shapes import keep_shape
 
 FRAME_SECONDS = 1 / FRAME_RATE
 SLOTS = 8
@@ -31,29 +32,23 @@ def frames_of(utterance: Utterance) -> int:
     return -(-utterance.samples // FRAME_SIZE)
 
 
-class Encoder(Protocol):
-    """What gives codes to a batch of clips."""
-
-    def encode(self, waves: Tensor) -> Tensor:
-        """float32 (B, 1920 frames) at 24 kHz -> int64 (B, K, frames)."""
-        ...
-
-
-@dataclass(frozen=True)
-class OneByOne:
-    """A model's codec, which takes one clip at a time, as an `Encoder`, on the codec's own device."""
-
-    codec: Codec
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def encode(self, waves: Tensor) -> Tensor:
-        return torch.stack([self.codec.encode(wave.to(self.device)).T.cpu() for wave in waves])
+def _encoded(codec: Codec, waves: Tensor) -> Tensor:
+    """float32 (B, 1920 frames) at 24 kHz -> int64 (B, frames, K); the light codec takes all clips at once."""
+    if isinstance(codec.module, SpectralCodec):
+        return codec.module.encode(waves).transpose(1, 2)
+    return torch.stack([codec.encode(wave) for wave in waves])
 
 
 @torch.inference_mode()
-def encode_corpus(corpus: Corpus, codec: Encoder, folder: Path, batch: int = 16, report=say) -> None:
-    """Write `codes-NNN.npy`, int16 (frames, K) for every shard's clips one after another; skips finished shards."""
-    folder.mkdir(parents=True, exist_ok=True)
+def encode_corpus(
+    corpus: Corpus, codec: Codec, folder: Path, device: torch.device | str = "cpu", batch: int = 16, report=say
+) -> None:
+    """Write `codes-NNN.npy`, int16 (frames, K) for every shard's clips one after another, and whose codes they are.
+
+    Skips finished shards. Raises `InputError` for a folder with the codes of a codec of another shape.
+    """
+    keep_shape(folder, codec.config)
+    codec.module.to(device)
     shards = sorted({u.shard for u in corpus.utterances})
     for shard in shards:
         target = folder / f"codes-{shard:03d}.npy"
@@ -68,7 +63,7 @@ def encode_corpus(corpus: Corpus, codec: Encoder, folder: Path, batch: int = 16,
             waves = np.zeros((len(chosen), longest * FRAME_SIZE), np.float32)
             for row, i in enumerate(chosen):
                 waves[row, : clips[i].samples] = corpus.audio(clips[i]).astype(np.float32) / 32768
-            made = codec.encode(torch.from_numpy(waves)).transpose(1, 2).numpy().astype(np.int16)
+            made = _encoded(codec, torch.from_numpy(waves).to(device)).cpu().numpy().astype(np.int16)
             for row, i in enumerate(chosen):
                 codes[i] = made[row, : frames_of(clips[i])]
         np.save(target.with_suffix(".partial.npy"), np.concatenate([codes[i] for i in range(len(clips))]))

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch
 
-from csm.config import PRESETS, SpectralConfig
-from csm.errors import InputError
+from csm.codec import Codec
 from csm.training import amortisation, codec_command, lm_command
 from csm.training.held_out import CONVERSATION, SENTENCES
 from csm.training.run import say
@@ -35,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     codes = steps.add_parser("codes", help="encode the training speech")
     codes.add_argument("--data", type=Path, default=Path("runs/speech"))
-    source = codes.add_mutually_exclusive_group()
-    source.add_argument("--codec", type=Path, default=Path("runs/codec"), help="a run of `train codec`")
-    source.add_argument("--model", help="the codec of a model instead, for --init MODEL: a folder or a hub id")
+    _codec_arguments(codes)
     codes.add_argument("--out", type=Path, default=Path("runs/codes"))
     codes.set_defaults(action=_codes)
 
@@ -50,17 +47,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compare.set_defaults(action=amortisation.run, out=Path("runs/amortisation"))
 
     export = steps.add_parser("export", help="pack both runs into a folder that --model takes")
-    export.add_argument("--codec", type=Path, default=Path("runs/codec"))
-    export.add_argument("--lm", type=Path, default=Path("runs/lm"))
-    export.add_argument("--preset", choices=list(PRESETS), default="nano", help="the shape that was trained")
-    export.add_argument("--model", help="for presets with Mimi: the model whose Mimi made the codes")
-    export.add_argument("--out", type=Path, help="a folder (default for nano: csm/assets/nano)")
+    _codec_arguments(export)
+    export.add_argument("--lm", type=Path, default=Path("runs/lm"), help="a run of `train lm`")
+    export.add_argument("--out", type=Path, default=Path("runs/model"), help="the folder to write")
     export.set_defaults(action=_export)
 
     prompts = steps.add_parser("prompts", help="make the shipped voice prompts again")
     prompts.add_argument("--out", type=Path, default=Path("prompts"))
     prompts.add_argument("--rhvoice", type=Path, metavar="PREFIX", help="where RHVoice is installed")
     prompts.set_defaults(action=_prompts)
+
+
+def _codec_arguments(step: argparse.ArgumentParser) -> None:
+    """Whose codes they are, for making them and for speaking with them."""
+    source = step.add_mutually_exclusive_group()
+    source.add_argument("--codec", type=Path, default=Path("runs/codec"), help="a run of `train codec`")
+    source.add_argument("--model", help="the codec of a model instead: nano, a folder or a hub id")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -87,33 +89,25 @@ def _data(arguments: argparse.Namespace) -> None:
         say(line)
 
 
+def _codec(arguments: argparse.Namespace) -> Codec:
+    from csm.training.export import model_codec, trained_codec
+
+    return model_codec(arguments.model) if arguments.model else trained_codec(arguments.codec)
+
+
 def _codes(arguments: argparse.Namespace) -> None:
-    from csm.training.codes import OneByOne, encode_corpus
+    from csm.training.codes import encode_corpus
     from csm.training.corpus import Corpus
-    from csm.training.export import trained_codec
 
-    corpus = Corpus(arguments.data)
-    if arguments.model:
-        from csm.checkpoint import load_model
-
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        codec = load_model(arguments.model).codec
-        codec.module.to(device)
-        encode_corpus(corpus, OneByOne(codec, device), arguments.out)
-    else:
-        encode_corpus(corpus, trained_codec(arguments.codec, PRESETS["nano"]), arguments.out)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encode_corpus(Corpus(arguments.data), _codec(arguments), arguments.out, device)
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from csm.training.export import export, export_published
+    from csm.training.export import export
 
-    config, out = PRESETS[arguments.preset], arguments.out
-    if isinstance(config.codec, SpectralConfig):
-        export(arguments.codec, arguments.lm, out or Path("csm/assets/nano"), config)
-    elif arguments.model is None or out is None:
-        raise InputError(f"{arguments.preset} speaks through Mimi: say with --model whose, and with --out where to.")
-    else:
-        export_published(arguments.lm, config, arguments.model, out)
+    export(arguments.lm, _codec(arguments), arguments.out)
+    say(f"written: {arguments.out}, to use with --model {arguments.out}")
 
 
 def _prompts(arguments: argparse.Namespace) -> None:

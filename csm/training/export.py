@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from csm.checkpoint import fill, find_model, save_folder
+from csm.checkpoint import fill, find_model, load_model, save_folder
 from csm.checkpoint.configs import to_json
-from csm.checkpoint.published import MIMI_FILES, open_published, tokenizer_file
+from csm.checkpoint.published import MIMI_FILES, open_published
 from csm.checkpoint.tensors import Stored, storable, write_tensors
-from csm.codec.spectral import SpectralCodec
-from csm.config import Environment, ModelConfig, SpectralConfig
+from csm.codec import Codec, build_codec
+from csm.config import CodecConfig, Environment, ModelConfig
 from csm.errors import InputError
 from csm.model import CSM
+from csm.training.mimi import folded
+from csm.training.shapes import kept_codec, kept_model
+
+TOKENIZER = "tokenizer.json"  # of a run with Llama 3's tokenizer, and of what is exported from it
 
 
 def run_weights(folder: Path) -> dict[str, Tensor]:
@@ -26,58 +30,70 @@ def run_weights(folder: Path) -> dict[str, Tensor]:
     state = Path(folder) / "state.pt"
     if not state.exists():
         raise InputError(f"The run in {Path(folder).name} has saved nothing yet: train it first.")
-    return torch.load(state, weights_only=True, map_location="cpu")["module"]
+    try:
+        return torch.load(state, weights_only=True, map_location="cpu")["module"]
+    except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise InputError(f"The {state.name} in {Path(folder).name} is damaged: train it again.") from error
 
 
-def light_codec(config: ModelConfig) -> SpectralConfig:
-    """The codec's config. Raises `InputError` when it is Mimi, which this recipe does not train."""
-    if not isinstance(config.codec, SpectralConfig):
-        raise InputError("This recipe trains the light codec; the config asks for Mimi.")
-    return config.codec
+def trained_codec(folder: Path) -> Codec:
+    """The codec of a run of `train codec`, of whichever kind and shape that is. Raises `InputError`."""
+    codec = build_codec(kept_codec(folder))
+    weights = {k.removeprefix("codec."): v for k, v in run_weights(folder).items() if k.startswith("codec.")}
+    fill(codec.module, folded(weights), f"run in {folder.name}")
+    if not all(bool(tensor) for name, tensor in codec.module.named_buffers() if name.endswith("_initialized")):
+        raise InputError(f"The codec in {folder.name} has no codes yet: train it on, until its codebooks have begun.")
+    return codec
 
 
-def trained_codec(folder: Path, config: ModelConfig) -> SpectralCodec:
-    """The codec of a codec run, in evaluation mode."""
-    codec = SpectralCodec(light_codec(config))
-    weights = run_weights(folder)
-    codec.load_state_dict({k.removeprefix("codec."): v for k, v in weights.items() if k.startswith("codec.")})
-    return codec.eval()
-
-
-def export(codec_run: Path, lm_run: Path, folder: Path, config: ModelConfig) -> None:
-    """Write the model of two runs into `folder`."""
-    model = CSM(config)
-    model.load_state_dict(run_weights(lm_run))
-    codec: nn.Module = trained_codec(codec_run, config)
-    save_folder(Path(folder), model, codec)
-
-
-def export_published(lm_run: Path, config: ModelConfig, source: str, folder: Path) -> None:
-    """Write a run of a shape whose codec is Mimi in the original published layout, as the new folder `folder`.
-
-    Mimi and the tokenizer are those of `source`, the published model whose codes it learned from. Raises `InputError`.
-    """
+def model_codec(name: str) -> Codec:
+    """The codec of a model, a folder or a hub id, without reading its language model. Raises `InputError`."""
     token = Environment.read().token
-    found = find_model(source, token)
+    found = find_model(name, token)
     if isinstance(found, Path):
-        raise InputError(f"{source} has no Mimi: give --model the published model that made the codes.")
-    if folder.exists():
-        raise InputError(f"{folder} exists already: name a new folder.")
-    weights = run_weights(lm_run)
+        return load_model(name).codec
+    opened = open_published(found.weights, found.repository, token)
+    codec = build_codec(opened.config.codec)
+    fill(codec.module, opened.mimi(), f"checkpoint {name}'s codec", torch.float32)
+    return codec
+
+
+def export(lm_run: Path, codec: Codec, folder: Path) -> None:
+    """Write the language model of a run and the codec whose codes it learned into `folder`.
+
+    In our own layout or, with Llama 3's tokenizer, in the original published one. Raises `InputError`.
+    """
+    config = kept_model(lm_run)
+    if config.codec != codec.config:
+        raise InputError(
+            f"The language model in {lm_run.name} learned the codes of another codec ({_said(config.codec)}) than this "
+            f"one ({_said(codec.config)}): name the one that made them with --codec or --model."
+        )
     with torch.device("meta"):
         model = CSM(config)
-    fill(model, weights, "run")
-    opened = open_published(found.weights, found.repository, token)
-    if (theirs := opened.config.num_codebooks) != config.num_codebooks:
-        raise InputError(f"{source} has {theirs} codes a frame, and this model {config.num_codebooks}: not its codec.")
-    mimi = storable(opened.mimi())
+    fill(model, run_weights(lm_run), f"run in {lm_run.name}")
+    if config.tokenizer == "bytes":
+        save_folder(folder, model, codec.module)
+    else:
+        _save_original(config, model, codec, lm_run / TOKENIZER, folder)
+
+
+def _said(config: CodecConfig) -> str:
+    return f"{config.kind}, {config.num_codebooks} codebooks of {config.codebook_size}"
+
+
+def _save_original(config: ModelConfig, model: CSM, codec: Codec, tokenizer: Path, folder: Path) -> None:
+    if folder.exists():
+        raise InputError(f"{folder} exists already: name a new folder.")
+    if not tokenizer.is_file():
+        raise InputError(f"The run in {tokenizer.parent.name} has no {TOKENIZER}: put the one it learned with there.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".exporting-") as scratch:
         made = Path(scratch) / "model"
         made.mkdir()
-        write_tensors(made / "model.safetensors", {name: Stored.of(t) for name, t in weights.items()})
-        write_tensors(made / MIMI_FILES[0], mimi)
-        described = to_json(replace(config, codec=opened.config.codec))
-        (made / "config.json").write_text(json.dumps(described, indent=2) + "\n")
-        shutil.copy(tokenizer_file(opened.folder, token), made / "tokenizer.json")
+        for name, module in (("model.safetensors", model), (MIMI_FILES[0], codec.module)):
+            stored = {key: Stored.of(tensor) for key, tensor in module.state_dict().items()}
+            write_tensors(made / name, storable(stored))
+        (made / "config.json").write_text(json.dumps(to_json(config), indent=2) + "\n")
+        shutil.copy(tokenizer, made / TOKENIZER)
         made.rename(folder)

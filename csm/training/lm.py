@@ -25,6 +25,7 @@ from csm.model.transformer import Layer
 from csm.training.codes import Batch
 from csm.training.distributed import Processes, shard
 from csm.training.run import Run, warmup_cosine
+from csm.training.shapes import keep_shape
 
 LENGTHS, LENGTH_SHARES = (256, 512, 1024), (0.62, 0.25, 0.10)  # shorter conversations than the longest, and how often
 MOST_SKIPPED = 20
@@ -215,6 +216,7 @@ def train_lm(
     check_positions(model.config, settings)
     if together.count > 1 and settings.optimiser == "muon":
         raise InputError("Muon needs each matrix whole, and several processes hold parts: choose --optimiser adamw.")
+    keep_shape(folder, model.config, together.first)
     device, several = together.device, together.count
     objective = Objective(model.train(), settings)
     layers = [*model.backbone.layers, *model.decoder.layers]

@@ -13,7 +13,7 @@ from csm.errors import InputError
 from csm.model import CSM
 from csm.text import ByteTokenizer, Tokenizer
 from csm.training.distributed import processes
-from csm.training.export import run_weights
+from csm.training.export import TOKENIZER, run_weights
 from csm.training.finetune import add_arguments as add_finetune_arguments
 from csm.training.finetune import is_own_speech, options_of, save_like
 from csm.training.finetune import run as finetune_command
@@ -21,6 +21,7 @@ from csm.training.lm import LMSettings
 from csm.training.lora import add_lora
 from csm.training.manifest import HELP
 from csm.training.run import say
+from csm.training.shapes import kept_codec, model_shape, with_codec
 
 NANO_WIDTH, NANO_RATE = 256, 2e-3
 INIT_STEPS = 1_000
@@ -29,12 +30,17 @@ INIT_STEPS = 1_000
 def add_arguments(lm: argparse.ArgumentParser) -> None:
     """The options of `python -m csm train lm`."""
     start = lm.add_mutually_exclusive_group()
-    start.add_argument("--preset", choices=list(PRESETS), help="train this shape from nothing (default: nano)")
+    start.add_argument(
+        "--preset",
+        default="nano",
+        metavar="SHAPE",
+        help=f"train {', '.join(PRESETS)} or what a JSON file describes from nothing, for the codes in --codes",
+    )
     start.add_argument("--init", metavar="MODEL", help="go on from a model: nano, a folder with weights, or a hub id")
     lm.add_argument(
         "--data", type=Path, default=Path("runs/speech"), help=f"what `train data` wrote or, for --init, {HELP}"
     )
-    lm.add_argument("--codes", type=Path, default=Path("runs/codes"))
+    lm.add_argument("--codes", type=Path, default=Path("runs/codes"), help="what `train codes` wrote")
     lm.add_argument("--out", type=Path, default=Path("runs/lm"))
     lm.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json for --preset (default: the hub's)")
     lm.add_argument("--steps", type=int, help=f"default: {LMSettings.steps}; {INIT_STEPS} with --init")
@@ -86,8 +92,11 @@ def settings_of(arguments: argparse.Namespace, config: ModelConfig, several: boo
     )
 
 
-def tokenizer_for(config: ModelConfig, file: Path | None) -> Tokenizer:
-    """The tokenizer of a preset: bytes, or Llama 3's from `file`, else from the hub. Raises `InputError`."""
+def tokenizer_for(config: ModelConfig, file: Path | None, run: Path) -> Tokenizer:
+    """The tokenizer of a shape: bytes, or Llama 3's from `file`, else from the hub, kept in the folder of the `run`.
+
+    Raises `InputError`.
+    """
     if config.tokenizer == "bytes":
         return ByteTokenizer()
     from csm.checkpoint.hub import HUB_TOKENIZER, fetch_file
@@ -95,7 +104,11 @@ def tokenizer_for(config: ModelConfig, file: Path | None) -> Tokenizer:
 
     if file is not None and not file.is_file():
         raise InputError(f"There is no file {file.name}: --tokenizer wants Llama 3's tokenizer.json.")
-    return read_tokenizer(file or fetch_file(*HUB_TOKENIZER, Environment.read().token), config.text_vocab_size)
+    source = file or fetch_file(*HUB_TOKENIZER, Environment.read().token)
+    tokenizer = read_tokenizer(source, config.text_vocab_size)
+    run.mkdir(parents=True, exist_ok=True)
+    (run / TOKENIZER).write_bytes(source.read_bytes())
+    return tokenizer
 
 
 def starting_model(arguments: argparse.Namespace) -> tuple[CSM, Tokenizer, Codec | None]:
@@ -108,8 +121,8 @@ def starting_model(arguments: argparse.Namespace) -> tuple[CSM, Tokenizer, Codec
 
         loaded = load_model(arguments.init)
         return loaded.model, loaded.tokenizer, loaded.codec
-    config = PRESETS[arguments.preset or "nano"]
-    tokenizer = tokenizer_for(config, arguments.tokenizer)
+    config = with_codec(model_shape(arguments.preset), kept_codec(arguments.codes))
+    tokenizer = tokenizer_for(config, arguments.tokenizer, arguments.out)
     torch.manual_seed(arguments.seed)
     return CSM(config).init_weights(), tokenizer, None
 
@@ -117,8 +130,7 @@ def starting_model(arguments: argparse.Namespace) -> tuple[CSM, Tokenizer, Codec
 def starting_shape(arguments: argparse.Namespace) -> tuple[str, ModelConfig]:
     """The name and the shape of the model that training starts from, its weights unread. Raises `InputError`."""
     if not arguments.init:
-        name = arguments.preset or "nano"
-        return name, PRESETS[name]
+        return arguments.preset, model_shape(arguments.preset)
     from csm.checkpoint import describe
 
     return arguments.init, describe(arguments.init, Environment.read().token).config

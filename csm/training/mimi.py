@@ -8,8 +8,6 @@ a warm-up without quantiser. What is trained are moshi's own modules, as `csm.co
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +21,17 @@ from moshi.modules.seanet import SEANetResnetBlock
 from moshi.quantization import ResidualVectorQuantizer, SplitResidualVectorQuantizer
 from moshi.quantization.core_vq import EuclideanCodebook
 from moshi.utils.compile import no_compile
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from csm.codec.mimi import build_mimi
 from csm.config import MimiConfig
-from csm.errors import InputError
 from csm.training.adversary import Adversary, discriminator_loss, generator_losses
 from csm.training.codec import Clips, MelDistance, crops
 from csm.training.corpus import Corpus
 from csm.training.distributed import Processes
 from csm.training.run import Run, say, warmup_cosine
+from csm.training.shapes import keep_shape
 from csm.training.teacher import Teacher, choose_lesson
 
 ELU_GAIN = 1.25  # an ELU leaves 0.64 of the power of white noise
@@ -43,55 +40,6 @@ BYPASS = -1  # in place of a number of codebooks: this clip is not quantised
 CHECK_EVERY = 5  # steps from one search for dead codes to the next, moshi's own figure
 VECTORS_PER_CODE = 8  # what k-means starts from
 FOLDED = ".parametrizations.weight.original"
-
-SHAPES = {
-    "mimi": MimiConfig(),  # as published, for a GPU
-    "mimi-small": MimiConfig(
-        num_codebooks=8,
-        codebook_size=1_024,
-        total_codebooks=8,
-        dim=128,
-        filters=16,
-        codebook_dim=128,
-        layers=2,
-        heads=4,
-        mlp_dim=512,
-    ),
-}
-
-
-def mimi_config(name: str) -> MimiConfig:
-    """One of `SHAPES`, or a JSON file with the fields of a `MimiConfig`. Raises `InputError` naming what is wrong."""
-    if name in SHAPES:
-        return SHAPES[name]
-    try:
-        config = MimiConfig(**json.loads(Path(name).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError(
-            f"There is no codec {name!r}: choose {' or '.join(SHAPES)}, or a JSON file with the fields of a MimiConfig."
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise InputError(f"The file {Path(name).name} describes no Mimi ({error}): correct it.") from error
-    _check(config, Path(name).name)
-    return config
-
-
-def _check(config: MimiConfig, name: str) -> None:
-    sizes = {field: value for field, value in vars(config).items() if field != "kind"}
-    for field, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"In {name}, {field} is {value!r}: give a whole number above 0.")
-    if config.kind != "mimi":
-        raise InputError(f"In {name}, kind is {config.kind!r}; only 'mimi' is trained from a file.")
-    if config.dim % (2 * config.heads):
-        raise InputError(
-            f"In {name}, dim {config.dim} is no even multiple of heads {config.heads}: change one of them."
-        )
-    if not 2 <= config.num_codebooks <= config.total_codebooks:
-        raise InputError(
-            f"In {name}, num_codebooks is {config.num_codebooks}: choose from 2 to total_codebooks, "
-            f"{config.total_codebooks}."
-        )
 
 
 @dataclass(frozen=True)
@@ -115,6 +63,12 @@ class MimiRecipe:
     seed: int = 1
     every: int = 250  # steps from save to save
     log_every: int = 50
+
+    @classmethod
+    def of(cls, steps: int, adversarial_from: int | None = None, **fields: Any) -> MimiRecipe:
+        """The recipe with so many steps; its stages begin earlier where there are few of them."""
+        judged = min(cls.adversarial_from, steps // 2) if adversarial_from is None else adversarial_from
+        return cls(steps=steps, warm_up=min(cls.warm_up, steps // 4), adversarial_from=judged, **fields)
 
 
 def trainable_mimi(config: MimiConfig) -> MimiModel:
@@ -223,19 +177,19 @@ class MimiTrainer(nn.Module):
 
     def __init__(self, config: MimiConfig, lesson: nn.Module | None = None, channels: int = 16) -> None:
         super().__init__()
-        self.mimi = trainable_mimi(config)
+        self.codec = trainable_mimi(config)
         self.lesson = lesson
         self.adversary = Adversary(channels=channels)
         self.distance = MelDistance()
 
     @property
     def quantizer(self) -> SplitResidualVectorQuantizer:
-        assert isinstance(self.mimi.quantizer, SplitResidualVectorQuantizer)
-        return self.mimi.quantizer
+        assert isinstance(self.codec.quantizer, SplitResidualVectorQuantizer)
+        return self.codec.quantizer
 
     def decoded(self, vectors: Tensor) -> Tensor:
         """Vectors (B, dim, frames) -> float32 (B, samples)."""
-        mimi: Any = self.mimi
+        mimi: Any = self.codec
         (x,) = mimi.decoder_transformer(mimi.upsample(vectors))
         return mimi.decoder(x)[:, 0]
 
@@ -245,7 +199,7 @@ class MimiTrainer(nn.Module):
         `depths`, int64 (B,): how many codebooks each clip gets, or BYPASS; None leaves the quantiser out.
         """
         with no_compile():  # moshi compiles parts of its transformers on CUDA, for inference
-            latents = self.mimi.encode_to_latent(wave[:, None], quantize=False)
+            latents = self.codec.encode_to_latent(wave[:, None], quantize=False)
             if depths is None:
                 vectors, semantic, commitment = unquantised(self.quantizer, latents)
             else:
@@ -279,9 +233,10 @@ def train_mimi(
     lesson, remark = choose_lesson(config.dim, learnt, teacher)
     say(remark)
     trainer = MimiTrainer(config, lesson, recipe.channels).to(device)
-    codec, critic = _optimisers(trainer, recipe.rate)
-    settings = {"codec": asdict(config), **asdict(recipe), "code_0": remark}
-    run = Run(folder, trainer, [codec, critic], settings, Processes(device=torch.device(device)))
+    learner, critic = _optimisers(trainer, recipe.rate)
+    settings = {**asdict(recipe), "code_0": remark}
+    keep_shape(folder, config)
+    run = Run(folder, trainer, [learner, critic], settings, Processes(device=torch.device(device)))
 
     def batch_of(step: int, clips: Clips, size: int) -> tuple[Tensor, Tensor]:
         wave, phones = crops(corpus, clips, np.random.default_rng((recipe.seed, step)), size, recipe.frames)
@@ -294,7 +249,7 @@ def train_mimi(
         with torch.no_grad(), no_compile():
             for number in range(0, clips, recipe.batch):
                 wave, _ = batch_of(recipe.steps + number, train, recipe.batch)
-                latents.append(trainer.mimi.encode_to_latent(wave[:, None], quantize=False))
+                latents.append(trainer.codec.encode_to_latent(wave[:, None], quantize=False))
         vectors = torch.cat(latents).transpose(0, 1).flatten(1)[None]
         start_codebooks(trainer.quantizer, vectors, recipe.batch * recipe.frames)
 
@@ -309,7 +264,7 @@ def train_mimi(
         if step >= recipe.warm_up:
             rng = np.random.default_rng((recipe.seed, step, 1))
             depths = random_depths(rng, recipe.batch, config.total_codebooks, recipe.bypass).to(device)
-        for group in [*codec.param_groups, *critic.param_groups]:
+        for group in [*learner.param_groups, *critic.param_groups]:
             group["lr"] = recipe.rate * warmup_cosine(step, recipe.steps, min(200, recipe.steps // 10))
         made, semantic, commitment = trainer(wave, depths)
         metrics: dict[str, float] = {}
@@ -325,7 +280,7 @@ def train_mimi(
             loss = loss + recipe.semantic * taught
             metrics |= learned
         mel, waveform = trainer.distance(made, wave), F.l1_loss(made, wave)
-        _improve(codec, loss + recipe.mel * mel + recipe.waveform * waveform)
+        _improve(learner, loss + recipe.mel * mel + recipe.waveform * waveform)
         return {"mel": mel.item(), "waveform": waveform.item(), "commitment": commitment.item(), **metrics}
 
     @torch.no_grad()
@@ -334,13 +289,15 @@ def train_mimi(
         wave, _ = batch_of(0, held_out, 2 * recipe.batch)
         with no_compile():
             if run.step > recipe.warm_up:
-                made = trainer.mimi.decode(trainer.mimi.encode(wave[:, None]))[:, 0]
+                made = trainer.codec.decode(trainer.codec.encode(wave[:, None]))[:, 0]
             else:
                 made, _, _ = trainer(wave)
         return {"mel": trainer.distance(made, wave).item()}
 
     run.loop(recipe.steps, train_step, validate, recipe.every, recipe.log_every)
-    return _finished(config, trainer.mimi.state_dict())
+    mimi = build_mimi(config)
+    mimi.load_state_dict({name: tensor.cpu() for name, tensor in folded(trainer.codec.state_dict()).items()})
+    return mimi
 
 
 def _optimisers(trainer: MimiTrainer, rate: float) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
@@ -369,32 +326,3 @@ def _search_dead_codes(quantizer: SplitResidualVectorQuantizer, step: int) -> No
     for module in quantizer.modules():
         if isinstance(module, EuclideanCodebook):
             module._next_unused_check = CHECK_EVERY - step % CHECK_EVERY
-
-
-def _finished(config: MimiConfig, tensors: dict[str, Tensor]) -> MimiModel:
-    mimi = build_mimi(config)
-    mimi.load_state_dict({name: tensor.cpu() for name, tensor in folded(tensors).items()})
-    return mimi
-
-
-def trained_mimi(folder: Path, config: MimiConfig) -> MimiModel:
-    """The Mimi of a run, as `train_mimi` returns it. Raises `InputError` when there is none of that shape."""
-    state = Path(folder) / "state.pt"
-    if not state.exists():
-        raise InputError(f"The run in {Path(folder).name} has saved nothing yet: train it first.")
-    tensors = torch.load(state, weights_only=True, map_location="cpu")["module"]
-    try:
-        return _finished(config, {k.removeprefix("mimi."): t for k, t in tensors.items() if k.startswith("mimi.")})
-    except RuntimeError as error:
-        raise InputError(f"The run in {Path(folder).name} is of another shape than the config.") from error
-
-
-def save_mimi(file: Path, mimi: MimiModel) -> None:
-    """Write `mimi` in moshi's names, as the published file has them: as `mimi.safetensors` beside a model in the
-    original layout, or for moshi's own loader."""
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    tensors = {name: tensor.detach().float().contiguous() for name, tensor in mimi.state_dict().items()}
-    save_file(tensors, partial, metadata={"format": "pt"})
-    os.replace(partial, file)

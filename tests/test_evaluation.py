@@ -15,9 +15,10 @@ import torch
 from csm.audio import load_audio
 from csm.errors import InputError
 from csm.evaluation import evaluate as evaluation
-from csm.evaluation.evaluate import EvaluationSettings, Judges, evaluate
+from csm.evaluation.evaluate import EvaluationSettings, Judges, evaluate, held_out_clips
 from csm.evaluation.metrics import Naturalness, SpeakerSimilarity, normalise, word_error_rate
 from csm.listening import recogniser
+from csm.training.corpus import Corpus, Utterance
 from csm.training.held_out import SENTENCES
 from csm.voices import Voice, load_prompt, shipped_voices
 
@@ -262,6 +263,33 @@ def test_the_command_prints_a_table_and_the_figures_as_its_last_line(stand, monk
     printed = capsys.readouterr().out
     assert "WER %" in printed
     assert json.loads(printed.splitlines()[-1])["clips"] == 4
+
+
+def test_a_codec_run_is_judged_by_itself_on_clips_it_was_not_taught(stand, monkeypatch, tmp_path, capsys):
+    """Beside the recordings that went in, and kept where one asks for them."""
+    waves, lines = [], []
+    for number in range(300):
+        samples = 36_000 if number % 2 else 24_000
+        clip = Utterance(0, sum(map(len, waves)), samples, f"Number {number} said.", "slt")
+        waves.append(np.full(samples, 100, np.int16))
+        lines.append(json.dumps(vars(clip)))
+    np.save(tmp_path / "audio-000.npy", np.concatenate(waves))
+    (tmp_path / "utterances-000.jsonl").write_text("\n".join(lines))
+    unheard = [clip for clip in Corpus(tmp_path).utterances if clip.held_out and clip.samples == 36_000]
+    assert 0 < len(unheard) < 20 and {text for _, text, _ in held_out_clips(tmp_path, 20)} == {c.text for c in unheard}
+    assert held_out_clips(tmp_path, 1)[0][1] == held_out_clips(tmp_path, 1)[0][1]
+    stand.asked = [("", 0, unheard[0].text)]
+    monkeypatch.setattr("csm.training.export.trained_codec", lambda run: stand.codec)
+    monkeypatch.setattr(Judges, "load", lambda name: Judges(stand))
+    options = _arguments("--codec", "run", "--data", str(tmp_path), "--sentences", "1", "--out", str(tmp_path / "out"))
+    assert evaluation.run(options) == 0
+    printed = capsys.readouterr().out
+    figures = json.loads(printed.splitlines()[-1])
+    assert figures["codec"]["clips"] == figures["recordings"]["clips"] == 1 and figures["codec"]["audio_seconds"] == 1.5
+    assert "codec alone" in printed and (tmp_path / "out" / "codec-01-slt.wav").is_file()
+    (tmp_path / "utterances-000.jsonl").write_text(lines[0])
+    with pytest.raises(InputError, match="holds no clip"):
+        held_out_clips(tmp_path, 1)
 
 
 def test_more_sentences_than_there_are_is_refused():

@@ -215,6 +215,12 @@ def test_more_positions_than_the_model_has_are_refused(talk, tmp_path):
         train_lm(new_model(), talk, None, tmp_path, replace(SETTINGS, positions=1024))
 
 
+def test_codes_that_can_t_be_read_are_refused_in_one_sentence(speech, tmp_path):
+    (tmp_path / "codes-000.npy").write_bytes(b"half")
+    with pytest.raises(csm.InputError, match="codes-000.npy can't be read"):
+        Conversations(Corpus(speech), tmp_path, ByteTokenizer(), CONFIG)
+
+
 def test_codes_of_another_codec_are_refused(speech):
     config = replace(CONFIG, codec=replace(CONFIG.codec, num_codebooks=3))
     with pytest.raises(csm.InputError, match="another codec"):

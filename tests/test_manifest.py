@@ -92,6 +92,7 @@ def broken(folder):
     soundfile.write(flac, np.random.default_rng(0).normal(0, 0.1, 48_000), 24_000)
     flac.write_bytes(flac.read_bytes()[:20_000])
     tone(folder / "b.wav")
+    tone(folder / "dull.wav", rate=1_000)
     tone(folder.parent / "elsewhere.wav")
     return [
         (["gone.wav", "Hello.", "ann"], "no such file"),
@@ -106,6 +107,7 @@ def broken(folder):
         (["b.wav", "...", "ann"], "no text"),
         (["b.wav", "Hello.", " "], "no speaker"),
         (["", "Hello.", "ann"], "no file named"),
+        (["dull.wav", "Hello.", "ann"], "a rate below 6000 Hz"),
         (["../elsewhere.wav", "Hello.", "ann"], "outside the folder"),
         (["/etc/hostname", "Hello.", "ann"], "outside the folder"),
         (["./a.wav", "Hello again.", "ann"], "listed twice"),
@@ -117,7 +119,7 @@ def broken(folder):
 COLUMNS = ("file", "text", "speaker", "conversation", "order")
 
 
-@pytest.mark.parametrize("number", range(17))
+@pytest.mark.parametrize("number", range(18))
 def test_a_row_that_can_t_be_used_refuses_the_manifest_in_one_sentence(folder, number):
     row, reason = broken(folder)[number]
     write_csv(folder, [GOOD, row], COLUMNS)
@@ -125,6 +127,12 @@ def test_a_row_that_can_t_be_used_refuses_the_manifest_in_one_sentence(folder, n
         check(folder)
     said = str(error.value)
     assert "line 3" in said and (row[0].strip() in said) and said.endswith("--on-bad skip.") and "\n" not in said
+
+
+def test_a_name_that_no_file_can_have_is_no_such_file(folder):
+    write_csv(folder, [GOOD, [f"{'b' * 300}.wav", "Hello.", "ann"]])
+    with pytest.raises(InputError, match="no such file"):
+        check(folder)
 
 
 def test_rows_that_can_t_be_used_are_skipped_counted_and_named_on_request(folder):
@@ -135,7 +143,7 @@ def test_rows_that_can_t_be_used_are_skipped_counted_and_named_on_request(folder
     assert [recording.name for recording in made.recordings] == ["a.wav"]
     assert len(made.bad) == len(rows) + 3
     said = "\n".join(made.lines())
-    assert "skipped, no such file: gone.wav (line 3), gone2.wav (line 20), gone3.wav (line 21) and 1 more" in said
+    assert "skipped, no such file: gone.wav (line 3), gone2.wav (line 21), gone3.wav (line 22) and 1 more" in said
     assert all(row[0] in said for row in rows)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import csm
+from csm.cli import main
 from csm.text import ByteTokenizer
 from csm.training import codec as codec_training
 from csm.training.codec import PHONES, phones_at, train_codec
@@ -169,6 +170,53 @@ def test_the_evaluation_s_conversation_goes_back_and_forth():
 def test_a_corpus_that_is_not_there_says_what_to_run(tmp_path):
     with pytest.raises(csm.InputError, match="train data"):
         Corpus(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda folder: (folder / "audio-000.npy").unlink(), "damaged at utterances-000.jsonl"),
+        (lambda folder: (folder / "audio-000.npy").write_bytes(b"half"), "damaged at utterances-000.jsonl"),
+        (lambda folder: (folder / "utterances-000.jsonl").write_text('{"shard": 0'), "damaged at utterances-000.jsonl"),
+        (lambda folder: (folder / "utterances-000.jsonl").write_text('{"shard": 0}'), "damaged at utterances-000"),
+        (lambda folder: np.save(folder / "audio-000.npy", np.zeros(20_000, np.int16)), "shard 0 is cut short"),
+        (lambda folder: (folder / "utterances-000.jsonl").unlink(), "No training speech"),
+    ],
+)
+def test_damaged_speech_is_refused_in_one_sentence(speech, runs, tmp_path, capsys, damage, complaint):
+    shutil.copytree(speech, tmp_path / "speech")
+    damage(tmp_path / "speech")
+    command = ["train", "codes", "--data", str(tmp_path / "speech"), "--codec", str(runs / "codec")]
+    assert main([*command, "--out", str(tmp_path / "codes")]) == 2
+    said = capsys.readouterr().err
+    assert complaint in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("step", ["codec", "codes", "lm", "export"])
+def test_a_step_before_its_turn_says_what_is_missing(step, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", step]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and ("no config.json" in said if step == "export" else "`python -m csm train" in said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_can_t_be_made_is_refused_in_one_sentence(speech, runs, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    command = ["train", "codes", "--data", str(speech), "--codec", str(runs / "codec"), "--out", str(tmp_path / "file")]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "can't be written to (File exists)" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["codec --steps 0", "codec --every -1", "codec --seed -1", "lm --seed -1", "lm --every 0", "data --workers x"],
+)
+def test_numbers_that_mean_nothing_are_refused_in_one_sentence(option, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *option.split()])
+    assert stopped.value.code == 2 and "is no whole number of at least" in capsys.readouterr().err
 
 
 def test_codec_losses_reward_the_right_sound():

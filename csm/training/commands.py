@@ -13,18 +13,19 @@ import torch
 from csm.codec import Codec
 from csm.training import amortisation, codec_command, lm_command
 from csm.training.held_out import CONVERSATION, SENTENCES
+from csm.training.options import natural, positive
 from csm.training.run import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads for training (default: torch's own choice)")
+    parser.add_argument("--threads", type=natural, default=0, help="CPU threads for training (default: torch's choice)")
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
 
     data = steps.add_parser("data", help="synthesise the training speech")
     data.add_argument("--out", type=Path, default=Path("runs/speech"))
-    data.add_argument("--workers", type=int, default=2)
-    data.add_argument("--phrases", type=int, default=10_000, help="sentences of the phrase grammar")
-    data.add_argument("--mixes", type=int, default=16_000, help="sentences of unrelated words")
+    data.add_argument("--workers", type=positive, default=2)
+    data.add_argument("--phrases", type=natural, default=10_000, help="sentences of the phrase grammar")
+    data.add_argument("--mixes", type=natural, default=16_000, help="sentences of unrelated words")
     data.add_argument("--rhvoice", type=Path, metavar="PREFIX", help="where RHVoice is installed (default: /usr/local)")
     data.set_defaults(action=_data)
 

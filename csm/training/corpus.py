@@ -213,12 +213,28 @@ class Corpus:
         self.utterances: list[Utterance] = []
         self._audio: dict[int, np.ndarray] = {}
         for index in sorted(Path(folder).glob("utterances-*.jsonl")):
-            shard = int(index.stem.split("-")[1])
-            self._audio[shard] = np.load(index.with_name(f"audio-{shard:03d}.npy"), mmap_mode="r")
-            self.utterances += [Utterance(**json.loads(line)) for line in index.read_text().splitlines()]
+            try:
+                self._read(index)
+            except (OSError, EOFError, ValueError, TypeError, IndexError) as error:
+                raise InputError(
+                    f"The training speech in {folder} is damaged at {index.name} ({error}): remove that file and run "
+                    "`python -m csm train data` again."
+                ) from error
         if not self.utterances:
             raise InputError(f"No training speech in {folder}: run `python -m csm train data` first.")
 
+    def _read(self, index: Path) -> None:
+        shard = int(index.stem.split("-")[1])
+        clips = [Utterance(**json.loads(line)) for line in index.read_text(encoding="utf-8").splitlines()]
+        self._audio[shard] = np.load(index.with_name(f"audio-{shard:03d}.npy"), mmap_mode="r")
+        self.utterances += clips
+
     def audio(self, utterance: Utterance) -> np.ndarray:
-        """int16 (num_samples,) at 24 kHz."""
-        return self._audio[utterance.shard][utterance.offset : utterance.offset + utterance.samples]
+        """int16 (num_samples,) at 24 kHz. Raises `InputError` where there is less sound than is listed."""
+        pcm = self._audio[utterance.shard][utterance.offset : utterance.offset + utterance.samples]
+        if len(pcm) < utterance.samples:
+            raise InputError(
+                f"The sound of shard {utterance.shard} is cut short: remove its utterances-*.jsonl and run `python -m "
+                "csm train data` again."
+            )
+        return pcm

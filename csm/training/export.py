@@ -20,7 +20,7 @@ from csm.config import CodecConfig, Environment, ModelConfig
 from csm.errors import InputError
 from csm.model import CSM
 from csm.training.mimi import folded
-from csm.training.shapes import kept_codec, kept_model
+from csm.training.shapes import kept_codec, kept_model, make_folder
 
 TOKENIZER = "tokenizer.json"  # of a run with Llama 3's tokenizer, and of what is exported from it
 
@@ -73,6 +73,7 @@ def export(lm_run: Path, codec: Codec, folder: Path) -> None:
         model = CSM(config)
     fill(model, run_weights(lm_run), f"run in {lm_run.name}")
     if config.tokenizer == "bytes":
+        make_folder(folder)
         save_folder(folder, model, codec.module)
     else:
         _save_original(config, model, codec, lm_run / TOKENIZER, folder)
@@ -87,7 +88,7 @@ def _save_original(config: ModelConfig, model: CSM, codec: Codec, tokenizer: Pat
         raise InputError(f"{folder} exists already: name a new folder.")
     if not tokenizer.is_file():
         raise InputError(f"The run in {tokenizer.parent.name} has no {TOKENIZER}: put the one it learned with there.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".exporting-") as scratch:
         made = Path(scratch) / "model"
         made.mkdir()

@@ -20,8 +20,9 @@ from csm.training.finetune import run as finetune_command
 from csm.training.lm import LMSettings
 from csm.training.lora import add_lora
 from csm.training.manifest import HELP
+from csm.training.options import natural, positive
 from csm.training.run import say
-from csm.training.shapes import kept_codec, model_shape, with_codec
+from csm.training.shapes import kept_codec, make_folder, model_shape, with_codec
 
 NANO_WIDTH, NANO_RATE = 256, 2e-3
 INIT_STEPS = 1_000
@@ -45,7 +46,7 @@ def add_arguments(lm: argparse.ArgumentParser) -> None:
     lm.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json for --preset (default: the hub's)")
     lm.add_argument("--steps", type=int, help=f"default: {LMSettings.steps}; {INIT_STEPS} with --init")
     lm.add_argument("--rate", type=float, help="learning rate (default: 0.002 for nano, less the wider the model)")
-    lm.add_argument("--warmup", type=int, default=LMSettings.warmup, help="steps until the rate is reached")
+    lm.add_argument("--warmup", type=natural, default=LMSettings.warmup, help="steps until the rate is reached")
     lm.add_argument("--positions", type=int, default=LMSettings.positions, help="longest conversation, in rows")
     lm.add_argument(
         "--batch-positions", type=int, default=LMSettings.batch_positions, help="rows in a batch (default: 2048)"
@@ -58,13 +59,13 @@ def add_arguments(lm: argparse.ArgumentParser) -> None:
     lm.add_argument("--optimiser", choices=["muon", "adamw"], help="default: muon; adamw under torchrun, --init")
     lm.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16", help="of matrix products")
     lm.add_argument("--checkpointing", action="store_true", help="less memory, a third more work: keep no activations")
-    lm.add_argument("--seed", type=int, default=1)
-    lm.add_argument("--every", type=int, default=LMSettings.every, help="steps between saves (default: 250)")
-    lm.add_argument("--log-every", type=int, default=LMSettings.log_every, help="steps between metrics (default: 50)")
+    lm.add_argument("--seed", type=natural, default=1)
+    lm.add_argument("--every", type=positive, default=LMSettings.every, help="steps between saves (default: 250)")
+    lm.add_argument("--log-every", type=natural, default=LMSettings.log_every, help="steps between lines (default: 50)")
     add_finetune_arguments(lm)
     lm.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     lm.add_argument(
-        "--plan", type=int, nargs="?", const=1, metavar="N", help="only print the memory it takes, on N processes"
+        "--plan", type=positive, nargs="?", const=1, metavar="N", help="only print the memory it takes, on N processes"
     )
 
 
@@ -106,7 +107,7 @@ def tokenizer_for(config: ModelConfig, file: Path | None, run: Path) -> Tokenize
         raise InputError(f"There is no file {file.name}: --tokenizer wants Llama 3's tokenizer.json.")
     source = file or fetch_file(*HUB_TOKENIZER, Environment.read().token)
     tokenizer = read_tokenizer(source, config.text_vocab_size)
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
     (run / TOKENIZER).write_bytes(source.read_bytes())
     return tokenizer
 
@@ -142,8 +143,6 @@ def print_plan(arguments: argparse.Namespace) -> None:
 
     name, config = starting_shape(arguments)
     settings = settings_of(arguments, config, arguments.plan > 1)
-    if arguments.plan < 1:
-        raise InputError("A plan is for one process or more.")
     options = options_of(arguments).lora
     adapted = (lambda model: add_lora(model, options)) if options else (lambda model: model)
     print("\n".join(table(name, config, settings, arguments.plan, adapted)))

@@ -42,6 +42,7 @@ HELP = (
     "conversation,order) or manifest.jsonl (the same keys)"
 )
 SHORTEST = 0.2  # seconds of sound
+LOWEST_RATE = 6_000  # Hz: below, there are no consonants
 NAMED = 3  # so many rows of each reason are named in a report
 # Letters, digits, money and arithmetic are said aloud, so a model that can't read them would learn a wrong text.
 SAID_ALOUD = ("L", "N", "Sc", "Sm")
@@ -108,8 +109,8 @@ class Manifest:
         """The report: what is used, what was changed to use it, and the first rows of each reason not to."""
         speakers = len({recording.speaker for recording in self.recordings})
         lines = [
-            f"{self.name}: {len(self.recordings)} recordings, {self.seconds / 60:.1f} minutes, "
-            f"{speakers} {'speaker' if speakers == 1 else 'speakers'}"
+            f"{self.name}: {_counted(len(self.recordings), 'recording')}, {self.seconds / 60:.1f} minutes, "
+            f"{_counted(speakers, 'speaker')}"
         ]
         if self.rates:
             each = ", ".join(f"{count} from {rate} Hz" for rate, count in self.rates.most_common())
@@ -122,6 +123,10 @@ class Manifest:
             more = f" and {count - NAMED} more" if count > NAMED else ""
             lines.append(f"skipped, {reason}: {', '.join(first)}{more}")
         return lines
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def has_manifest(folder: Path) -> bool:
@@ -304,14 +309,17 @@ def _checked(
 ) -> Recording | None:
     """The row with its length, from the file's header; None, and a bad row more, where it can't be used."""
     seconds = 0.0
-    if not row.path.is_file():
+    if not os.path.isfile(row.path):  # False, not an error, for a name that no file can have
         reason = "no such file"
     elif mute := unspeakable(tokenizer, row.text):
         reason = f"characters that the model can't speak, such as {mute[0]}"
     else:
         try:
-            seconds = inspect_audio(row.path).seconds
+            info = inspect_audio(row.path)
+            seconds = info.seconds
             reason = _length_problem(row.text, seconds, tokenizer, max_positions, options.longest)
+            if info.sample_rate < LOWEST_RATE:
+                reason = f"a rate below {LOWEST_RATE} Hz"
         except InputError:
             reason = "not audio that can be read"
     if reason:

@@ -26,6 +26,7 @@ from csm.training.codes import SENTENCES_IN_A_TURN, SLOTS, Batch
 from csm.training.distributed import Processes
 from csm.training.manifest import Recording
 from csm.training.run import say
+from csm.training.shapes import make_folder
 
 PROGRESS = 200  # recordings between two lines about encoding
 MISSES = 4  # turns that don't fit any more before a conversation is called full
@@ -62,7 +63,7 @@ def encode(
     interrupted encoding goes on where it was, and a recording that changed is encoded anew. Several processes share
     the work.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     codec.module.to(together.device)
     model = fingerprint(codec)
     files = [folder / f"{hashlib.sha256(model + r.path.read_bytes()).hexdigest()[:40]}.npy" for r in recordings]

@@ -70,10 +70,20 @@ def keep_shape(folder: Path, config: CodecConfig | ModelConfig, write: bool = Tr
         )
     if not write:
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
     os.replace(partial, file)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` if it isn't there. Raises `InputError` when that can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise InputError(f"The folder {folder} can't be written to ({error.strerror}): choose another.") from error
 
 
 def kept_codec(folder: Path) -> CodecConfig:

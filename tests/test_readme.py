@@ -45,6 +45,29 @@ def test_the_client_snippet_runs(app, capsys):
     assert ".wav" in capsys.readouterr().out
 
 
+def commands(file: Path) -> list[str]:
+    """What stands after `-m csm` in each indented line of a file, comments left out."""
+    lines = [part for line in re.findall(r"^    (.+)$", file.read_text(), re.MULTILINE) for part in line.split("&&")]
+    return [line.split(" -m csm ", 1)[1] for line in lines if " -m csm " in line and "…" not in line]
+
+
+RECIPE = TOP / "csm" / "training" / "README.md"
+COMMANDS = [(file.name, command) for file in (TOP / "README.md", RECIPE) for command in commands(file)]
+
+
+@pytest.mark.parametrize(("file", "command"), COMMANDS, ids=lambda value: value[:60])
+def test_every_command_is_one_that_the_program_knows(file, command):
+    """As far as that shows without running it: names, options and choices."""
+    from csm.cli import _parser
+
+    _parser().parse_args(shlex.split(command, comments=True))
+
+
+def test_the_recipe_s_commands_are_found():
+    steps = {command.split()[1] for command in commands(RECIPE) if command.startswith("train ")}
+    assert steps >= {"data", "codec", "codes", "lm", "amortisation", "export", "prompts"}
+
+
 def test_ci_runs_exactly_the_test_command():
     commands = re.findall(r"^    (python3 -m venv .*)$", README, re.MULTILINE)
     assert len(commands) == 2

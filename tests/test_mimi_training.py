@@ -18,12 +18,11 @@ from csm.config import FRAME_SIZE, PRESETS, MimiConfig, SpectralConfig
 from csm.model import CSM
 from csm.training import mimi as training
 from csm.training.corpus import Corpus, Utterance
-from csm.training.export import export, trained_codec
+from csm.training.export import export, folded, trained_codec
 from csm.training.mimi import (
     BYPASS,
     MimiRecipe,
     MimiTrainer,
-    folded,
     quantised,
     random_depths,
     start_codebooks,

@@ -142,13 +142,14 @@ def evaluate_codec(
     """
     if out:
         _prepare(out)
-    pairs = []
+    recorded: list[Clip] = []
+    decoded: list[Clip] = []
     for index, (speaker, words, wave) in enumerate(recordings):
         before, after, again = _through(codec, torch.device("cpu"), speaker, words, wave, judges)
         _keep(out, f"codec-{index + 1:02}-{speaker}", again, after)
-        pairs.append((before, after))
-    before, after = ([pair[i] for pair in pairs] for i in (0, 1))
-    judged = {"codec": _figures(after), "recordings": _figures(before)}
+        recorded.append(before)
+        decoded.append(after)
+    judged = {"codec": _figures(decoded), "recordings": _figures(recorded)}
     return {"run": name, "recogniser": judges.recogniser.name, **judged}
 
 

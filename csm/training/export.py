@@ -19,9 +19,9 @@ from csm.codec import Codec, build_codec
 from csm.config import CodecConfig, Environment, ModelConfig
 from csm.errors import InputError
 from csm.model import CSM
-from csm.training.mimi import folded
 from csm.training.shapes import kept_codec, kept_model, make_folder
 
+NORMED = ".parametrizations.weight.original"  # ends in 0: lengths, in 1: directions
 TOKENIZER = "tokenizer.json"  # of a run with Llama 3's tokenizer, and of what is exported from it
 
 
@@ -34,6 +34,18 @@ def run_weights(folder: Path) -> dict[str, Tensor]:
         return torch.load(state, weights_only=True, map_location="cpu")["module"]
     except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise InputError(f"The {state.name} in {Path(folder).name} is damaged: train it again.") from error
+
+
+def folded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A codec's state with its weight norms, which only training has, folded in."""
+    made: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(f"{NORMED}1"):
+            stem = name.removesuffix(f"{NORMED}1")
+            made[f"{stem}.weight"] = torch._weight_norm(tensor, tensors[f"{stem}{NORMED}0"], 0)
+        elif not name.endswith(f"{NORMED}0"):
+            made[name] = tensor
+    return made
 
 
 def trained_codec(folder: Path) -> Codec:

@@ -30,6 +30,7 @@ from csm.training.adversary import Adversary, discriminator_loss, generator_loss
 from csm.training.codec import Clips, MelDistance, crops
 from csm.training.corpus import Corpus
 from csm.training.distributed import Processes
+from csm.training.export import folded
 from csm.training.run import Run, say, warmup_cosine
 from csm.training.shapes import keep_shape
 from csm.training.teacher import Teacher, choose_lesson
@@ -39,7 +40,6 @@ LOUDNESS = 0.1  # root mean square of speech, about
 BYPASS = -1  # in place of a number of codebooks: this clip is not quantised
 CHECK_EVERY = 5  # steps from one search for dead codes to the next, moshi's own figure
 VECTORS_PER_CODE = 8  # what k-means starts from
-FOLDED = ".parametrizations.weight.original"
 
 
 @dataclass(frozen=True)
@@ -108,18 +108,6 @@ def _start(conv: StreamingConv1d | StreamingConvTranspose1d, gain: float) -> Non
     nn.init.normal_(inner.weight, std=gain * inputs**-0.5)
     if inner.bias is not None:
         nn.init.zeros_(inner.bias)
-
-
-def folded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a `trainable_mimi` with its weight norms folded in: the state of `build_mimi`."""
-    made: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name.endswith(f"{FOLDED}1"):
-            stem = name.removesuffix(f"{FOLDED}1")
-            made[f"{stem}.weight"] = torch._weight_norm(tensor, tensors[f"{stem}{FOLDED}0"], 0)
-        elif not name.endswith(f"{FOLDED}0"):
-            made[name] = tensor
-    return made
 
 
 def quantised(quantizer: SplitResidualVectorQuantizer, latents: Tensor, depths: Tensor) -> tuple[Tensor, ...]:

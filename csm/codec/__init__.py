@@ -30,8 +30,12 @@ class CodecStream(Protocol):
 
 
 class Codec(Protocol):
-    config: CodecConfig
     num_codebooks: int
+
+    @property
+    def config(self) -> CodecConfig:
+        """Its shape."""
+        ...
 
     @property
     def module(self) -> torch.nn.Module:

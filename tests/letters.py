@@ -18,9 +18,17 @@ from tests.small import small_config
 CONFIG = small_config(max_positions=512)
 CONFIG = replace(CONFIG, backbone=replace(CONFIG.backbone, layers=3))
 SETTINGS = LMSettings(
-    steps=12, rate=0.01, warmup=2, positions=128, batch_positions=256, guided_layer=1, every=6, log_every=1
+    steps=12,
+    rate=0.01,
+    warmup=2,
+    positions=128,
+    batch_positions=256,
+    guided_layer=1,
+    voice_layer=2,
+    every=6,
+    log_every=1,
 )
-CURVES = ("code0", "depth", "guide", "gradient_norm")
+CURVES = ("code0", "depth", "guide", "voice", "gradient_norm")
 
 
 def new_model() -> CSM:

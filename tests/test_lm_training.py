@@ -113,7 +113,9 @@ def test_accumulated_batches_count_every_frame_alike(talk, tmp_path):
     class Both:
         def batch(self, step, rows, length):
             pair = [talk.batch(2 * step + i, 1, length) for i in range(2)]
-            return Batch(*(torch.cat([getattr(part, name) for part in pair]) for name in ("ids", "mask", "guide")))
+            return Batch(
+                *(torch.cat([getattr(part, name) for part in pair]) for name in ("ids", "mask", "guide", "voice"))
+            )
 
     exact = replace(SETTINGS, precision="float32", optimiser="adamw", code_noise=0.0)
     settings = replace(exact, steps=1, depth_share=1.0, warmup=1)
@@ -125,41 +127,69 @@ def test_accumulated_batches_count_every_frame_alike(talk, tmp_path):
 
 
 def test_the_depth_decoder_learns_a_random_sixteenth_of_the_frames(talk):
-    mask = talk.batch(0, 4, 128).mask
-    audio = mask[..., 0]
-    chosen = [choose_frames(mask, 1 / 16, (1, step)) for step in range(200)]
+    batch = talk.batch(0, 4, 128)
+    audio = batch.mask[..., 0]
+    chosen = [choose_frames(batch, 1 / 16, (1, step)) for step in range(200)]
     assert all(int(frames.sum()) == round(int(audio.sum()) / 16) for frames in chosen)
     assert not any((frames & ~audio).any() for frames in chosen)
     assert not torch.equal(chosen[0], chosen[1])
     assert torch.stack(chosen).any(0)[audio].float().mean() > 0.99
-    assert torch.equal(choose_frames(mask, 1.0, (1, 0)), audio)
-    assert choose_frames(mask, 1e-9, (1, 0)).sum() == 1
+    assert torch.equal(choose_frames(batch, 1.0, (1, 0)), audio)
+    assert choose_frames(batch, 1e-9, (1, 0)).sum() == 1
 
 
 def test_half_of_the_chosen_frames_begin_a_turn_where_the_voice_is_decided():
     mask = torch.zeros(3, 64, 5, dtype=torch.bool)
     mask[:, :4, -1] = mask[:, 30:40, -1] = True
     mask[:, 4:30, :-1] = mask[:, 40:60, :-1] = True
-    chosen = choose_frames(mask, 0.25, (1, 0))
+    unknown = torch.full((3, 64, 2), -1)
+    batch = Batch(mask.long(), mask, unknown, unknown)
+    chosen = choose_frames(batch, 0.25, (1, 0))
     assert chosen.sum() == 34 and chosen[:, 4:10].sum() + chosen[:, 40:46].sum() == 17
+    heard = unknown.clone()
+    heard[:, 39:59] = torch.tensor([4, 29])
+    chosen = choose_frames(replace(batch, voice=heard), 0.25, (1, 0))
+    assert chosen.sum() == 34 and chosen[:, 40:46].sum() == 17
 
 
 def test_guidance_adds_a_loss_and_changes_nothing_in_what_is_computed(talk):
     model, batch = new_model(), talk.batch(0, 1, 128)
-    frames = choose_frames(batch.mask, 1.0, (0,))
-    first, depth, guide = Objective(model, SETTINGS)(batch.ids, batch.mask, batch.guide, frames)
+    frames = choose_frames(batch, 1.0, (0,))
+    objective = Objective(model, SETTINGS)
+    first, depth, guide, voice = objective(batch.ids, batch.mask, frames, objective.guides(batch))
     plain = model.losses(batch.ids, batch.mask, frames)
     assert torch.allclose(torch.stack([first, depth]), torch.stack(plain), atol=1e-5)
-    assert guide > 0
+    assert guide > 0 and voice > 0
 
 
 def test_no_guide_is_computed_where_it_counts_for_nothing(talk):
     batch = talk.batch(0, 1, 128)
-    assert Objective(new_model(), SETTINGS).guides(batch)
-    assert not Objective(new_model(), replace(SETTINGS, guide_weight=0.0)).guides(batch)
-    assert not Objective(new_model(), replace(SETTINGS, guided_layer=7)).guides(batch)
-    unknown = replace(batch, guide=torch.full_like(batch.guide, -1))
-    assert not Objective(new_model(), SETTINGS).guides(unknown)
+    assert set(Objective(new_model(), SETTINGS).guides(batch)) == {"guide", "voice"}
+    assert set(Objective(new_model(), replace(SETTINGS, guide_weight=0.0)).guides(batch)) == {"voice"}
+    assert set(Objective(new_model(), replace(SETTINGS, voice_layer=7)).guides(batch)) == {"guide"}
+    nowhere = torch.full_like(batch.guide, -1)
+    assert set(Objective(new_model(), SETTINGS).guides(replace(batch, guide=nowhere))) == {"voice"}
+    assert not Objective(new_model(), SETTINGS).guides(replace(batch, guide=nowhere, voice=nowhere))
+
+
+def test_the_voice_is_looked_for_in_the_speaker_s_own_last_turn(talk):
+    """Where a frame's voice is shown there is sound, of the clip that was said before in the same slot, and no end."""
+    batch = talk.batch(3, 4, 512)
+    known = (batch.voice[..., 0] >= 0).nonzero().tolist()
+    assert len(known) > 100
+    for row, at in known:
+        first, last = batch.voice[row, at].tolist()
+        assert first <= last < at
+        assert batch.mask[row, first : last + 1, 0].all() and (batch.ids[row, first : last + 1, :-1] != 0).any(-1).all()
+        assert batch.mask[row, first - 1, -1] and not (batch.ids[row, last + 1, :-1]).any()
+        assert _slot(batch, row, first) == _slot(batch, row, at + 1)
+
+
+def _slot(batch: Batch, row: int, at: int) -> int:
+    """The slot's digit, as a byte, in the text before the frame in that row."""
+    text = batch.mask[row, :at, -1].nonzero()[:, 0].tolist()
+    start = next(place for place in reversed(text) if place == 0 or not batch.mask[row, place - 1, -1])
+    return int(batch.ids[row, start + 2, -1])  # behind BOS and "["
 
 
 def test_what_does_not_require_a_gradient_stays_as_it_is(talk, tmp_path):

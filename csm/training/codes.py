@@ -84,12 +84,13 @@ class Clip:
 
 @dataclass(frozen=True)
 class Batch:
-    """ids int64 and mask bool (B, S, K+1); guide int64 (B, S, 2): the rows of the text being spoken in the frame
-    that each row predicts, or -1."""
+    """ids int64 and mask bool (B, S, K+1). For the frame that each row predicts, int64 (B, S, 2), first and last row of
+    the text being spoken (`guide`) and of the sound of the speaker's turn before (`voice`), or -1 where unknown."""
 
     ids: Tensor
     mask: Tensor
     guide: Tensor
+    voice: Tensor
 
 
 def spoken_text(utterance: Utterance, frames: int, prefix: int) -> np.ndarray:
@@ -176,7 +177,8 @@ class Conversations:
     def _conversation(self, rng: np.random.Generator, length: int):
         ids = np.zeros((length, self.k + 1), np.int64)
         mask = np.zeros((length, self.k + 1), bool)
-        guide = np.full((length, 2), -1, np.int64)
+        guide, voice = np.full((2, length, 2), -1, np.int64)
+        heard: dict[int, tuple[int, int]] = {}
         count = min(len(self.clips), int(rng.integers(1, 4)))
         names = rng.choice(list(self.clips), size=count, replace=False, p=self._shares)
         slots = rng.permutation(SLOTS if rng.random() < 0.3 else len(names))
@@ -193,8 +195,10 @@ class Conversations:
             ids[at + t : at + t + f, :-1], mask[at + t : at + t + f, :-1] = clip.codes, True
             if self.letters and t == len(clip.text) + len("[0]") + 2:
                 guide[at + t - 1 : at + t + f - 1] = at + clip.guide
+            voice[at + t - 1 : at + t + f - 1] = heard.get(who, (-1, -1))
+            heard[who] = at + t, at + t + f - 2  # all but the zero frame
             at += t + f
-        return ids, mask, guide
+        return ids, mask, guide, voice
 
     def batch(self, step: int, rows: int, length: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))

@@ -201,8 +201,8 @@ def synthesise(
 
 def speaker_shares(said: Mapping[str, Sized]) -> np.ndarray:
     """How often to draw each speaker, float64 (speakers,), by what each has `said`: between equal speakers and equal
-    clips. Who has said much is heard more, and who has not often enough."""
-    weights = np.sqrt([len(clips) for clips in said.values()])
+    clips, nearer to these. The shipped voices say three quarters of the lines, and are drawn two times of three."""
+    weights = np.array([len(clips) for clips in said.values()]) ** 0.8
     return weights / weights.sum()
 
 

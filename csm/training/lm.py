@@ -4,14 +4,16 @@ Compute amortisation as Sesame describes it: the backbone learns code 0 on every
 other codes on a random part of the frames. Less and less as it goes, two heads of one backbone layer are shown
 where in the text the speech is: the probability they give to the letters being spoken is rewarded (guided
 attention, after Tachibana et al. 2017, arXiv:1710.08969, with the synthesiser's own timing instead of a diagonal).
+Two heads of a later layer are shown in the same way where the speaker was heard before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -27,9 +29,10 @@ from csm.training.distributed import Processes, shard
 from csm.training.run import Run, warmup_cosine
 from csm.training.shapes import keep_shape
 
-LENGTHS, LENGTH_SHARES = (256, 512, 1024), (0.62, 0.25, 0.10)  # shorter conversations than the longest, and how often
+LENGTHS, LENGTH_SHARES = (256, 512, 1024), (0.45, 0.40, 0.12)  # shorter conversations than the longest, and how often
 MOST_SKIPPED = 20
 OPENING = 6  # frames
+LOSSES = ("code0", "depth", "guide", "voice")
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,12 @@ class LMSettings:
     """How the language model is trained. A step is `accumulate` batches on each process, of `batch_positions` each:
     conversations of up to `positions` rows, more of them the shorter they are.
 
-    `depth_share` is the part of the frames that the depth decoder learns. The guide's weight fades out to the end;
-    0 leaves it out. `code_noise` is the part of the frames that the backbone hears wrongly, as other frames of the
-    batch, and learns to go on from, as it must from its own mistakes. `precision` is that of the matrix products:
-    weights, their updates, norms and losses are float32.
+    `depth_share` is the part of the frames that the depth decoder learns. `guide_weight` is that of the guide, which
+    shows the first heads of one layer the text being spoken, and `voice_weight` that of the other, which shows the last
+    heads of a later layer where the speaker was heard before; both fade out to the end, and 0 leaves one out.
+    `code_noise` is the part of the frames that the backbone hears wrongly, as other frames of the batch, and learns to
+    go on from, as it must from its own mistakes. `precision` is that of the matrix products: weights, their updates,
+    norms and losses are float32.
     """
 
     steps: int = 15_000
@@ -52,6 +57,8 @@ class LMSettings:
     depth_share: float = 1 / 16
     guide_weight: float = 0.5
     guided_layer: int = 2
+    voice_weight: float = 0.3
+    voice_layer: int = 4
     guided_heads: int = 2
     code_noise: float = 0.05
     optimiser: Literal["muon", "adamw"] = "muon"
@@ -94,51 +101,75 @@ class Batches(Protocol):
         ...
 
 
-def guide_loss(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, guide: Tensor, heads: int) -> Tensor:
-    """How little a layer's first `heads` look at the text being spoken: mean negative log of their attention to it,
-    over the rows whose `guide` (B, S, 2) is known."""
+def guide_loss(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, guide: Tensor, heads: Sequence[int]) -> Tensor:
+    """How little some of a layer's heads look where `guide` (B, S, 2) shows, from its first to its last row: mean
+    negative log of their attention to it, over the rows where it is known."""
     q, k = layer.attn.queries_keys(layer.sa_norm(x), cos, sin)
     group = layer.attn.heads // layer.attn.kv_heads
-    scores = q[:, :heads] @ k[:, [head // group for head in range(heads)]].transpose(-1, -2)
+    scores = q[:, list(heads)] @ k[:, [head // group for head in heads]].transpose(-1, -2)
     scores = scores.float() / layer.attn.head_dim**0.5
     positions = torch.arange(x.shape[1], device=x.device)
     future = positions[None] > positions[:, None]
     total = scores.masked_fill(future, -torch.inf).logsumexp(-1)
     first, last = guide[..., :1], guide[..., 1:]
-    spoken = (positions >= first) & (positions <= last)
-    inside = scores.masked_fill(~spoken.unsqueeze(1), -torch.inf).logsumexp(-1)
+    shown = (positions >= first) & (positions <= last)
+    inside = scores.masked_fill(~shown.unsqueeze(1), -torch.inf).logsumexp(-1)
     guided = (guide[..., 0] >= 0).unsqueeze(1).expand_as(total)
     return (total - inside)[guided].mean()
 
 
+class Guided(NamedTuple):
+    """Which heads of which layer of the backbone are guided."""
+
+    layer: int
+    heads: Sequence[int]
+
+
+def guided_heads(config: ModelConfig, settings: LMSettings) -> dict[str, Guided]:
+    """By the name of the guide, as in a `Batch`: those that count, in a model that has their layer."""
+    last, count = config.backbone.heads, min(settings.guided_heads, config.backbone.heads)
+    chosen = {
+        "guide": (settings.guide_weight, Guided(settings.guided_layer, range(count))),
+        "voice": (settings.voice_weight, Guided(settings.voice_layer, range(last - count, last))),
+    }
+    return {name: heads for name, (weight, heads) in chosen.items() if weight and heads.layer < config.backbone.layers}
+
+
 class Objective(nn.Module):
-    """The model with its three losses as one `forward`, so that sharding has one call to wrap."""
+    """The model with its `LOSSES` as one `forward`, so that sharding has one call to wrap."""
 
     def __init__(self, model: CSM, settings: LMSettings) -> None:
         super().__init__()
         self.model, self.settings = model, settings
-        layers = len(model.backbone.layers)
-        self.guided_layer = settings.guided_layer if settings.guide_weight and settings.guided_layer < layers else -1
+        self.guided = guided_heads(model.config, settings)
 
-    def guides(self, batch: Batch) -> bool:
-        """Whether there is anything to guide: where the words are is known, and it counts."""
-        return self.guided_layer >= 0 and bool((batch.guide[..., 0] >= 0).any())
+    def guides(self, batch: Batch) -> dict[str, Tensor]:
+        """What of a batch's `guide` and `voice` is known somewhere, and counts."""
+        spans = {name: cast(Tensor, getattr(batch, name)) for name in self.guided}
+        return {name: span for name, span in spans.items() if (span[..., 0] >= 0).any()}
 
     def forward(
-        self, ids: Tensor, mask: Tensor, guide: Tensor | None, depth_frames: Tensor, heard: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cross-entropy of code 0 and of the other codes on `depth_frames` bool (B, S), and the guide's loss (0 without
-        a `guide`), each averaged over this batch. The backbone reads `heard` instead of `ids` where given."""
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        depth_frames: Tensor,
+        guides: Mapping[str, Tensor],
+        heard: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """The `LOSSES`: cross-entropy of code 0 and of the other codes on `depth_frames` bool (B, S), and those of the
+        guides, 0 where none is given; each averaged over this batch. The backbone reads `heard` instead of `ids` where
+        given."""
         model = self.model
         x = model.embed_rows(ids if heard is None else heard, mask)
         cos, sin = model.backbone.rotary(torch.arange(x.shape[1], device=x.device))
-        guided = x.new_zeros(())
+        guided = {name: x.new_zeros(()) for name in ("guide", "voice")}
         for index, module in enumerate(model.backbone.layers):
-            if guide is not None and index == self.guided_layer:
-                guided = guide_loss(cast(Layer, module), x, cos, sin, guide, self.settings.guided_heads)
+            for name, guide in guides.items():
+                if self.guided[name].layer == index:
+                    guided[name] = guide_loss(cast(Layer, module), x, cos, sin, guide, self.guided[name].heads)
             x = module(x, cos, sin, index, None)
         first, depth = model.losses(ids, mask, depth_frames, model.backbone.norm(x))
-        return first, depth, guided
+        return first, depth, guided["guide"], guided["voice"]
 
 
 def misheard(batch: Batch, share: float, seed: tuple[int, ...]) -> Tensor:
@@ -152,18 +183,24 @@ def misheard(batch: Batch, share: float, seed: tuple[int, ...]) -> Tensor:
     return heard
 
 
-def choose_frames(mask: Tensor, share: float, seed: tuple[int, ...]) -> Tensor:
-    """A random `share` of the frames of a batch, at least one: bool (B, S) from its mask (B, S, K+1).
+def choose_frames(batch: Batch, share: float, seed: tuple[int, ...]) -> Tensor:
+    """A random `share` of the frames of a batch, at least one: bool (B, S).
 
-    Half of them, if there are so many, are among the first `OPENING` of a turn. There the voice is decided, after what
-    was heard of the speaker before; what follows is told by the turn's own beginning, and teaches less.
+    Half of them, if there are so many, are among the first `OPENING` of a turn, of a speaker who was heard before where
+    that is known. There the voice is taken from what was heard; what follows is told by the turn's own beginning, and
+    who wasn't heard can only be guessed: both teach less.
     """
+    mask = batch.mask
     audio = mask[..., 0].clone()
     audio[:, 0] = False  # nothing comes before it to predict it from
     places = torch.arange(mask.shape[1])
     since = places - torch.where(mask[..., 0], -1, places).cummax(1).values
-    opening = (audio & (since <= OPENING)).flatten().nonzero()[:, 0].numpy()
-    later = (audio & (since > OPENING)).flatten().nonzero()[:, 0].numpy()
+    early = since <= OPENING
+    known = nn.functional.pad(batch.voice[:, :-1, 0] >= 0, (1, 0))  # of the frame itself, not of the next
+    if known.any():
+        early &= known
+    opening = (audio & early).flatten().nonzero()[:, 0].numpy()
+    later = (audio & ~early).flatten().nonzero()[:, 0].numpy()
     frames = len(opening) + len(later)
     count = min(frames, max(1, round(share * frames)))
     first = max(count - len(later), min(count // 2, len(opening)))
@@ -223,9 +260,9 @@ def train_lm(
     if settings.checkpointing:
         remember_less(layers)
     if several > 1:
-        # The guided layer's projections are also used from outside the layer, so it stays with the whole.
-        guided = model.backbone.layers[objective.guided_layer] if objective.guided_layer >= 0 else None
-        shard(objective, [layer for layer in layers if layer is not guided], together)
+        # A guided layer's projections are also used from outside the layer, so it stays with the whole.
+        guided = {id(model.backbone.layers[heads.layer]) for heads in objective.guided.values()}
+        shard(objective, [layer for layer in layers if id(layer) not in guided], together)
     objective.to(device)
     chosen = optimisers(model, settings)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -233,16 +270,17 @@ def train_lm(
     shapes, shares = settings.shapes()
     skipped = 0
 
-    def losses(batch: Batch, depth_frames: Tensor, heard: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        guide = batch.guide.to(device) if objective.guides(batch) else None
+    def losses(batch: Batch, depth_frames: Tensor, heard: Tensor | None = None) -> tuple[Tensor, ...]:
+        guides = {name: span.to(device) for name, span in objective.guides(batch).items()}
         heard = None if heard is None else heard.to(device)
         bfloat16 = settings.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=several == 1):
-            return objective(batch.ids.to(device), batch.mask.to(device), guide, depth_frames.to(device), heard)
+            return objective(batch.ids.to(device), batch.mask.to(device), depth_frames.to(device), guides, heard)
 
     def counts(batch: Batch, depth_frames: Tensor) -> Tensor:
-        guided = (batch.guide[..., 0] >= 0).sum() if objective.guides(batch) else torch.tensor(0)
-        return torch.stack([batch.mask[:, 1:, 0].sum(), depth_frames.sum(), guided]).double()
+        guides = objective.guides(batch)
+        guided = [(guides[name][..., 0] >= 0).sum() if name in guides else torch.tensor(0) for name in LOSSES[2:]]
+        return torch.stack([batch.mask[:, 1:, 0].sum(), depth_frames.sum(), *guided]).double()
 
     def train_step(step: int) -> dict[str, float | Tensor]:
         nonlocal skipped
@@ -252,14 +290,16 @@ def train_lm(
         numbers = range(first, first + settings.accumulate * several, several)
         batches = [train.batch(number, *shape) for number in numbers]
         frames = [
-            choose_frames(batch.mask, settings.depth_share, (settings.seed, number, 3))
+            choose_frames(batch, settings.depth_share, (settings.seed, number, 3))
             for batch, number in zip(batches, numbers)
         ]
         own = [counts(batch, chosen_frames) for batch, chosen_frames in zip(batches, frames)]
         in_all = together.sum(torch.stack(own).sum(0).to(device)).clamp_min(1).cpu()
-        weights = torch.tensor([1.0, 1.0, settings.guide_weight * (1 - step / settings.steps)], device=device)
+        fading = 1 - step / settings.steps
+        guiding = [settings.guide_weight * fading, settings.voice_weight * fading]
+        weights = torch.tensor([1.0, 1.0, *guiding], device=device)
         model.zero_grad(set_to_none=True)
-        seen = torch.zeros(3, device=device)
+        seen = torch.zeros(len(LOSSES), device=device)
         for number, batch, depth_frames, count in zip(numbers, batches, frames, own):
             heard = misheard(batch, settings.code_noise, (settings.seed, number, 4)) if settings.code_noise else None
             part = (count / in_all).float().to(device)  # so that every frame counts the same, whichever batch it is in
@@ -279,7 +319,7 @@ def train_lm(
             raise InputError(
                 f"Training diverged: {MOST_SKIPPED} steps in a row without finite gradients. Choose a lower --rate."
             )
-        metrics = dict(zip(("code0", "depth", "guide"), together.sum(seen)))
+        metrics = dict(zip(LOSSES, together.sum(seen)))
         return {**metrics, "gradient_norm": norm.detach() if not skipped else 0.0, "skipped": float(skipped > 0)}
 
     @torch.no_grad()
@@ -291,8 +331,8 @@ def train_lm(
         found = []
         for number in range(4):
             batch = held_out.batch(number, rows, length)
-            found.append(torch.stack(losses(batch, choose_frames(batch.mask, 1.0, (0, number)))).float())
-        return dict(zip(("code0", "depth", "guide"), torch.stack(found).mean(0)))
+            found.append(torch.stack(losses(batch, choose_frames(batch, 1.0, (0, number)))).float())
+        return dict(zip(LOSSES, torch.stack(found).mean(0)))
 
     run.loop(settings.steps, train_step, validate, settings.every, settings.log_every)
     for layer in layers if settings.checkpointing else []:

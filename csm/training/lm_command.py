@@ -56,6 +56,12 @@ def add_arguments(lm: argparse.ArgumentParser) -> None:
         "--depth-share", type=float, default=LMSettings.depth_share, help="part of the frames the depth decoder learns"
     )
     lm.add_argument("--guide", type=float, default=LMSettings.guide_weight, help="weight of guided attention, 0: none")
+    lm.add_argument(
+        "--voice-guide",
+        type=float,
+        metavar="WEIGHT",
+        help=f"the same to where the speaker was heard before (default: {LMSettings.voice_weight}; 0 with --init)",
+    )
     lm.add_argument("--optimiser", choices=["muon", "adamw"], help="default: muon; adamw under torchrun, --init")
     lm.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16", help="of matrix products")
     lm.add_argument("--checkpointing", action="store_true", help="less memory, a third more work: keep no activations")
@@ -74,6 +80,9 @@ def settings_of(arguments: argparse.Namespace, config: ModelConfig, several: boo
     rate = arguments.rate
     if rate is None:  # wider models want smaller steps; a trained one a fifth of that, unless adapters start at nothing
         rate = NANO_RATE * NANO_WIDTH / config.backbone.dim / (5 if arguments.init and not arguments.lora else 1)
+    voice = arguments.voice_guide  # a trained model's heads have something to do already
+    if voice is None:
+        voice = 0.0 if arguments.init else LMSettings.voice_weight
     usual = INIT_STEPS if arguments.init else LMSettings.steps
     return LMSettings(
         steps=usual if arguments.steps is None else arguments.steps,
@@ -84,6 +93,7 @@ def settings_of(arguments: argparse.Namespace, config: ModelConfig, several: boo
         accumulate=arguments.accumulate,
         depth_share=arguments.depth_share,
         guide_weight=arguments.guide,
+        voice_weight=voice,
         optimiser=arguments.optimiser or ("adamw" if several or arguments.init else "muon"),
         precision=arguments.precision,
         checkpointing=arguments.checkpointing,

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from csm.config import ModelConfig
 from csm.model import CSM, Transformer
-from csm.training.lm import LMSettings, check_positions, optimisers
+from csm.training.lm import LMSettings, check_positions, guided_heads, optimisers
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def plan(
 
     dim, narrow = config.backbone.dim, config.decoder.dim
     backbone = layers(model.backbone, batch, length) + kept(lambda: model.backbone.norm(inner(batch, length, dim)))
-    if settings.guide_weight and settings.guided_layer < config.backbone.layers:
-        backbone += 2 * 4 * batch * settings.guided_heads * length**2  # two maps of scores, float32
+    for guided in guided_heads(config, settings).values():
+        backbone += 2 * 4 * batch * len(guided.heads) * length**2  # two maps of scores, float32
     depth = layers(model.decoder, learned, k) + kept(
         lambda: model.depth_inputs(inner(learned, dim), codes(learned, k - 1))
     )

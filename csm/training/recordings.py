@@ -132,7 +132,8 @@ class OwnConversations:
         made = [self._conversation(rng, length) for _ in range(rows)]
         length = max(len(ids) for ids, _ in made)
         ids, mask = (torch.stack([_padded(part, length) for part in parts]) for parts in zip(*made))
-        return Batch(ids, mask, torch.full((rows, length, 2), -1))
+        unknown = torch.full((rows, length, 2), -1)
+        return Batch(ids, mask, guide=unknown, voice=unknown)
 
     def _conversation(self, rng: np.random.Generator, length: int) -> tuple[Tensor, Tensor]:
         """ids and mask (positions, K+1), at most `length` positions, at least one turn."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import secrets
 import threading
-import time
 from collections.abc import Generator as Frames
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from csm.engine import Context, Engine, Lineup, Stream
 from csm.frames import Rows, Segment, longest_turn
 from csm.generator import ConversationFull, Generator
-from csm.model import CSM, Sampling
+from csm.model import Sampling
 
 LEAD = 12  # frames (1 s) that a stream may be ahead of the thread that takes them
 
@@ -27,12 +26,14 @@ LEAD = 12  # frames (1 s) that a stream may be ahead of the thread that takes th
 class Batch:
     """`slots` streams that step together; those that come when it is full wait their turn. For one thread.
 
+    While some speak, the text of one more is read in a frame at most: nobody waits for more than that.
+
     `ahead` frames are launched before the one that is waited for (default: one on CUDA, none elsewhere).
     """
 
     def __init__(self, generator: Generator, slots: int, ahead: int | None = None) -> None:
         self.generator = generator
-        self._lineup: Lineup = generator.engine.new_lineup(slots, ahead)
+        self._lineup: Lineup = generator.engine.lineups.new(slots, ahead)
 
     @property
     def speaking(self) -> int:
@@ -56,13 +57,13 @@ class Batch:
     ) -> Stream:
         """Speak `text` after `context`, beginning with the next frame if a slot is free; as `Generator.stream` does.
 
-        Raises `InputError` for what can't be spoken, `ConversationFull` for what doesn't fit.
+        Raises `InputError` for what can't be spoken or doesn't fit.
         """
-        generator = self.generator
+        generator, longest = self.generator, longest_turn(max_audio_length_ms)
         rows, sampling = generator.turn_rows(text, speaker), generator.sampling(temperature, topk)
-        if context:
-            rows = Rows.join([generator.prompt_rows(context), rows])
-        return self.join_rows(rows, longest_turn(max_audio_length_ms), sampling, seed)
+        heard = [generator.prompt_rows(context)] if context else []
+        generator.budget.check_turn(text, len(rows), sum(map(len, heard)), longest)
+        return self.join_rows(Rows.join([*heard, rows]), longest, sampling, seed)
 
     def join_rows(
         self, rows: Rows, longest: int, sampling: Sampling | None = None, seed: int | None = None, endless: bool = False
@@ -103,42 +104,33 @@ class Batch:
             self.step()
 
 
-def frame_seconds(generator: Generator, rows: Rows, streams: int, frames: int, warm: int = 3) -> list[float]:
-    """How long each of `frames` frames of `streams` streams takes, after `rows` and `warm` further frames.
-
-    One frame is one for every stream, so `streams` times 0.08 s of sound. Raises `ConversationFull`.
-    """
-    batch = Batch(generator, streams)
-    for seed in range(streams):
-        batch.join_rows(rows, warm + frames + 1, seed=seed, endless=True)
-    times = [time.perf_counter()]
-    for _ in range(warm + frames):
-        batch.step()
-        times.append(time.perf_counter())
-    return [after - before for before, after in zip(times[warm:-1], times[warm + 1 :])]
-
-
 @dataclass(eq=False)
 class _Pulled(Stream):
     taken: int = 0  # frames that its thread has
 
 
 class SharedEngine(Engine):
-    """An engine whose turns are all spoken in one batch, whichever thread asks for them.
+    """An engine whose turns are all spoken in one batch, whichever thread asks for them; it has `engine`'s weights.
 
     The thread that wants a frame that isn't there yet makes one for everybody; the others find theirs ready. A stream
     whose frames nobody takes pauses after a second of sound.
     """
 
-    def __init__(self, model: CSM, slots: int, weights: str = "bfloat16") -> None:
-        super().__init__(model, weights)
-        self._lineup = self.new_lineup(slots)
+    def __init__(self, engine: Engine, slots: int) -> None:
+        super().__init__(engine.model, lineups=engine.lineups)
+        self._lineup = self.lineups.new(slots)
         self._changed = threading.Condition()
 
     def speak(
-        self, context: Context, sampling: Sampling, generator: torch.Generator, longest: int
+        self,
+        context: Context,
+        sampling: Sampling,
+        generator: torch.Generator,
+        longest: int,
+        endless: bool = False,
     ) -> Frames[Tensor, None, None]:
-        stream, before, heard_out = _Pulled(lambda: context, sampling, generator, longest), context.length, False
+        stream = _Pulled(lambda: context, sampling, generator, longest, endless=endless)
+        before, heard_out = context.length, False
         try:
             with self._changed:
                 self._lineup.join(stream)
@@ -177,5 +169,5 @@ class SharedEngine(Engine):
 def shared(generator: Generator, slots: int) -> Generator:
     """The same model, codec and voices, for threads that speak at once: up to `slots` turns step together."""
     together = copy.copy(generator)
-    together.engine = SharedEngine(generator.engine.model, slots, generator.engine.weights)
+    together.engine = SharedEngine(generator.engine, slots)
     return together

@@ -63,10 +63,14 @@ def audio_rows(codes: Tensor) -> Rows:
     return Rows(ids, mask)
 
 
+def spoken_rows(codes: Tensor) -> Rows:
+    """What is said in a whole turn: its frames, codes int64 (frames, K), and the zero frame that ends it."""
+    return audio_rows(torch.cat([codes, codes.new_zeros(1, codes.shape[1])]))
+
+
 def segment_rows(tokenizer: Tokenizer, segment: Segment, codes: Tensor) -> Rows:
     """A whole turn: its text, its frames, and the zero frame that ends it."""
-    ended = torch.cat([codes, codes.new_zeros(1, codes.shape[1])])
-    return Rows.join([text_rows(tokenizer, segment.text, segment.speaker, codes.shape[1]), audio_rows(ended)])
+    return Rows.join([text_rows(tokenizer, segment.text, segment.speaker, codes.shape[1]), spoken_rows(codes)])
 
 
 def frames_in(seconds: float) -> int:

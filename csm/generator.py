@@ -17,7 +17,7 @@ from torch import Tensor
 from csm.checkpoint import HUB_MODEL, Loaded, load_model
 from csm.codec import Codec
 from csm.config import PRESETS, SAMPLE_RATE, Environment, ModelConfig
-from csm.engine import Context, Engine
+from csm.engine import Context, Engine, Stream
 from csm.errors import InputError
 from csm.frames import Budget, Rows, Segment, longest_turn, room_for
 from csm.model import Sampling
@@ -155,8 +155,7 @@ class Conversation:
             speaking.close()
             if state != "ended":
                 generator.engine.close(context)
-            k = generator.config.num_codebooks
-            codes = torch.stack(frames).cpu() if frames else torch.zeros(0, k, dtype=torch.int64)
+            codes = self._codes(frames)
             audio = torch.cat(chunks) if chunks else torch.zeros(0)
             read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
             self.turns.append(Turn(speaker, text, codes, audio, state, read, positions, self._window.heard_from))
@@ -177,34 +176,29 @@ class Conversation:
         Returns all of them, in the order of their seeds; the chosen one is in `turns`. What a seed gives differs
         from what it gives alone by no more than rounding does. Raises what `stream` raises.
         """
-        engine, context, sampling = self.generator.engine, self._context, self.generator.sampling(temperature, topk)
+        generator, context, sampling = self.generator, self._context, self.generator.sampling(temperature, topk)
         prefilled = context.prefilled
         text_positions, longest = self._begin(text, speaker, max_audio_length_ms)
         try:
-            noise = [self._noise(seed) for seed in seeds]
-            fork = engine.fork(context, len(seeds), longest)
-            frames: list[Tensor] = []
-            ends = [longest] * len(seeds)
-            states = ["capped"] * len(seeds)
-            while len(frames) < longest and "capped" in states:
-                if stop():
-                    states = [state.replace("capped", "stopped") for state in states]
-                    ends = [min(end, len(frames)) for end in ends]
-                    break
-                frames.append(engine.step_each(fork, sampling, noise))
-                for index, speaking in enumerate(frames[-1].any(dim=1).tolist()):
-                    if not speaking and states[index] == "capped":
-                        states[index], ends[index] = "ended", len(frames) - 1
-            k = self.generator.config.num_codebooks
-            made = torch.stack(frames, 1).cpu() if frames else torch.zeros(len(seeds), 0, k, dtype=torch.int64)
-            read = context.prefilled - prefilled
-            turns = []
-            for codes, end, state in zip(made, ends, states):
-                codes, audio = codes[:end].clone(), self.generator.decode(codes[:end])
-                positions = text_positions + end + 1
-                turns.append(Turn(speaker, text, codes, audio, state, read, positions, self._window.heard_from))
-            chosen = choose(turns)
-            engine.adopt(context, fork, chosen, ends[chosen])
+            with generator.engine.lineups.lend(len(seeds)) as lineup:
+                streams = [
+                    lineup.join(Stream(lambda: context, sampling, self._noise(seed), longest, keep=False))
+                    for seed in seeds
+                ]
+                while not (all(stream.done for stream in streams) or stop()):
+                    lineup.step()
+                lineup.clear()
+                turns = []
+                for stream in streams:
+                    if stream.error is not None:
+                        raise stream.error
+                    codes = self._codes(stream.frames)
+                    read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
+                    audio, first = generator.decode(codes), self._window.heard_from
+                    turns.append(Turn(speaker, text, codes, audio, stream.state, read, positions, first))
+                chosen = choose(turns)
+                lineup.adopt(streams[chosen], context)
+            generator.engine.close(context)
         except BaseException:
             self._window.step_back()
             raise
@@ -254,6 +248,9 @@ class Conversation:
     def _noise(self, seed: int | None) -> torch.Generator:
         turn_seed = self.seed + len(self.turns) if seed is None else seed
         return torch.Generator(self.generator.device).manual_seed(turn_seed)
+
+    def _codes(self, frames: list[Tensor]) -> Tensor:
+        return torch.stack(frames).cpu() if frames else torch.zeros(0, self.generator.config.num_codebooks).long()
 
     def _full(self, needed: int) -> ConversationFull:
         return ConversationFull(

@@ -13,7 +13,7 @@ from torch import Tensor
 from csm.codec import Codec, codec_key
 from csm.config import FRAME_SIZE, ModelConfig
 from csm.errors import InputError
-from csm.frames import Budget, Rows, Segment, segment_rows, text_rows
+from csm.frames import Budget, Rows, Segment, spoken_rows, text_rows
 from csm.recent import Recent
 from csm.text import Tokenizer, turn_text
 
@@ -44,13 +44,13 @@ class Prompts:
         parts: list[Rows] = []
         for segment in segments:
             used = sum(map(len, parts))
-            text = len(self.turn_rows(segment.text, segment.speaker))
+            text = self.turn_rows(segment.text, segment.speaker)
             if segment.audio is not None and segment.codes is None:  # before the encoder spends minutes on an hour
                 frames = -(-segment.audio.shape[-1] // FRAME_SIZE)
-                self._budget.check_prompt(frames, text, used, ROOM_FOR_A_TURN)
+                self._budget.check_prompt(frames, len(text), used, ROOM_FOR_A_TURN)
             codes = self.segment_codes(segment)
-            self._budget.check_prompt(len(codes), text, used, ROOM_FOR_A_TURN)
-            parts.append(segment_rows(self.tokenizer, segment, codes))
+            self._budget.check_prompt(len(codes), len(text), used, ROOM_FOR_A_TURN)
+            parts += [text, spoken_rows(codes)]
         return Rows.join(parts)
 
     def segment_codes(self, segment: Segment) -> Tensor:

@@ -7,11 +7,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from csm.engine import Context, Engine, Snapshot
-from csm.frames import Budget, Rows, audio_rows
+from csm.frames import Budget, Rows, spoken_rows
 from csm.recent import Recent
 
 
@@ -55,7 +54,7 @@ class Window:
         self._key = _key_of(prompts) if prompts else ""
         kept = known.get(self._key) if prompts else None
         room = engine.config.max_positions - self.prompt_positions
-        self.context: Context = engine.fork(kept, 1, room) if kept else engine.new_context()
+        self.context: Context = engine.copy(kept, room) if kept else engine.new_context()
 
     @property
     def used(self) -> int:
@@ -98,7 +97,7 @@ class Window:
         """Have the prompts in the cache. Copied ones count as read in, so that a report is the same every time."""
         if self.context.length < len(prompts):
             self._engine.prefill(self.context, prompts)
-            kept = self._engine.fork(self.context, 1, 0)
+            kept = self._engine.copy(self.context, 0)
             self._known.put(self._key, kept, kept.cache.keys.nbytes + kept.cache.values.nbytes)
         elif self.context.prefilled == 0:
             self.context.prefilled = len(prompts)
@@ -108,8 +107,7 @@ class Window:
         at, parts = self.prompt_positions, []
         for turn in self._turns[self.heard_from :]:
             if at >= self.context.length:
-                ended = torch.cat([turn.codes, turn.codes.new_zeros(1, turn.codes.shape[1])])
-                parts += [self._text_rows(turn.text, turn.speaker), audio_rows(ended)]
+                parts += [self._text_rows(turn.text, turn.speaker), spoken_rows(turn.codes)]
             at += turn.positions
         return parts
 

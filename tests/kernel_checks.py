@@ -16,9 +16,9 @@ from torch import Tensor
 
 from csm.config import ModelConfig, RopeConfig, SpectralConfig, TransformerConfig
 from csm.kernels.choice import choose_kernel, embed_kernel
-from csm.kernels.frame import FrameKernels
+from csm.kernels.frame import FrameKernels, KernelWeights
 from csm.kernels.quantise import quantise_rows, quantise_rows_float8
-from csm.kernels.stack import Places, Scratch, Stack, Weight, power_of_two, single
+from csm.kernels.stack import Places, Scratch, Stack, StackWeights, Weight, power_of_two, single
 from csm.model import CSM, KVCache, Sampling, sample
 from csm.model.transformer import Transformer
 
@@ -46,7 +46,7 @@ def stack_of(
     transformer = Transformer(config, positions)
     randomise(transformer)
     transformer.to(device, dtype)
-    return transformer, Stack(transformer, weights, rows, rows, positions, keep_small=True)
+    return transformer, Stack(StackWeights(transformer, weights), rows, rows, positions, keep_small=True)
 
 
 def places_of(lengths: list[int], device: str, active: list[int] | None = None) -> Places:
@@ -224,7 +224,7 @@ def check_frames_are_those_of_the_plain_model(device: str) -> None:
     for prompts in ([6], [2, 6, 126]):
         plain, packed = tiny_model(device), tiny_model(device)
         config, slots = plain.config, len(prompts)
-        kernels = FrameKernels(packed, slots, 150)
+        kernels = FrameKernels(KernelWeights(packed), slots, 150)
         state = torch.zeros(slots, config.backbone.dim, device=device)
         lengths = torch.tensor(prompts, device=device)
         alone, states, noises = [], [], []
@@ -259,8 +259,8 @@ def check_the_depth_decoder_in_one_launch_gives_the_same_codes(device: str) -> N
     """Whole, with its barriers (one program under the interpreter), and phase by phase shared by two programs."""
     for weights in ("bfloat16", "int8"):
         many, one = (
-            FrameKernels(tiny_model(device), 1, 8, weights),
-            FrameKernels(tiny_model(device), 1, 8, weights, True),
+            FrameKernels(KernelWeights(tiny_model(device), weights), 1, 8),
+            FrameKernels(KernelWeights(tiny_model(device), weights), 1, 8, True),
         )
         state = torch.randn(1, 48, device=device)
         noise = torch.rand(1, 4, 35, device=device) + 0.1
@@ -283,21 +283,24 @@ def check_the_depth_decoder_in_one_launch_gives_the_same_codes(device: str) -> N
 @torch.inference_mode()
 def check_packing_keeps_the_model_and_one_copy_of_it(device: str) -> None:
     plain, packed = tiny_model(device), tiny_model(device)
-    kernels = FrameKernels(packed, 1, 8)
+    weights = KernelWeights(packed)
     rows = torch.zeros(1, 3, 5, dtype=torch.int64, device=device)
     mask = torch.ones(1, 3, 5, dtype=torch.bool, device=device)
     for ours, theirs in zip(packed.losses(rows, mask, mask[..., 0]), plain.losses(rows, mask, mask[..., 0])):
         close(ours, theirs)
     held = {parameter.untyped_storage().data_ptr() for parameter in packed.parameters()}
-    stack = kernels.backbone
-    for weight in (stack.qkv, stack.output, stack.gate_up, stack.down, kernels.first_head, *kernels.heads):
+    stack = weights.backbone
+    layers = [weight for kind in (stack.qkv, stack.output, stack.gate_up, stack.down) for weight in kind]
+    for weight in (*layers, weights.first_head, *weights.heads):
         assert weight.data.untyped_storage().data_ptr() in held
+    for slots in (1, 2):
+        assert FrameKernels(weights, slots, 8).weights is weights
 
 
 @torch.inference_mode()
 def check_a_bfloat16_frame_runs_in_every_format(device: str) -> None:
     for weights in ("bfloat16", "int8", "float8"):
-        kernels = FrameKernels(tiny_model(device, torch.bfloat16), 2, 8, weights)
+        kernels = FrameKernels(KernelWeights(tiny_model(device, torch.bfloat16), weights), 2, 8)
         state = torch.randn(2, 48, device=device).bfloat16()
         noise = torch.rand(2, 4, 35, device=device) + 0.1
         codes, lengths = torch.full((2, 4), -1, device=device), torch.zeros(2, dtype=torch.int64, device=device)

@@ -6,9 +6,9 @@ import threading
 import pytest
 import torch
 
-from csm.batching import Batch, frame_seconds, shared
+from csm.batching import Batch, shared
 from csm.errors import InputError
-from csm.frames import Segment
+from csm.frames import Rows, Segment
 from csm.generator import ConversationFull
 from tests.small import small_generator
 
@@ -85,8 +85,10 @@ def test_a_full_batch_queues_and_serves_first_come_first_served(generator):
 def test_one_bad_stream_disturbs_no_other(generator, monkeypatch):
     batch = Batch(generator, slots=3)
     good = batch.join("Hello.", 0, max_audio_length_ms=1600, seed=100)
-    with pytest.raises(ConversationFull, match="doesn't fit"):
+    with pytest.raises(InputError, match="too long: its text takes"):
         batch.join("word " * 60, 0)
+    with pytest.raises(ConversationFull, match="doesn't fit"):
+        batch.join_rows(Rows.join([generator.turn_rows("word " * 40, 0)] * 2), 10)
     with pytest.raises(InputError, match="nothing to say"):
         batch.join("...", 0)
     with pytest.raises(InputError, match="at least 80 milliseconds"):
@@ -121,10 +123,27 @@ def test_a_stream_that_may_use_the_whole_memory_stops_at_its_end():
     assert torch.equal(long.codes, generator.generate_codes("Hello.", 0, seed=1))
 
 
-def test_timing_a_batch_times_every_frame_even_past_a_streams_end():
-    generator = generator_that_ends(every=2)
-    times = frame_seconds(generator, generator.turn_rows("Hello.", 0), streams=3, frames=6)
-    assert len(times) == 6 and all(seconds > 0 for seconds in times)
+def test_while_some_speak_one_text_is_read_in_a_frame_and_in_order(generator, monkeypatch):
+    read, prefill = [], generator.engine.prefill
+
+    def counted(context, rows):
+        read.append(len(rows))
+        prefill(context, rows)
+
+    monkeypatch.setattr(generator.engine, "prefill", counted)
+    batch, texts = Batch(generator, slots=6), ["Yes.", "Or no.", "Perhaps.", "Who knows?", "Not everybody."]
+    options = [dict(text=text, speaker=0, max_audio_length_ms=800, seed=number) for number, text in enumerate(texts)]
+    lengths = [len(generator.turn_rows(text, 0)) for text in texts]
+    streams = [batch.join(**each) for each in options[:2]]
+    batch.step()
+    assert read == lengths[:2]  # they held up nobody
+    streams += [batch.join(**each) for each in options[2:]]
+    for begun in (3, 4, 5):
+        assert set(streams[: begun - 1]) <= set(batch.step()) | {stream for stream in streams if stream.done}
+        assert read == lengths[:begun]
+    batch.finish()
+    for stream, each in zip(streams, options):
+        assert torch.equal(stream.codes, generator.generate_codes(**each))
 
 
 def test_eight_threads_share_a_batch_and_each_hears_its_own_conversation(generator):

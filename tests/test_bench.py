@@ -10,7 +10,7 @@ import torch
 
 from csm import Segment, bench
 from csm.bench import Workload, command, figures, measure, report
-from csm.bench.accuracy import quantisation_loss
+from csm.bench.accuracy import quantisation_loss, rounded
 from csm.bench.costs import Widths, frame_bytes, memory_needed
 from csm.bench.figures import spread
 from csm.bench.machine import copy_bandwidth
@@ -96,8 +96,69 @@ def test_a_long_conversation_is_timed_both_ways(generator, workload):
     assert list(found["reference"]) == [1, 5]
 
 
-def test_patience_ends_a_measurement_after_three_frames(generator):
-    assert len(measure.stepped(generator, lambda: None, 50, patience=-1.0)) == 3
+def test_a_frame_s_time_is_that_from_one_to_the_next_and_patience_ends_it_after_three():
+    assert len(measure.intervals(iter(range(100)), 50, patience=-1.0)) == 3
+    assert len(measure.intervals(iter(range(100)), 50)) == 50 and len(measure.intervals(iter(range(7)), 50)) == 5
+
+
+def test_one_stream_is_timed_as_a_turn_is_spoken_and_several_in_a_lineup(generator, workload, monkeypatch):
+    """On a GPU that is the graph, on a CPU the plain step: `speak` decides, and never the bench."""
+    spoken, lent = [], []
+    speak, new = generator.engine.speak, generator.engine.lineups.new
+    monkeypatch.setattr(generator.engine, "speak", lambda *args, **kw: spoken.append(1) or speak(*args, **kw))
+    monkeypatch.setattr(generator.engine.lineups, "new", lambda slots: lent.append(slots) or new(slots))
+    measure.time_frames(generator, workload)
+    measure.time_contexts(generator, workload)
+    assert len(spoken) == 4 and not lent
+    measure.time_later_turns(generator, workload)
+    measure.time_batches(generator, workload)
+    assert len(spoken) > 4 and lent == [1, 2]
+
+
+def test_frames_are_timed_past_the_end_of_a_turn(generator, workload, monkeypatch):
+    sample = generator.engine.model.sample_frame
+    monkeypatch.setattr(generator.engine.model, "sample_frame", lambda *args: sample(*args).zero_())
+    assert len(measure.time_frames(generator, workload)["frame_seconds"]) == 6
+    assert len(measure.time_batches(generator, workload)[2]) == 3
+
+
+def test_plain_torch_is_timed_for_the_ratio_and_a_stream_can_speak_to_the_last_position(generator, workload):
+    assert [len(seconds) for seconds in measure.time_plain_torch(generator, workload).values()] == [3]
+    assert measure.speak_to_the_last_position(generator).length == generator.config.max_positions
+
+
+def test_targets_stand_beside_the_figures_of_their_model_and_device():
+    size = parameter_counts(PRESETS["tiny"])["total"]
+    run = {"contexts": {"600": {"median": 0.003, "p95": 0.004}}, "batches": {"64": {"times_real_time": 400.0}}}
+    found = {"device": "cuda", "parameters": size, "runs": {"bfloat16": run, "float8": run}}
+    lines = "\n".join(report._targets(found))
+    assert "frame at 600 positions: 3 ms, at most 3.2 ms wanted: met" in lines
+    assert "the same in float8: 3 ms, at most 2.2 ms wanted: missed" in lines
+    assert "the same in int8: not measured, at most 2.2 ms wanted" in lines
+    assert "64 streams in all: 400 x real time, at least 500 x real time wanted: missed" in lines
+    assert report._targets(found | {"device": "mps"}) == report._targets(found | {"parameters": 1}) == []
+
+
+def test_what_kernels_round_is_compared_by_the_numbers_that_eight_bits_stand_for(generator, workload):
+    model = generator.engine.model
+    off = {}
+    for weights in ("int8", "float8"):
+        other = Generator(replace(_loaded(generator), model=rounded(model, weights)), generator.device)
+        off[weights] = quantisation_loss(generator, other, workload.prompts)["kl_code_0"]
+    assert 0 < off["int8"] < off["float8"] < 0.01
+    assert model.codebook0_head.weight.equal(rounded(model, "int8").codebook0_head.weight)
+
+
+def _loaded(generator: Generator) -> Loaded:
+    return Loaded(generator.model_name, generator.engine.model, generator.codec, generator.tokenizer)
+
+
+def test_eight_bits_in_kernels_read_less_and_are_held_beside_the_others():
+    config, plain, int8 = PRESETS["tiny"], Widths(2, 2, 2), Widths(2, 2, 2, rounded=1)
+    assert frame_bytes(config, int8, 0) == pytest.approx(frame_bytes(config, plain, 0) / 2, rel=0.04)
+    extra = memory_needed(config, int8)["weights"] - memory_needed(config, plain)["weights"]
+    counts = parameter_counts(config)
+    assert extra == pytest.approx(counts["backbone"] + counts["depth decoder"], rel=0.001)
 
 
 def test_a_slow_model_is_given_less_to_do():

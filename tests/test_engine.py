@@ -47,6 +47,17 @@ def noise(engine, seed):
     return torch.Generator(engine.device).manual_seed(seed)
 
 
+def test_on_a_cpu_nothing_is_kept_of_a_turn_and_whoever_is_left_in_a_lineup_is_made_to_leave(engine):
+    with engine.lineups.lend(3) as lineup:
+        assert lineup.stage.slots == 4
+        streams = [joined(engine, lineup, 9, seed, SAMPLINGS[0]) for seed in range(5)]
+        lineup.step()
+    assert [stream.state for stream in streams] == ["stopped"] * 5 and lineup.speaking == lineup.waiting == 0
+    assert [len(stream.codes) for stream in streams] == [1, 1, 1, 1, 0]
+    with engine.lineups.lend(3) as other:
+        assert other is not lineup
+
+
 def alone(engine, length, seed, sampling, frames):
     context, generator = prefilled(engine, length, seed), noise(engine, seed)
     return torch.stack([engine.step(context, sampling, generator) for _ in range(frames)]).cpu()
@@ -248,7 +259,7 @@ def test_a_conversation_on_a_stage_is_the_one_without(ahead):
         engine = generator.engine
         if on_stage:
             engine.speak = engine.speak_on_stage
-            engine._idle.append(eager_lineup(engine, 1, ahead))
+            engine.lineups.new = lambda slots: eager_lineup(engine, slots, ahead)  # noqa: B023
         conversation = generator.conversation(seed=1)
         capped = conversation.say("Hello there.", 0, max_audio_length_ms=800)
         stopped = conversation.stream("How are you?", 1, max_audio_length_ms=4000)
@@ -258,7 +269,7 @@ def test_a_conversation_on_a_stage_is_the_one_without(ahead):
             end_after(generator, 5)
         conversation.say("Fine.", 0, max_audio_length_ms=800)
         spoken.append(conversation)
-        assert conversation.turns[0] is capped and len(engine._idle) == on_stage
+        assert conversation.turns[0] is capped
     plain, staged = spoken
     assert [turn.state for turn in staged.turns] == ["capped", "stopped", "capped" if ahead else "ended"]
     assert all(torch.equal(a.codes, b.codes) for a, b in zip(plain.turns, staged.turns, strict=True))
@@ -294,8 +305,8 @@ def test_on_a_gpu_a_turn_has_the_codes_that_single_steps_give():
 def test_a_second_turn_on_a_gpu_records_nothing_new():
     engine = small_engine("cuda")
     engine.warm_up()
-    (lineup,) = engine._idle
+    (lineup,) = engine.lineups._idle[1]
     recorded = lineup.stage._step.recorded
     for seed in range(2):
         list(engine.speak(prefilled(engine, 12, seed), SAMPLINGS[0], noise(engine, seed), 10))
-    assert engine._idle == [lineup] and lineup.stage._step.recorded == recorded
+    assert engine.lineups._idle[1] == [lineup] and lineup.stage._step.recorded == recorded

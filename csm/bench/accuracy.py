@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from csm.frames import Segment
 from csm.generator import Generator
+from csm.kernels import quantise_rows, quantise_rows_float8
 from csm.model import CSM
+from csm.model.packed import rounded_by_kernels
 
 FRAMES = 24  # of which the depth decoder's codes are compared
 
@@ -26,7 +30,7 @@ def quantisation_loss(generator: Generator, other: Generator, segments: list[Seg
     codes = rows.ids[spoken][:, :-1]
     exact, near = (
         _logits(model, rows.ids.to(generator.device), rows.mask.to(generator.device), at, codes.to(generator.device))
-        for model in (generator.engine.model, other.engine.model)
+        for model in (as_read(generator), as_read(other))
     )
     return {
         "kl_code_0": _divergence(exact[0], near[0]),
@@ -34,6 +38,25 @@ def quantisation_loss(generator: Generator, other: Generator, segments: list[Seg
         "same_code_0": (exact[0].argmax(-1) == near[0].argmax(-1)).float().mean().item(),
         "frames": len(codes),
     }
+
+
+def as_read(generator: Generator) -> CSM:
+    """The model with the weights that its frames are made from: fused kernels round them and leave its own alone."""
+    model, weights = generator.engine.model, generator.engine.lineups.weights
+    return rounded(model, weights) if rounded_by_kernels(weights, generator.device) else model
+
+
+@torch.no_grad()
+def rounded(model: CSM, weights: str) -> CSM:
+    """A copy of `model` whose layers have the numbers that "int8" or "float8" stand for in fused kernels."""
+    quantise = {"int8": quantise_rows, "float8": quantise_rows_float8}[weights]
+    made = copy.deepcopy(model)
+    for transformer in (made.backbone, made.decoder):
+        for linear in transformer.modules():
+            if isinstance(linear, nn.Linear):
+                data, scale = quantise(linear.weight)
+                linear.weight.copy_(data.float() * scale[:, None])
+    return made
 
 
 @torch.inference_mode()

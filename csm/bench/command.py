@@ -14,7 +14,7 @@ import torch
 from csm.bench.accuracy import quantisation_loss
 from csm.bench.figures import Figures, bench, compared, weights_name
 from csm.bench.machine import copy_bandwidth
-from csm.bench.measure import FRAME_SECONDS, Workload, context_at, stepped
+from csm.bench.measure import FRAME_SECONDS, Workload, context_at, spoken
 from csm.bench.report import FOLDER, save, table
 from csm.checkpoint import Loaded
 from csm.codec import build_codec
@@ -23,10 +23,11 @@ from csm.errors import InputError
 from csm.frames import Segment
 from csm.generator import Generator, load
 from csm.model import CSM
-from csm.model.packed import EXACT, PACKINGS, in_precision, reading_precision
+from csm.model.packed import EXACT, IN_KERNELS, PACKINGS, in_precision, reading_precision, rounded_by_kernels
 from csm.text import ByteTokenizer
 from csm.voices import load_prompt, shipped_voices
 
+NAMES = tuple(dict.fromkeys((*EXACT, *PACKINGS, *IN_KERNELS)))
 PEER_POSITIONS = 64
 PEER_SECONDS = 12.0  # for each of those compared, all rounds together
 
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--random", action="store_true", help="random weights in the preset's sizes, to time them only")
     parser.add_argument(
-        "--weights", help=f"one or more of {', '.join((*EXACT, *PACKINGS))}, separated by commas (default: the model's)"
+        "--weights", help=f"one or more of {', '.join(NAMES)}, separated by commas (default: the model's)"
     )
     parser.add_argument(
         "--peer", choices=["transformers"], help="also time this library's CSM on the same weights, in turn with ours"
@@ -89,7 +90,7 @@ def measured(generators: dict[str, Generator], workload: Workload, peer: bool = 
         runs[name] = bench(generator, fitted, bandwidth)
     figures = {**next(iter(runs.values())), "runs": runs}
     for name, generator in generators.items():
-        if name in PACKINGS and first is not generator:
+        if name not in EXACT and first is not generator:
             loss = quantisation_loss(first, generator, workload.prompts)
             runs[name]["loss"] = {key: round(value, 6) for key, value in loss.items()} | {
                 "against": weights_name(first)
@@ -133,8 +134,10 @@ def variant(base: Generator, weights: str) -> Generator:
     if weights == weights_name(base):
         return base
     reading_precision(weights, None, base.device)
-    made = in_precision(base.engine.model, weights, keep=True)
-    return Generator(Loaded(base.model_name, made, base.codec, base.tokenizer), base.device)
+    in_kernels = rounded_by_kernels(weights, base.device)
+    model = base.engine.model if in_kernels else in_precision(base.engine.model, weights, keep=True)
+    loaded = Loaded(base.model_name, model, base.codec, base.tokenizer)
+    return Generator(loaded, base.device, weights if in_kernels else "bfloat16")
 
 
 def _workload(arguments: argparse.Namespace) -> Workload:
@@ -169,8 +172,8 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
 def _names(arguments: argparse.Namespace) -> list[str]:
     names = [name.strip() for name in (arguments.weights or "").split(",") if name.strip()]
     for name in names:
-        if name not in EXACT and name not in PACKINGS:
-            raise InputError(f"Weights can't be {name!r}: choose among {', '.join((*EXACT, *PACKINGS))}.")
+        if name not in NAMES:
+            raise InputError(f"Weights can't be {name!r}: choose among {', '.join(NAMES)}.")
     return list(dict.fromkeys(names))
 
 
@@ -182,7 +185,7 @@ def _generators(arguments: argparse.Namespace, names: list[str]) -> dict[str, Ge
     else:
         base = load(arguments.model, arguments.device, dtype=large if names else None)
     made = {name: variant(base, name) for name in names} or {weights_name(base): base}
-    if any(name in PACKINGS for name in made) and weights_name(base) not in made:
+    if any(name not in EXACT for name in made) and weights_name(base) not in made:
         made = {weights_name(base): base} | made
     return made
 
@@ -195,8 +198,7 @@ def _against_transformers(generators: dict[str, Generator], workload: Workload) 
     if exact is None:
         raise InputError("transformers can't read packed weights: compare with float32 or bfloat16 among --weights.")
     peer = Peer(exact.engine.model)
-    context, noise = context_at(exact, PEER_POSITIONS), torch.Generator(exact.device)
-    seconds = min(stepped(exact, lambda: exact.engine.step(context, exact.sampling(), noise), 3))
+    seconds = min(spoken(exact, context_at(exact, PEER_POSITIONS), 3))
     rounds = max(2, min(workload.repeats, 3))
     frames = max(3, min(workload.frames, int(PEER_SECONDS / rounds / max(seconds, FRAME_SECONDS / 100))))
     found = compared(alternate(peer, generators, PEER_POSITIONS, frames, rounds))

@@ -9,25 +9,30 @@ import torch
 from csm.codec import build_codec
 from csm.config import ModelConfig, TransformerConfig
 from csm.engine import Engine
-from csm.model.packed import BYTES, PackedCSM
+from csm.model.module import ROWS_AT_ONCE
+from csm.model.packed import BYTES, PackedCSM, rounded_by_kernels
 
 MEMORY_LIMIT = 4.5e9  # bytes that CSM-1B in bfloat16 may take with one stream at 2 048 positions
 
 
 @dataclass(frozen=True)
 class Widths:
-    """Bytes of one number: in the matrices, in the embeddings, and in whatever is computed, the KV cache among it."""
+    """Bytes of one number: in the matrices, in the embeddings, and in whatever is computed, the KV cache among it.
+
+    Where kernels round the layers' matrices, `rounded` is the width of those, which stand beside the others."""
 
     matrices: int
     embeddings: int
     computed: int
+    rounded: int = 0
 
     @classmethod
     def of(cls, engine: Engine) -> Widths:
         model = engine.model
         computed = model.projection.weight.dtype.itemsize
         matrices = BYTES[model.packing] if isinstance(model, PackedCSM) else computed
-        return cls(matrices, model.audio_embeddings.weight.dtype.itemsize, computed)
+        rounded = 1 if rounded_by_kernels(engine.lineups.weights, engine.device) else 0
+        return cls(matrices, model.audio_embeddings.weight.dtype.itemsize, computed, rounded)
 
 
 def layer_numbers(config: TransformerConfig) -> int:
@@ -48,27 +53,29 @@ def frame_bytes(config: ModelConfig, widths: Widths, positions: int, streams: in
     Norms, the few embeddings and the depth decoder's own small cache are left out: below one percent of CSM-1B's.
     """
     vocab, outer, inner = config.audio_vocab_size, config.backbone.dim, config.decoder.dim
-    once = layer_numbers(config.backbone) + outer * vocab
-    again = layer_numbers(config.decoder) + outer * inner + inner * vocab
-    matrices = once + (config.num_codebooks - 1) * again
-    return matrices * widths.matrices + streams * cache_numbers(config.backbone, positions) * widths.computed
+    again = config.num_codebooks - 1
+    layers = layer_numbers(config.backbone) + again * layer_numbers(config.decoder)
+    others = outer * vocab + again * (outer * inner + inner * vocab)
+    matrices = layers * (widths.rounded or widths.matrices) + others * widths.matrices
+    return matrices + streams * cache_numbers(config.backbone, positions) * widths.computed
 
 
 def memory_needed(config: ModelConfig, widths: Widths, positions: int | None = None) -> dict[str, int]:
     """Bytes that one stream takes at `positions` positions (all by default), by part, and `total`.
 
-    The workspaces are those of the largest step there is, reading all positions at once: the embeddings of every
-    column with their masked copy, then one layer's activations.
+    The workspaces are those of the largest step there is, reading all positions at once: the embeddings of some rows'
+    columns with their masked copy, or one layer's activations.
     """
     positions = positions or config.max_positions
     outer, inner, vocab, k = config.backbone, config.decoder, config.audio_vocab_size, config.num_codebooks
     with torch.device("meta"):
         codec = sum(tensor.numel() for tensor in build_codec(config.codec).module.state_dict().values())
     heads = outer.dim * vocab + (k - 1) * inner.dim * vocab + outer.dim * inner.dim
-    columns = 2 * positions * (k + 1) * outer.dim * widths.embeddings
+    columns = 2 * min(positions, ROWS_AT_ONCE) * (k + 1) * outer.dim * widths.embeddings
     layer = positions * (3 * outer.mlp_dim + 6 * outer.dim) * widths.computed
     parts = {
-        "weights": (layer_numbers(outer) + layer_numbers(inner) + heads) * widths.matrices
+        "weights": (layer_numbers(outer) + layer_numbers(inner)) * (widths.matrices + widths.rounded)
+        + heads * widths.matrices
         + (config.text_vocab_size + vocab * k) * outer.dim * widths.embeddings,
         "kv_cache": cache_numbers(outer, positions) * widths.computed,
         "codec": codec * 4,

@@ -9,24 +9,26 @@ from typing import Any
 import torch
 
 from csm.bench.costs import MEMORY_LIMIT, Widths, frame_bytes, memory_needed
-from csm.bench.machine import copy_bandwidth, machine, peak_device_memory_mb, peak_memory_mb
+from csm.bench.machine import copy_bandwidth, machine, peak_memory_mb
 from csm.bench.measure import (
     FRAME_SECONDS,
     Samples,
     Workload,
     context_at,
-    stepped,
+    speak_to_the_last_position,
+    spoken,
     time_batches,
     time_contexts,
     time_frames,
     time_later_turns,
     time_new_conversations,
+    time_plain_torch,
     time_turns,
 )
 from csm.config import SAMPLE_RATE
 from csm.frames import Segment
 from csm.generator import Generator
-from csm.model.packed import PackedCSM
+from csm.model.packed import PackedCSM, rounded_by_kernels
 from csm.model.size import parameter_counts
 
 Figures = dict[str, Any]
@@ -39,8 +41,10 @@ def bench(generator: Generator, workload: Workload, copy_gb_per_second: float | 
 
     `copy_gb_per_second` is the machine's memory bandwidth; it is measured unless it is given.
     """
+    cuda = generator.device.type == "cuda"
+    peak = _peak_of_one_stream(generator) if cuda else None
     bandwidth = copy_gb_per_second or copy_bandwidth(generator.device)
-    workload = workload.fitted(_frame_seconds(generator))
+    workload = workload.fitted(min(spoken(generator, context_at(generator, 16), 3)))
     config, widths = generator.config, Widths.of(generator.engine)
     figures: Figures = {}
     for measure in MEASUREMENTS:
@@ -52,9 +56,9 @@ def bench(generator: Generator, workload: Workload, copy_gb_per_second: float | 
     batches = {
         str(streams): _in_all(streams, seconds) for streams, seconds in time_batches(generator, workload).items()
     }
+    plain = time_plain_torch(generator, workload) if cuda else {}
     turns = time_later_turns(generator, workload) if workload.turns else {}
     needed = memory_needed(config, widths)
-    peak = peak_device_memory_mb(generator.device)
     return {
         "model": generator.model_name,
         "weights": weights_name(generator),
@@ -66,12 +70,13 @@ def bench(generator: Generator, workload: Workload, copy_gb_per_second: float | 
         **figures,
         "contexts": contexts,
         "batches": batches,
+        "plain_torch": {path: spread(seconds) for path, seconds in plain.items()},
         "turns": {kind: {str(turn): round(at, 5) for turn, at in found.items()} for kind, found in turns.items()},
         "copy_gb_per_second": round(bandwidth, 1),
         "memory_needed_mb": {part: round(size / 1e6, 1) for part, size in needed.items()},
         "memory_within_4500_mb": (peak * 1e6 if peak else needed["total"]) <= MEMORY_LIMIT,
         "peak_memory_mb": peak_memory_mb(),
-        "peak_device_memory_mb": peak,
+        "peak_device_memory_mb": peak,  # of one stream at all positions
     }
 
 
@@ -108,7 +113,9 @@ def compared(found: dict[str, list[list[float]]]) -> Figures:
 
 def weights_name(generator: Generator) -> str:
     """The precision of the language model's matrices, as `load` calls it."""
-    model = generator.engine.model
+    model, in_kernels = generator.engine.model, generator.engine.lineups.weights
+    if rounded_by_kernels(in_kernels, generator.device):
+        return in_kernels
     return model.packing if isinstance(model, PackedCSM) else str(model.projection.weight.dtype).split(".")[1]
 
 
@@ -117,9 +124,11 @@ def frame_at(figures: Figures, positions: str = "600") -> Figures:
     return figures["contexts"].get(positions) or figures["frame_seconds"]
 
 
-def _frame_seconds(generator: Generator) -> float:
-    context, noise = context_at(generator, 16), torch.Generator(generator.device)
-    return min(stepped(generator, lambda: generator.engine.step(context, generator.sampling(), noise), 3))
+def _peak_of_one_stream(generator: Generator) -> float:
+    """The most MB that tensors took on the accelerator, from before kernels are built to the last position."""
+    torch.cuda.reset_peak_memory_stats(generator.device)
+    speak_to_the_last_position(generator)
+    return round(torch.cuda.max_memory_allocated(generator.device) / 1e6, 1)
 
 
 def _with_bandwidth(seconds: list[float], read: int, bandwidth: float) -> Figures:

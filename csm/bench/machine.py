@@ -69,11 +69,6 @@ def peak_memory_mb() -> float | None:
     return round(peak * (1 if platform.system() == "Darwin" else 1024) / 1e6, 1)
 
 
-def peak_device_memory_mb(device: torch.device) -> float | None:
-    """The most memory that tensors ever took on an accelerator, in MB; None on a CPU."""
-    return round(torch.cuda.max_memory_allocated(device) / 1e6, 1) if device.type == "cuda" else None
-
-
 def _cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

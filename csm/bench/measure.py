@@ -5,17 +5,19 @@ Each repeats on a warm model. How much there is to do is fitted to how fast the 
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from csm.bench.costs import cache_numbers
 from csm.bench.machine import free_memory, synchronise
 from csm.config import SAMPLE_RATE
-from csm.engine import Context
+from csm.engine import Context, EagerStep, Lineup, Stream
 from csm.frames import Rows, Segment, audio_rows
 from csm.generator import Generator
 from csm.model import Sampling
@@ -23,6 +25,7 @@ from csm.model import Sampling
 Samples = dict[str, list[float]]
 
 FRAME_SECONDS = 0.08
+WARM_FRAMES = 2  # that come before any is timed
 
 TEXT = "I think I left my umbrella in the restaurant, so I have to go back."
 
@@ -119,37 +122,54 @@ def _unheard(prompt: Segment, number: int) -> Segment:
 def time_frames(generator: Generator, workload: Workload) -> Samples:
     """Single frames of the language model, all codebooks and sampling, without the codec.
 
-    They are stepped past the end of the turn, if it comes, so that each repeat counts the same frames.
+    They go on past the end of the turn, if it comes, so that each repeat counts the same frames.
     """
     samples: Samples = {"frame_seconds": []}
-    engine, sampling = generator.engine, Sampling()
+    engine = generator.engine
     turn = generator.turn_rows(workload.text, 0)
     rows = Rows.join([generator.prompt_rows(workload.prompts), turn]) if workload.prompts else turn
-    frames = min(workload.frames, generator.config.max_positions - len(rows) - 1)
     for repeat in range(workload.repeats):
         context = engine.new_context()
-        noise = torch.Generator(generator.device).manual_seed(workload.seed + repeat)
         engine.prefill(context, rows)
-        samples["frame_seconds"] += stepped(generator, lambda: engine.step(context, sampling, noise), frames)  # noqa: B023
+        samples["frame_seconds"] += spoken(generator, context, workload.frames, seed=workload.seed + repeat)
     return samples
 
 
-def stepped(
-    generator: Generator, step: Callable[[], object], frames: int, patience: float = float("inf")
-) -> list[float]:
-    """Seconds of each of `frames` calls of `step`, after one that warms up; at least three, then while `patience`
-    seconds have not passed."""
-    seconds: list[float] = []
-    for number in range(frames + 1):
-        synchronise(generator.device)
-        start = time.perf_counter()
-        step()
-        synchronise(generator.device)
-        if number:
-            seconds.append(time.perf_counter() - start)
-        if len(seconds) >= 3 and sum(seconds) > patience:
+def intervals(frames: Iterator[object], count: int, patience: float = float("inf")) -> list[float]:
+    """Seconds from each frame's coming to the next one's, as whoever takes them waits for them: of `count` frames after
+    `WARM_FRAMES`, or of at least three, and then while `patience` seconds have not passed."""
+    times: list[float] = []
+    for number, _ in enumerate(frames, 1):
+        if number >= WARM_FRAMES:
+            times.append(time.perf_counter())
+        if len(times) > count or (len(times) > 3 and times[-1] - times[0] > patience):
             break
-    return seconds
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+def spoken(
+    generator: Generator, context: Context, frames: int, patience: float = float("inf"), seed: int = 0
+) -> list[float]:
+    """`intervals` between the frames of one stream that goes on from `context`, as every turn is spoken here."""
+    noise = torch.Generator(generator.device).manual_seed(seed)
+    frames = min(frames, generator.config.max_positions - context.length - WARM_FRAMES)
+    speaking = generator.engine.speak(context, Sampling(), noise, frames + WARM_FRAMES, endless=True)
+    try:
+        return intervals(speaking, frames, patience)
+    finally:
+        speaking.close()
+
+
+def side_by_side(lineup: Lineup, generator: Generator, context: Context, workload: Workload) -> list[float]:
+    """`intervals` between the frames of a full lineup, each of whose streams goes on from `context`."""
+    for number in range(lineup.stage.slots):
+        noise = torch.Generator(generator.device).manual_seed(workload.seed + number)
+        longest = workload.frames + WARM_FRAMES
+        lineup.join(Stream(lambda: context, Sampling(), noise, longest, keep=False, endless=True))
+    try:
+        return intervals((lineup.step() for _ in range(longest)), workload.frames, workload.patience)
+    finally:
+        lineup.clear()
 
 
 def context_at(generator: Generator, positions: int) -> Context:
@@ -166,14 +186,11 @@ def context_at(generator: Generator, positions: int) -> Context:
 
 def time_contexts(generator: Generator, workload: Workload) -> dict[int, list[float]]:
     """Seconds of a frame by positions in use, for those of the workload that fit."""
-    engine, sampling, found = generator.engine, generator.sampling(), {}
+    found = {}
     for positions in workload.contexts:
-        frames = min(workload.frames, generator.config.max_positions - positions - 1)
-        if frames >= 3:
+        if positions + 3 + WARM_FRAMES <= generator.config.max_positions:
             context = context_at(generator, positions)
-            noise = torch.Generator(generator.device).manual_seed(workload.seed)
-            step = lambda: engine.step(context, sampling, noise)  # noqa: B023, E731
-            found[positions] = stepped(generator, step, frames, workload.patience)
+            found[positions] = spoken(generator, context, workload.frames, workload.patience, workload.seed)
     return found
 
 
@@ -182,20 +199,46 @@ def time_batches(generator: Generator, workload: Workload) -> dict[int, list[flo
 
     A number whose keys and values would take more than half of the free memory is left out.
     """
-    engine, sampling, found = generator.engine, generator.sampling(), {}
-    positions = min(600, generator.config.max_positions // 2)
-    context = context_at(generator, positions)
-    room = workload.frames + 1
+    found, context = {}, _usual_context(generator)
     width = context.cache.keys.dtype.itemsize
     for streams in workload.batches:
-        needed = streams * width * cache_numbers(generator.config.backbone, positions + room)
-        if needed > free_memory(generator.device) / 2:
-            continue
-        noise = [torch.Generator(generator.device).manual_seed(workload.seed + one) for one in range(streams)]
-        fork = engine.fork(context, streams, room)
-        step = lambda: engine.step_each(fork, sampling, noise)  # noqa: B023, E731
-        found[streams] = stepped(generator, step, workload.frames, workload.patience)
+        needed = streams * width * cache_numbers(generator.config.backbone, generator.config.max_positions)
+        if needed <= free_memory(generator.device) / 2:
+            found[streams] = side_by_side(generator.engine.lineups.new(streams), generator, context, workload)
     return found
+
+
+def time_plain_torch(generator: Generator, workload: Workload) -> dict[str, list[float]]:
+    """Seconds of a frame at 600 positions without the fused kernels: `eager`, each operation a launch of its own, and,
+    where the device has them, as one `graph`."""
+    engine, model = generator.engine, generator.engine.model
+    context, noise = _usual_context(generator), torch.Generator(generator.device).manual_seed(workload.seed)
+
+    def eager() -> Iterator[Tensor]:
+        for _ in range(workload.frames + WARM_FRAMES):
+            yield engine.step(context, Sampling(), noise).cpu()
+
+    found = {"eager": intervals(eager(), workload.frames, workload.patience)}
+    if generator.device.type == "cuda":
+        lineup = engine.lineups.new(1, step=EagerStep(model, 1, generator.config.max_positions))
+        found["graph"] = side_by_side(lineup, generator, _usual_context(generator), workload)
+    return found
+
+
+def speak_to_the_last_position(generator: Generator) -> Context:
+    """One stream at its largest: read in all positions but a few at once, speak to the end, decode. -> its context."""
+    config, engine = generator.config, generator.engine
+    context, frames = engine.new_context(), 4
+    heard = torch.randint(1, config.codec.codebook_size, (config.max_positions - frames, config.num_codebooks))
+    engine.prefill(context, audio_rows(heard))
+    noise = torch.Generator(generator.device).manual_seed(0)
+    codes = torch.stack(list(engine.speak(context, Sampling(), noise, frames, endless=True)))
+    generator.decode(codes.clamp_max(config.codec.codebook_size - 1))
+    return context
+
+
+def _usual_context(generator: Generator) -> Context:
+    return context_at(generator, min(600, generator.config.max_positions // 2))
 
 
 SHORT_TEXT = "That is what I meant."
@@ -219,9 +262,11 @@ def time_later_turns(generator: Generator, workload: Workload) -> dict[str, dict
         synchronise(generator.device)
         start = time.perf_counter()
         engine.prefill(context, rows)
-        engine.step(context, sampling, noise)
-        synchronise(generator.device)
-        return time.perf_counter() - start
+        speaking = engine.speak(context, sampling, noise, 2, endless=True)
+        next(speaking)
+        seconds = time.perf_counter() - start
+        speaking.close()
+        return seconds
 
     def grow() -> dict[int, float]:
         context, found = engine.new_context(), {}

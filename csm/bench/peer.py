@@ -5,6 +5,7 @@ Its own `generate` runs, greedily and without decoding any sound; a frame's time
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import replace
 from typing import Any
@@ -89,15 +90,11 @@ def speak(generator: Generator, ids: Tensor, frames: int) -> tuple[Tensor, list[
     mask[:, -1] = True
     context = engine.new_context()
     engine.prefill(context, Rows(rows, mask))
-    noise = torch.Generator(generator.device)
-    codes, seconds = [], []
-    for _ in range(frames):
-        synchronise(generator.device)
-        start = time.perf_counter()
-        codes.append(engine.step(context, GREEDY, noise))
-        synchronise(generator.device)
-        seconds.append(time.perf_counter() - start)
-    return torch.stack(codes).cpu(), seconds[1:]
+    codes, times = [], []
+    for frame in engine.speak(context, GREEDY, torch.Generator(generator.device), frames, endless=True):
+        codes.append(frame)
+        times.append(time.perf_counter())
+    return torch.stack(codes).cpu(), [after - before for before, after in itertools.pairwise(times)]
 
 
 def text_ids(config: ModelConfig, count: int, seed: int = 7) -> Tensor:

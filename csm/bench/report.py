@@ -10,6 +10,7 @@ from typing import Any
 
 from csm.bench.figures import FRAME_SECONDS, Figures, frame_at
 from csm.bench.plot import draw
+from csm.bench.targets import reached
 from csm.errors import InputError
 
 FOLDER = Path(__file__).parent.parent / "assets" / "bench"
@@ -29,6 +30,7 @@ def table(figures: Figures) -> str:
     parts = [_run(run) for run in figures.get("runs", {"": figures}).values()]
     if "peer" in figures:
         parts.append(_peer(figures["peer"]))
+    parts += _targets(figures)
     return "\n\n".join(parts)
 
 
@@ -51,6 +53,10 @@ def _run(run: Figures) -> str:
         lines.append(f"at {at} positions weights and cache are read at {value['gb_per_second']} GB/s, {share}")
     for streams, value in run["batches"].items():
         lines.append(f"{streams} streams: {value['times_real_time']} x real time in all")
+    for path, value in run["plain_torch"].items():
+        ratio = value["median"] / frame_at(run)["median"]
+        words = {"eager": "a launch for each operation", "graph": "as a CUDA graph"}[path]
+        lines.append(f"plain torch, {words}: {1000 * value['median']:.2f} ms a frame, {ratio:.1f} times ours")
     for kind, turns in run["turns"].items():
         words = {"growing": "reading in its own text only", "reference": "reading in everything again"}[kind]
         firsts = ", ".join(f"turn {turn} {1000 * at:.1f}" for turn, at in turns.items() if _shown(turn, turns))
@@ -87,6 +93,17 @@ def _peer(peer: Figures) -> str:
                 f"  {name:<14} {1000 * found['median']:9.1f} ms a frame (p95 {1000 * found['p95']:.1f}){words}"
             )
     return "\n".join(lines)
+
+
+def _targets(figures: Figures) -> list[str]:
+    """What was aimed at for this model and device, beside what was found; nothing for others."""
+    lines = [
+        f"  {target.words}: {'not measured' if found is None else f'{found:.4g}{target.unit}'}, "
+        f"{'at most' if target.at_most else 'at least'} {target.limit:g}{target.unit} wanted"
+        + ("" if found is None else f": {'met' if target.met(found) else 'missed'}")
+        for target, found in reached(figures)
+    ]
+    return ["\n".join(["targets:", *lines])] if lines else []
 
 
 def markdown(saved: dict[str, Figures]) -> str:
@@ -159,7 +176,7 @@ def _rows(label: str, figures: Figures) -> list[str]:
         ]
         read = f"{frame['gb_per_second']} ({frame['of_copy_bandwidth']:.0%})" if "gb_per_second" in frame else ""
         streams = ", ".join(f"{count}: {value['times_real_time']:g}" for count, value in run["batches"].items())
-        ratio = peer.get(weights, {}).get("times_as_fast")
+        ratio, peak = peer.get(weights, {}).get("times_as_fast"), run["peak_device_memory_mb"]
         cells = [
             label,
             weights,
@@ -169,7 +186,7 @@ def _rows(label: str, figures: Figures) -> list[str]:
             read,
             streams,
             f"{ratio['median']} × ({ratio['min']} to {ratio['max']})" if ratio else "",
-            f"{run['memory_needed_mb']['total'] / 1000:.2f} GB",
+            f"{(peak or run['memory_needed_mb']['total']) / 1000:.2f} GB{' measured' if peak else ''}",
         ]
         rows.append("| " + " | ".join(cells) + " |")
     return rows

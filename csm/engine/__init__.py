@@ -7,7 +7,19 @@ from csm.engine.context import Context, Snapshot
 from csm.engine.engine import Engine
 from csm.engine.graph import GraphedStep
 from csm.engine.lineup import Lineup, Stream
+from csm.engine.lineups import Lineups
 from csm.engine.stage import Stage
 from csm.engine.step import EagerStep, FrameStep
 
-__all__ = ["Context", "EagerStep", "Engine", "FrameStep", "GraphedStep", "Lineup", "Snapshot", "Stage", "Stream"]
+__all__ = [
+    "Context",
+    "EagerStep",
+    "Engine",
+    "FrameStep",
+    "GraphedStep",
+    "Lineup",
+    "Lineups",
+    "Snapshot",
+    "Stage",
+    "Stream",
+]

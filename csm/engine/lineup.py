@@ -76,7 +76,7 @@ class Lineup:
         return len(self._waiting)
 
     def join(self, stream: Stream) -> Stream:
-        """Let `stream` speak from the next frame on, or once a slot is free."""
+        """Let `stream` speak from the next frame on, or once a slot is free and those before it have begun."""
         self._waiting.append(stream)
         return stream
 
@@ -87,6 +87,17 @@ class Lineup:
             stream.state = "stopped"
         elif stream.state == "speaking":
             self._finish(stream, "stopped", len(stream.frames))
+
+    def clear(self) -> None:
+        """Let everyone leave."""
+        for stream in [*self._waiting, *self._speaking.values()]:
+            self.leave(stream)
+
+    def adopt(self, stream: Stream, context: Context) -> None:
+        """Let `context`, which `stream` began from, go on behind the frames that it was given. The stream is done, and
+        nobody has its slot since. The state behind them is not known: read on before anybody speaks."""
+        if stream.frames:
+            self.stage.leave(stream.slot, context, len(stream.frames), None)
 
     def step(self) -> dict[Stream, Tensor]:
         """Advance everyone by one frame -> the frames, int64 (K,) on the host, by stream.
@@ -115,18 +126,25 @@ class Lineup:
         return given
 
     def _admit(self) -> None:
+        """Give slots to those that wait: to one a frame while others speak, whom its prefill holds up."""
+        alone = not self._speaking
         while self._waiting and self._free:
             stream = self._waiting.popleft()
-            try:
-                context = stream.begin()
-                slot = min(self._free)  # low slots: the fewer rows are stepped
-                self.stage.enter(slot, context, stream.sampling)
-            except Exception as error:  # its own trouble; the others speak on
-                stream.state, stream.error = "failed", error
-                continue
-            self._free.remove(slot)
-            self._speaking[slot] = stream
-            stream.state, stream.slot, stream.context = "speaking", slot, context if stream.keep else None
+            self._enter(stream)
+            if not alone:
+                break
+
+    def _enter(self, stream: Stream) -> None:
+        try:
+            context = stream.begin()
+            slot = min(self._free)  # low slots: the fewer rows are stepped
+            self.stage.enter(slot, context, stream.sampling)
+        except Exception as error:  # its own trouble; the others speak on
+            stream.state, stream.error = "failed", error
+            return
+        self._free.remove(slot)
+        self._speaking[slot] = stream
+        stream.state, stream.slot, stream.context = "speaking", slot, context if stream.keep else None
 
     def _launch(self) -> bool:
         """Start a frame of everyone who has one to come."""

@@ -93,14 +93,14 @@ class Stage:
         return Launched(tuple(speaking), codes, states, done)
 
     @torch.inference_mode()
-    def leave(self, slot: int, context: Context, frames: int, state: Tensor) -> None:
-        """Let the context that entered `slot` go on behind the `frames` frames it spoke, at `state` (dim,).
+    def leave(self, slot: int, context: Context, frames: int, state: Tensor | None) -> None:
+        """Let the context that entered `slot` go on behind the `frames` frames it spoke, at `state` (dim,), if known.
 
         What the slot computed beyond them is forgotten."""
         begin, end = context.length, context.length + frames
         for own, theirs in ((context.cache.keys, self._step.keys), (context.cache.values, self._step.values)):
             own[:, 0, :, begin:end] = theirs[:, slot, :, begin:end]
-        context.cache.length, context.state = end, state[None]
+        context.cache.length, context.state = end, None if state is None else state[None]
 
     @torch.inference_mode()
     def warm_up(self, rows: int = 1, positions: int | None = None) -> None:

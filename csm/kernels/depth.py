@@ -346,10 +346,11 @@ class DepthInOne:
         programs: int | None = None,
     ) -> None:
         """codes int64 (K,), whose first is given, are filled; noise float32 (K, vocab), temperature and topk (1,)."""
-        stack, config = self.stack, self.stack.config
+        stack, weights, config = self.stack, self.stack.weights, self.stack.config
+        qkv, output, gate_up, down = (kind[0] for kind in (weights.qkv, weights.output, weights.gate_up, weights.down))
         books, vocab = noise.shape
         position = wanted // (4 * config.layers + 1)
-        scaled = stack.qkv.scale is not None
+        scaled = qkv.scale is not None
         group = config.heads // config.kv_heads
         self.counter.zero_()
         depth_kernel[(programs or self.programs,)](
@@ -363,17 +364,17 @@ class DepthInOne:
             stack.values,
             stack.cos,
             stack.sin,
-            stack.attention_norms,
-            stack.qkv.data,
-            stack.qkv.scale if scaled else stack.cos,
-            stack.output.data,
-            stack.output.scale if scaled else stack.cos,
-            stack.mlp_norms,
-            stack.gate_up.data,
-            stack.gate_up.scale if scaled else stack.cos,
-            stack.down.data,
-            stack.down.scale if scaled else stack.cos,
-            stack.norm,
+            weights.attention_norms,
+            qkv.data,  # the first layer's, behind which the others lie
+            qkv.scale if scaled else stack.cos,
+            output.data,
+            output.scale if scaled else stack.cos,
+            weights.mlp_norms,
+            gate_up.data,
+            gate_up.scale if scaled else stack.cos,
+            down.data,
+            down.scale if scaled else stack.cos,
+            weights.norm,
             self.heads,
             noise,
             temperature,

@@ -11,48 +11,69 @@ from torch import Tensor, nn
 
 from csm.kernels.choice import choose_kernel, embed_kernel, finish_kernel
 from csm.kernels.depth import DepthInOne
-from csm.kernels.stack import Places, Stack, Weight, check_format, power_of_two, single
+from csm.kernels.stack import Places, Stack, StackWeights, Weight, check_format, power_of_two, single
 from csm.model.module import CSM
 from csm.model.sampling import Sampling
 from csm.model.transformer import KVCache
 
 
-class FrameKernels:
-    """`model` packed once for `slots` conversations of at most `positions` positions.
+class KernelWeights:
+    """What the kernels read of `model`, packed once for however many `FrameKernels`.
 
     `weights` is "bfloat16" (the model's own weights as they are, whatever their type; its parameters become views of
     the packed ones, so they exist once), "int8" or "float8" (the layers in eight bits beside the originals, which
-    prefill still reads). Prefill writes into `keys` and `values`, (layers, slots, kv_heads, positions, head_dim), by
-    plain torch: `model.backbone(x, kernels.cache(slot, length))`.
-
-    `depth_in_one`, for one slot, runs the depth decoder as a single launch (csm/kernels/depth.py) instead of 682.
-
-    Each slot has its own `temperature` float32 and `topk` int32; `set_sampling` changes them between frames.
-    Raises `InputError` for an unknown weight format.
+    prefill still reads). Raises `InputError` for an unknown weight format.
     """
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def __init__(
-        self, model: CSM, slots: int, positions: int, weights: str = "bfloat16", depth_in_one: bool = False
-    ) -> None:
+    def __init__(self, model: CSM, weights: str = "bfloat16") -> None:
         like = model.projection.weight.data
         check_format(weights, like.device)
-        self.config, self.slots, self.positions = model.config, slots, positions
-        config, device = model.config, like.device
+        self.config = config = model.config
         books, vocab, width = config.num_codebooks, config.audio_vocab_size, config.decoder.dim
-        self.backbone = Stack(model.backbone, weights, slots, slots, positions, keep_small=False)
-        self.depth = Stack(model.decoder, weights, slots, 2 * slots, books, keep_small=True)
-        self.keys, self.values = self.backbone.keys, self.backbone.values
+        self.backbone = StackWeights(model.backbone, weights)
+        self.depth = StackWeights(model.decoder, weights, in_one=True)
         self.first_head = Weight(model.codebook0_head.weight.data)
-        heads = model.audio_head.data.transpose(1, 2).contiguous()
-        model.audio_head = nn.Parameter(heads.transpose(1, 2), requires_grad=False)
-        self.heads = [Weight(head) for head in heads]
+        self.head_block = model.audio_head.data.transpose(1, 2).contiguous()
+        model.audio_head = nn.Parameter(self.head_block.transpose(1, 2), requires_grad=False)
+        self.heads = [Weight(head) for head in self.head_block]
         self.projection = Weight(like)
         self.embeddings = model.audio_embeddings.weight.data
-        self.entries = like.new_empty((books - 1) * vocab + 1, width)  # the last one is the state's
+        self.entries = like.new_empty((books - 1) * vocab + 1, width)  # the last one is the state's, in one launch
         for begin in range(0, (books - 1) * vocab, vocab):
             self.entries[begin : begin + vocab] = model.projection(self.embeddings[begin : begin + vocab])
+
+    @property
+    def frame_bytes(self) -> int:
+        """Weights that one frame reads; keys, values and activations come on top."""
+        heads = self.first_head.bytes + sum(head.bytes for head in self.heads)
+        depth = (self.config.num_codebooks - 1) * self.depth.bytes
+        return self.backbone.bytes + depth + heads + self.projection.bytes
+
+
+class FrameKernels:
+    """The frames of `slots` conversations of at most `positions` positions, and all the memory they need beside
+    `weights`.
+
+    Prefill writes into `keys` and `values`, (layers, slots, kv_heads, positions, head_dim), by plain torch:
+    `model.backbone(x, kernels.cache(slot, length))`.
+
+    `depth_in_one`, for one slot, runs the depth decoder as a single launch (csm/kernels/depth.py) instead of 682.
+
+    Each slot has its own `temperature` float32 and `topk` int32; `set_sampling` changes them between frames.
+    """
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def __init__(self, weights: KernelWeights, slots: int, positions: int, depth_in_one: bool = False) -> None:
+        like = weights.projection.data
+        self.weights, self.config, self.slots, self.positions = weights, weights.config, slots, positions
+        config, device = weights.config, like.device
+        books, vocab, width = config.num_codebooks, config.audio_vocab_size, config.decoder.dim
+        self.backbone = Stack(weights.backbone, slots, slots, positions, keep_small=False)
+        self.depth = Stack(weights.depth, slots, 2 * slots, books, keep_small=True)
+        self.keys, self.values = self.backbone.keys, self.backbone.values
         self.x, self.depth_x = like.new_zeros(slots, config.backbone.dim), like.new_zeros(2 * slots, width)
         self.logits = like.new_zeros(slots, vocab)
         self.temperature = torch.full((slots,), config.temperature, device=device)
@@ -62,7 +83,9 @@ class FrameKernels:
             if slots != 1:
                 raise ValueError("The depth decoder in one launch serves one slot.")
             counter = torch.zeros(1, dtype=torch.int32, device=device)
-            self.in_one = DepthInOne(self.depth, heads, self.entries, self.logits, self.depth_x, counter)
+            self.in_one = DepthInOne(
+                self.depth, weights.head_block, weights.entries, self.logits, self.depth_x, counter
+            )
         always = torch.ones(2 * slots, dtype=torch.uint8, device=device)
         both = torch.arange(2, device=device).repeat_interleave(slots)
         self._depth_places = [Places(2 * slots, both, always)] + [
@@ -82,13 +105,6 @@ class FrameKernels:
         view.length = length
         return view
 
-    @property
-    def frame_bytes(self) -> int:
-        """Weights that one frame reads; keys, values and activations come on top."""
-        heads = self.first_head.bytes + sum(head.bytes for head in self.heads)
-        depth = (self.config.num_codebooks - 1) * self.depth.weight_bytes
-        return self.backbone.weight_bytes + depth + heads + self.projection.bytes
-
     def step(self, state: Tensor, noise: Tensor, codes_out: Tensor, lengths: Tensor, active: Tensor) -> None:
         """One frame for every slot.
 
@@ -103,18 +119,19 @@ class FrameKernels:
 
     def sample(self, state: Tensor, noise: Tensor, codes_out: Tensor) -> None:
         """The first half of a frame: states to codes."""
-        slots, depth = self.slots, self.depth
-        single(state, self.first_head, self.logits, slots)
+        slots, depth, weights = self.slots, self.depth, self.weights
+        single(state, weights.first_head, self.logits, slots)
         self._choose(noise, codes_out, 0, self.depth_x[slots:])
         if self.in_one is not None:
-            single(state, self.projection, self.entries[-1:], slots)
+            single(state, weights.projection, weights.entries[-1:], slots)
             self.in_one.decode(codes_out[0], noise[0], self.temperature, self.topk)
             return
-        single(state, self.projection, self.depth_x, slots)
+        single(state, weights.projection, self.depth_x, slots)
         for book, places in enumerate(self._depth_places, start=1):
             depth.run(self.depth_x, places)
             newest = self.depth_x[places.rows - slots : places.rows]
-            single(newest, self.heads[book - 1], self.logits, slots, norm=depth.norm, eps=depth.config.norm_eps)
+            head, norm = weights.heads[book - 1], weights.depth.norm
+            single(newest, head, self.logits, slots, norm=norm, eps=depth.config.norm_eps)
             self._choose(noise, codes_out, book, self.depth_x)
 
     def advance(self, state: Tensor, codes: Tensor, lengths: Tensor, active: Tensor) -> None:
@@ -124,7 +141,7 @@ class FrameKernels:
         block = min(128, power_of_two(dim))
         embed_kernel[(self.slots, -(-dim // block))](
             codes,
-            self.embeddings,
+            self.weights.embeddings,
             self.x,
             CODEBOOKS=config.num_codebooks,
             VOCAB=config.audio_vocab_size,
@@ -136,7 +153,7 @@ class FrameKernels:
         self.backbone.run(self.x, Places(self.slots, lengths, flags))
         finish_kernel[(self.slots,)](
             self.x,
-            self.backbone.norm,
+            self.weights.backbone.norm,
             state,
             lengths,
             flags,
@@ -156,7 +173,7 @@ class FrameKernels:
             self.temperature,
             self.topk,
             codes,
-            self.entries,
+            self.weights.entries,
             inputs,
             book,
             CODEBOOKS=config.num_codebooks,

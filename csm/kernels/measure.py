@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from csm.config import PRESETS
-from csm.kernels.frame import FrameKernels
+from csm.kernels.frame import FrameKernels, KernelWeights
 from csm.kernels.stack import FORMATS
 from csm.model.module import CSM
 
@@ -44,10 +44,10 @@ def median_milliseconds(run: Callable[[], None], repeats: int = 50) -> float:
 
 
 @torch.inference_mode()
-def measure(model: CSM, slots: int, context: int, weights: str, depth_in_one: bool) -> str:
+def measure(weights: KernelWeights, name: str, slots: int, context: int, depth_in_one: bool) -> str:
     """One line: milliseconds of a frame and of its codes, GB/s of weights, times real time over all slots, memory."""
-    config = model.config
-    kernels = FrameKernels(model, slots, config.max_positions, weights, depth_in_one)
+    config = weights.config
+    kernels = FrameKernels(weights, slots, config.max_positions, depth_in_one)
     state = torch.randn(slots, config.backbone.dim, device="cuda").bfloat16()
     noise = torch.empty(slots, config.num_codebooks, config.audio_vocab_size, device="cuda").exponential_(1)
     codes = torch.zeros(slots, config.num_codebooks, dtype=torch.int64, device="cuda")
@@ -56,8 +56,8 @@ def measure(model: CSM, slots: int, context: int, weights: str, depth_in_one: bo
     frame = median_milliseconds(lambda: kernels.step(state, noise, codes, lengths, active))
     sampling = median_milliseconds(lambda: kernels.sample(state, noise, codes))
     return (
-        f"{weights:9} {'one launch' if depth_in_one else 'launches':11} slots {slots:3}  context {context:5}  "
-        f"frame {frame:7.3f} ms (codes {sampling:7.3f})  {kernels.frame_bytes / frame / 1e6:6.0f} GB/s  "
+        f"{name:9} {'one launch' if depth_in_one else 'launches':11} slots {slots:3}  context {context:5}  "
+        f"frame {frame:7.3f} ms (codes {sampling:7.3f})  {weights.frame_bytes / frame / 1e6:6.0f} GB/s  "
         f"{80 / frame * slots:6.1f} x real time  {torch.cuda.memory_allocated() / 1e9:5.2f} GB held"
     )
 
@@ -70,10 +70,11 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=600, help="positions before the first frame")
     options = parser.parse_args()
     model = random_model(options.preset)
-    for weights in options.weights:
+    for name in options.weights:
+        weights = KernelWeights(model, name)
         for slots in options.slots:
             for in_one in (False, True) if slots == 1 else (False,):
-                print(measure(model, slots, options.context, weights, in_one), flush=True)
+                print(measure(weights, name, slots, options.context, in_one), flush=True)
 
 
 if __name__ == "__main__":

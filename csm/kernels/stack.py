@@ -45,15 +45,25 @@ class Weight:
         return self.data.numel() * self.data.element_size()
 
 
-def pack(layers: list[list[nn.Linear]], weights: str) -> Weight:
-    """For every layer its parts' rows below one another, (layers, N, K). Unquantised, the modules' parameters become
-    views of the result; in eight bits they stay as they are, because reading a prompt in still uses them."""
-    first = torch.cat([part.weight.data for part in layers[0]])
+def pack(layers: list[list[nn.Linear]], weights: str, in_one: bool = False) -> list[Weight]:
+    """For every layer its parts' rows below one another, (N, K); `in_one`, each follows the one before in memory.
+
+    Unquantised, the modules' parameters become views of the result. In eight bits they stay as they are: reading a
+    prompt in uses the backbone's, and a clip's confidence the depth decoder's.
+    """
+    groups = [layers] if in_one else [[parts] for parts in layers]  # one at a time: no second copy of all of them
+    return [
+        whole.layer(index) for group in groups for whole in [_stacked(group, weights)] for index in range(len(group))
+    ]
+
+
+def _stacked(layers: list[list[nn.Linear]], weights: str) -> Weight:
     if weights != "bfloat16":
         quantise = quantise_rows if weights == "int8" else quantise_rows_float8
         done = [quantise(torch.cat([part.weight.data for part in parts])) for parts in layers]
         return Weight(torch.stack([data for data, _ in done]), torch.stack([scale for _, scale in done]))
-    packed = first.new_empty(len(layers), *first.shape)
+    like = layers[0][0].weight.data
+    packed = like.new_empty(len(layers), sum(part.weight.shape[0] for part in layers[0]), like.shape[1])
     for matrix, parts in zip(packed, layers, strict=True):
         begin = 0
         for part in parts:
@@ -178,6 +188,29 @@ class Places:
     active: Tensor
 
 
+class StackWeights:
+    """A transformer's layers as the kernels read them. `in_one`: as the depth decoder's single launch does, too."""
+
+    def __init__(self, transformer: Transformer, weights: str, in_one: bool = False) -> None:
+        self.config: TransformerConfig = transformer.config
+        self.norm = transformer.norm.scale.data
+        layers: list[Layer] = list(transformer.layers)  # type: ignore[arg-type]
+        self.attention_norms = torch.stack([layer.sa_norm.scale.data for layer in layers])
+        self.mlp_norms = torch.stack([layer.mlp_norm.scale.data for layer in layers])
+        heads = [layer.attn for layer in layers]
+        self.qkv = pack(
+            [[attention.q_proj, attention.k_proj, attention.v_proj] for attention in heads], weights, in_one
+        )
+        self.output = pack([[attention.output_proj] for attention in heads], weights, in_one)
+        self.gate_up = pack([[layer.mlp.w1, layer.mlp.w3] for layer in layers], weights, in_one)
+        self.down = pack([[layer.mlp.w2] for layer in layers], weights, in_one)
+
+    @property
+    def bytes(self) -> int:
+        """What one step reads of the layers' matrices."""
+        return sum(layer.bytes for kind in (self.qkv, self.output, self.gate_up, self.down) for layer in kind)
+
+
 class Stack:
     """A transformer's layers with all the memory that a step of at most `rows` rows needs.
 
@@ -185,22 +218,11 @@ class Stack:
     the GPU's second-level cache to keep the attention's weights, which pays for a stack that runs many times a frame.
     """
 
-    def __init__(
-        self, transformer: Transformer, weights: str, slots: int, rows: int, positions: int, keep_small: bool
-    ) -> None:
-        config: TransformerConfig = transformer.config
-        self.config, self.slots, self.positions = config, slots, positions
-        self.norm = transformer.norm.scale.data
-        layers: list[Layer] = list(transformer.layers)  # type: ignore[arg-type]
-        self.attention_norms = torch.stack([layer.sa_norm.scale.data for layer in layers])
-        self.mlp_norms = torch.stack([layer.mlp_norm.scale.data for layer in layers])
-        attentions = [layer.attn for layer in layers]
-        self.qkv = pack([[attention.q_proj, attention.k_proj, attention.v_proj] for attention in attentions], weights)
-        self.output = pack([[attention.output_proj] for attention in attentions], weights)
-        self.gate_up = pack([[layer.mlp.w1, layer.mlp.w3] for layer in layers], weights)
-        self.down = pack([[layer.mlp.w2] for layer in layers], weights)
+    def __init__(self, weights: StackWeights, slots: int, rows: int, positions: int, keep_small: bool) -> None:
+        config = weights.config
+        self.weights, self.config, self.slots, self.positions = weights, config, slots, positions
         self.small_policy = "evict_last" if keep_small else "evict_first"
-        like = self.norm
+        like = weights.norm
         shape = (config.layers, slots, config.kv_heads, positions, config.head_dim)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         angles = torch.outer(
@@ -218,25 +240,22 @@ class Stack:
         self.peaks, self.sums = torch.zeros(parts, device=like.device), torch.zeros(parts, device=like.device)
         self.arrivals = torch.zeros(rows, config.kv_heads, dtype=torch.int32, device=like.device)
 
-    @property
-    def weight_bytes(self) -> int:
-        """What one step reads of the layers' matrices."""
-        return sum(part.bytes for part in (self.qkv, self.output, self.gate_up, self.down))
-
     def run(self, x: Tensor, places: Places) -> None:
         """All layers, in place on x (rows, dim); the last norm is left to whoever reads x."""
+        weights = self.weights
         for index in range(self.config.layers):
             self.read(index, x, places)
             self.attend(index, places)
-            output, policy = self.output.layer(index), self.small_policy
+            output, policy = weights.output[index], self.small_policy
             single(self.attended, output, x, places.rows, add=True, policy=policy, scratch=self.scratch)
-            gate_up = self.gate_up.layer(index)
-            self._pair(x, self.mlp_norms[index], gate_up, self.activations, index, places, rope=False)
-            single(self.activations, self.down.layer(index), x, places.rows, add=True, scratch=self.scratch)
+            norm, gate_up = weights.mlp_norms[index], weights.gate_up[index]
+            self._pair(x, norm, gate_up, self.activations, index, places, rope=False)
+            single(self.activations, weights.down[index], x, places.rows, add=True, scratch=self.scratch)
 
     def read(self, index: int, x: Tensor, places: Places) -> None:
         """Norm, queries, keys and values of layer `index`, turned by RoPE; keys and values go into the cache."""
-        self._pair(x, self.attention_norms[index], self.qkv.layer(index), self.queries, index, places, rope=True)
+        norm, qkv = self.weights.attention_norms[index], self.weights.qkv[index]
+        self._pair(x, norm, qkv, self.queries, index, places, rope=True)
 
     def attend(self, index: int, places: Places) -> None:
         """The queries' attention to the valid positions of layer `index`, into `attended`."""

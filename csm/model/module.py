@@ -15,6 +15,8 @@ from csm.config import ModelConfig
 from csm.model.sampling import RowSampling, Sampling, sample
 from csm.model.transformer import KVCache, Transformer
 
+ROWS_AT_ONCE = 256  # whose columns' embeddings are held at a time: 2 048 rows of CSM-1B would take 0.55 GB
+
 
 class CSM(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
@@ -49,6 +51,13 @@ class CSM(nn.Module):
 
     def embed_rows(self, rows: Tensor, mask: Tensor) -> Tensor:
         """rows int64 (B, S, K+1) and mask bool of the same shape -> (B, S, dim)."""
+        parts = [
+            self._embed_rows(some, used)
+            for some, used in zip(rows.split(ROWS_AT_ONCE, dim=1), mask.split(ROWS_AT_ONCE, dim=1))
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _embed_rows(self, rows: Tensor, mask: Tensor) -> Tensor:
         audio = self.embed_codes(rows[..., :-1])
         text = self.text_embeddings(rows[..., -1:])
         return (torch.cat([audio, text], dim=-2) * mask.unsqueeze(-1)).sum(dim=-2)

@@ -370,6 +370,22 @@ class Generator:
         return self.prompts.segment_codes(segment)
 
 
+def usable_device(device: str = "auto") -> torch.device:
+    """The device of that name; "auto" takes CSM_DEVICE, else an accelerator if there is one, else the CPU.
+
+    Raises `InputError` for one that is not there."""
+    if device == "auto":
+        device = Environment.read().device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"The device {device!r} is not available here: use cpu, or auto.") from error
+    return target
+
+
 def load(
     model: str | None = None,
     device: str = "auto",
@@ -379,31 +395,24 @@ def load(
 ) -> Generator:
     """Load a model: a preset, a local folder or weight file, or a hub id such as "sesame/csm-1b".
 
-    `device` "auto" takes CSM_DEVICE, else an accelerator if there is one, else the CPU. Without `model`, CSM_MODEL
-    decides, else the accelerator: the published 1B model with one, the embedded nano without (and when the
-    published one can't be had, after a warning that says why). `dtype` is the published models' precision: float32 on
-    the CPU and bfloat16 elsewhere unless it is given. `adapter` is a PEFT adapter to merge, a folder or a hub id.
+    `device` is as `usable_device` takes it. Without `model`, CSM_MODEL decides, else the accelerator: the published 1B
+    model with one, the embedded nano without (and when the published one can't be had, after a warning that says why).
+    `dtype` is the published models' precision: float32 on the CPU and bfloat16 elsewhere unless it is given; given, the
+    model is left as it is published. `adapter` is a PEFT adapter to merge, a folder or a hub id.
     `weights` (or CSM_WEIGHTS) is the precision of any model's matrices: float32, bfloat16, on a CPU float16 or int8,
-    which are faster and compute in float32, and on CUDA int8 or float8. Raises `InputError` in one sentence.
+    and on CUDA int8 or float8. On a CPU they are packed, and all around them is float32. Raises `InputError` in one
+    sentence.
     """
-    environment = Environment.read()
-    if device == "auto":
-        device = environment.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"The device {device!r} is not available here: use cpu, or auto.") from error
+    environment, target = Environment.read(), usable_device(device)
     weights = weights or environment.weights
+    packing = weights or ("float32" if target.type == "cpu" and dtype is None else None)
     dtype = reading_precision(weights, dtype, target)
 
     def build(name: str) -> Generator:
         loaded = load_model(name, dtype, adapter)
         if weights and rounded_by_kernels(weights, target):
             return Generator(loaded, target, weights)
-        loaded.model = in_precision(loaded.model, weights)
+        loaded.model = in_precision(loaded.model, packing)
         return Generator(loaded, target)
 
     name = model or environment.model

@@ -143,14 +143,11 @@ def test_what_kernels_round_is_compared_by_the_numbers_that_eight_bits_stand_for
     model = generator.engine.model
     off = {}
     for weights in ("int8", "float8"):
-        other = Generator(replace(_loaded(generator), model=rounded(model, weights)), generator.device)
+        loaded = Loaded("small", rounded(model, weights), generator.codec, generator.tokenizer)
+        other = Generator(loaded, generator.device)
         off[weights] = quantisation_loss(generator, other, workload.prompts)["kl_code_0"]
     assert 0 < off["int8"] < off["float8"] < 0.01
     assert model.codebook0_head.weight.equal(rounded(model, "int8").codebook0_head.weight)
-
-
-def _loaded(generator: Generator) -> Loaded:
-    return Loaded(generator.model_name, generator.engine.model, generator.codec, generator.tokenizer)
 
 
 def test_eight_bits_in_kernels_read_less_and_are_held_beside_the_others():

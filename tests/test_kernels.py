@@ -75,3 +75,18 @@ def test_an_unknown_weight_format_is_refused_in_one_sentence(weights):
 
     with pytest.raises(InputError, match="choose one of bfloat16, int8, float8"):
         check_format(weights, torch.device("cpu"))
+
+
+@needs_triton
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("shared", [96 << 10, 219 << 10])
+def test_the_loads_under_way_fit_into_a_multiprocessor_for_any_number_of_streams(shared, width):
+    """CSM-1B's products; what doesn't fit would only be refused by the device."""
+    from csm.kernels.stack import Blocks
+
+    for rows in (2, 4, 16, 32, 64, 128):
+        for pairs, n, k in ((True, 1_536, 2_048), (True, 8_192, 2_048), (True, 8_192, 1_024), (False, 2_048, 8_192)):
+            blocks = Blocks.choose(rows, n, k, pairs, width, shared)
+            tiles = blocks.k * ((1 + pairs) * blocks.n + blocks.rows)
+            assert blocks.stages >= 2 and blocks.stages * tiles * width <= shared and blocks.k >= 16
+    assert Blocks.choose(16, 8_192, 2_048, True, 2, 219 << 10).k == 256

@@ -21,7 +21,7 @@ from csm.codec import build_codec
 from csm.config import PRESETS
 from csm.errors import InputError
 from csm.frames import Segment
-from csm.generator import Generator, load
+from csm.generator import Generator, load, usable_device
 from csm.model import CSM
 from csm.model.packed import EXACT, IN_KERNELS, PACKINGS, in_precision, reading_precision, rounded_by_kernels
 from csm.text import ByteTokenizer
@@ -69,8 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.threads < 1:
             raise InputError("At least one thread is needed.")
         torch.set_num_threads(arguments.threads)
-    generators = _generators(arguments, names)
-    figures = measured(generators, workload, arguments.peer is not None)
+    base, generators = _generators(arguments, names)
+    figures = measured(base, generators, workload, arguments.peer is not None)
     print(table(figures))
     if arguments.save:
         print(save(Path(arguments.save), figures))
@@ -78,10 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def measured(generators: dict[str, Generator], workload: Workload, peer: bool = False) -> Figures:
-    """The first generator's figures, and under `runs` those of each, by its weights. With `peer`, how they compare."""
-    first = next(iter(generators.values()))
-    bandwidth = copy_bandwidth(first.device)
+def measured(base: Generator, generators: dict[str, Generator], workload: Workload, peer: bool = False) -> Figures:
+    """The first generator's figures, and under `runs` those of each, by its weights; what fewer bits cost is against
+    `base`, which is none of them, or unpacked. With `peer`, how they compare."""
+    bandwidth = copy_bandwidth(base.device)
     runs: dict[str, Figures] = {}
     for number, (name, generator) in enumerate(generators.items(), 1):
         print(f"Timing {generator.model_name} in {name}.", file=sys.stderr)
@@ -90,25 +90,22 @@ def measured(generators: dict[str, Generator], workload: Workload, peer: bool = 
         runs[name] = bench(generator, fitted, bandwidth)
     figures = {**next(iter(runs.values())), "runs": runs}
     for name, generator in generators.items():
-        if name not in EXACT and first is not generator:
-            loss = quantisation_loss(first, generator, workload.prompts)
-            runs[name]["loss"] = {key: round(value, 6) for key, value in loss.items()} | {
-                "against": weights_name(first)
-            }
+        if name not in EXACT:
+            loss = quantisation_loss(base, generator, workload.prompts)
+            against = {"against": weights_name(base)}
+            runs[name]["loss"] = {key: round(value, 6) for key, value in loss.items()} | against
     if peer:
-        figures["peer"] = _against_transformers(generators, workload)
+        figures["peer"] = _against_transformers(base, generators, workload)
     return figures
 
 
-def random_generator(preset: str, device: str = "auto", dtype: torch.dtype = torch.float32) -> Generator:
+def random_generator(preset: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Generator:
     """A preset with random weights and byte text, to time sizes whose weights aren't here. Its speech is noise.
 
     Raises `InputError` for an unknown preset.
     """
     if preset not in PRESETS:
         raise InputError(f"--random builds a preset: choose one of {', '.join(PRESETS)}.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     config = PRESETS[preset]
     torch.manual_seed(0)
     with torch.device("meta"):
@@ -126,12 +123,13 @@ def random_generator(preset: str, device: str = "auto", dtype: torch.dtype = tor
         if name.endswith("embedding_sum"):  # moshi's codebooks are zero until they are loaded
             buffer.normal_()
     loaded = Loaded(f"{preset} (random weights)", model, codec, ByteTokenizer())
-    return Generator(loaded, torch.device(device))
+    return Generator(loaded, device)
 
 
 def variant(base: Generator, weights: str) -> Generator:
-    """The same model with its matrices in another precision; what can be shared with `base` is. Raises `InputError`."""
-    if weights == weights_name(base):
+    """The same model with its matrices in a precision, as `load` gives it; what can be shared with `base`, which is not
+    packed, is. Raises `InputError`."""
+    if weights == weights_name(base) and base.device.type != "cpu":
         return base
     reading_precision(weights, None, base.device)
     in_kernels = rounded_by_kernels(weights, base.device)
@@ -177,28 +175,28 @@ def _names(arguments: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _generators(arguments: argparse.Namespace, names: list[str]) -> dict[str, Generator]:
-    """The model in each precision; the first is the one that others are packed from and compared with."""
-    large = torch.float32 if names == ["float32"] or not names else torch.bfloat16
+def _generators(arguments: argparse.Namespace, names: list[str]) -> tuple[Generator, dict[str, Generator]]:
+    """The model as it is, and as users get it in each precision."""
+    device = usable_device(arguments.device)
+    wide = names == ["float32"] or (not names and device.type == "cpu")
+    large = torch.float32 if wide else torch.bfloat16
     if arguments.random:
-        base = random_generator(arguments.model or "nano", arguments.device, large)
+        base = random_generator(arguments.model or "nano", device, large)
     else:
-        base = load(arguments.model, arguments.device, dtype=large if names else None)
-    made = {name: variant(base, name) for name in names} or {weights_name(base): base}
-    if any(name not in EXACT for name in made) and weights_name(base) not in made:
-        made = {weights_name(base): base} | made
-    return made
+        base = load(arguments.model, str(device), dtype=large)
+    usual = weights_name(base)
+    if not names or (usual not in names and any(name not in EXACT for name in names)):
+        names = [usual, *names]
+    return base, {name: variant(base, name) for name in names}
 
 
-def _against_transformers(generators: dict[str, Generator], workload: Workload) -> Figures:
+def _against_transformers(base: Generator, generators: dict[str, Generator], workload: Workload) -> Figures:
     from csm.bench.peer import Peer, alternate
 
     print("Timing transformers beside it.", file=sys.stderr)
-    exact = next((each for name, each in generators.items() if name in EXACT), None)
-    if exact is None:
-        raise InputError("transformers can't read packed weights: compare with float32 or bfloat16 among --weights.")
-    peer = Peer(exact.engine.model)
-    seconds = min(spoken(exact, context_at(exact, PEER_POSITIONS), 3))
+    peer = Peer(base.engine.model)
+    first = next(iter(generators.values()))
+    seconds = min(spoken(first, context_at(first, PEER_POSITIONS), 3))
     rounds = max(2, min(workload.repeats, 3))
     frames = max(3, min(workload.frames, int(PEER_SECONDS / rounds / max(seconds, FRAME_SECONDS / 100))))
     found = compared(alternate(peer, generators, PEER_POSITIONS, frames, rounds))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from moshi.models.compression import MimiModel
 from moshi.modules import SEANetDecoder, SEANetEncoder, transformer
 from moshi.quantization import SplitResidualVectorQuantizer
+from moshi.utils.compile import no_cuda_graph
 from torch import Tensor
 
 from csm.config import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE, MimiConfig
@@ -88,7 +89,8 @@ class MimiStream:
     def push(self, codes: Tensor) -> Tensor:
         module, codes = self._codec.module, self._codec.known(codes)
         with self._codec.lock:
-            with module.streaming(1):  # fresh states; our own take their place below
+            # moshi would record CUDA graphs anew for every stream, and no other thread may use the device meanwhile.
+            with no_cuda_graph(), module.streaming(1):  # fresh states; our own take their place below
                 if self._state is not None:
                     module.set_streaming_state(self._state)
                 waves = [module.decode(frame.unsqueeze(0)) for frame in codes.T.split(1, dim=1)]

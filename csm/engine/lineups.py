@@ -20,6 +20,7 @@ from csm.engine.lineup import Lineup
 from csm.engine.stage import Stage
 from csm.engine.step import EagerStep, FrameStep, KernelStep
 from csm.errors import InputError
+from csm.kernels import available
 from csm.model import CSM
 
 
@@ -71,11 +72,9 @@ class Lineups:
     def _frame_step(self, slots: int) -> FrameStep:
         """The fastest there is for this device: fused kernels if they run, else plain torch. Raises `InputError` for
         unknown weights."""
-        if self._device.type == "cuda":
+        if available(self._device):
             try:
                 return self._kernels(slots)
-            except ImportError:  # no triton here
-                pass
             except InputError:
                 raise
             except Exception as error:  # a compiler or a device that they weren't written for

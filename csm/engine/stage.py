@@ -7,6 +7,7 @@ and as much back at most, for 2 048 positions of CSM-1B), so one set of CUDA gra
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +50,7 @@ class Stage:
         config, like = model.config, model.projection.weight
         device, k, vocab = like.device, config.num_codebooks, config.audio_vocab_size
         self.slots, self.positions, self._step = slots, config.max_positions, step
-        self._pinned = device.type == "cuda"
+        self._device, self._pinned = device, device.type == "cuda"
         self._state = torch.zeros(slots, config.backbone.dim, dtype=like.dtype, device=device)
         self._noise = torch.ones(slots, k, vocab, device=device)
         self._codes = torch.zeros(slots, k, dtype=torch.int64, device=device)
@@ -75,6 +76,10 @@ class Stage:
     @torch.inference_mode()
     def launch(self, speaking: Mapping[int, torch.Generator]) -> Launched:
         """Start the next frame of the slots in `speaking`, with noise from their generators, and don't wait for it."""
+        with self._on_device():
+            return self._launch(speaking)
+
+    def _launch(self, speaking: Mapping[int, torch.Generator]) -> Launched:
         for slot, generator in speaking.items():
             if not self._greedy[slot]:
                 self._noise[slot].exponential_(1, generator=generator)
@@ -110,8 +115,13 @@ class Stage:
             self._active[slot] = False
         self._speaking = set()
         longest = self.positions if positions is None else positions
-        for length in [*range(WARM_SPAN, longest, WARM_SPAN), longest]:
-            self._run(rows, length)
+        with self._on_device():
+            for length in [*range(WARM_SPAN, longest, WARM_SPAN), longest]:
+                self._run(rows, length)
+
+    def _on_device(self) -> AbstractContextManager[object]:
+        """Kernels are launched, and events recorded, on the thread's current device, which may be another."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     def _run(self, rows: int, longest: int) -> None:
         self._step.fit(rows, longest)

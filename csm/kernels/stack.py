@@ -18,6 +18,8 @@ from csm.model.transformer import Layer, Transformer, rope_frequencies
 FORMATS = ("bfloat16", "int8", "float8")
 MOST_SPLITS = 8
 CHUNK = 128  # positions that one program of the attention reads
+LEAST_SHARED = 96 << 10  # bytes that a program may have on every GPU with bfloat16; an H200 has 227 KB
+KEPT_BACK = 8 << 10  # bytes for sums over threads
 
 
 def power_of_two(number: int) -> int:
@@ -116,9 +118,12 @@ class Blocks:
         return splits
 
     @classmethod
-    def choose(cls, rows: int, n: int, k: int, pairs: bool = False) -> Blocks:
+    def choose(
+        cls, rows: int, n: int, k: int, pairs: bool = False, width: int = 2, shared: int = LEAST_SHARED
+    ) -> Blocks:
         """For an output of n (or n pairs) from k inputs. One row: tiles of 8 192 weights, so that each of 128 threads
-        has eight loads of 16 bytes under way. Several: the smallest tiles that matrix units take."""
+        has eight loads of 16 bytes under way. Several: the smallest tiles that matrix units take, and as many stages of
+        them, numbers of `width` bytes, as fit into `shared` bytes of a multiprocessor's memory."""
         if rows == 1:
             block_k = power_of_two(k) if k <= 2_048 else 1_024
             block_n = max(1, 8_192 // block_k // (2 if pairs else 1))
@@ -128,7 +133,11 @@ class Blocks:
         padded = max(16, power_of_two(rows))
         block_n = 16 if n < 4_096 else min(64, 2 * padded)
         block_k = max(16, min(power_of_two(k), 256 if padded <= 32 else 128))
-        return cls(padded, block_n, block_k, 3 if pairs else 4, 4)
+        column = width * ((2 if pairs else 1) * block_n + padded)  # of the weights' tiles and of the inputs'
+        while block_k > 16 and 2 * column * block_k > shared:
+            block_k //= 2
+        stages = max(1, min(3 if pairs else 4, shared // (column * block_k)))
+        return cls(padded, block_n, block_k, stages, 4)
 
     def options(self) -> dict[str, Any]:
         return {
@@ -138,6 +147,13 @@ class Blocks:
             "STAGES": self.stages,
             "num_warps": self.warps,
         }
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes of a multiprocessor's own memory that stages of loads may take."""
+    if device.type == "cpu":  # the interpreter has no limit, and should do what small GPUs do
+        return LEAST_SHARED
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin - KEPT_BACK
 
 
 def single(
@@ -154,7 +170,7 @@ def single(
     """out (rows, N) = [out +] norm(x) (rows, K) times weight (N, K) transposed; with `scratch` and without a norm
     the sums may be split."""
     n, k = weight.shape
-    blocks = Blocks.choose(rows, n, k)
+    blocks = Blocks.choose(rows, n, k, width=x.element_size(), shared=shared_memory(x.device))
     splits = 1 if scratch is None or norm is not None else blocks.splits(n, k)
     single_kernel[(-(-n // blocks.n), splits)](
         x,
@@ -292,7 +308,7 @@ class Stack:
     ) -> None:
         config = self.config
         n, k = weight.shape
-        blocks = Blocks.choose(places.rows, n // 2, k, pairs=True)
+        blocks = Blocks.choose(places.rows, n // 2, k, True, x.element_size(), shared_memory(x.device))
         pair_kernel[(-(-(n // 2) // blocks.n),)](
             x,
             norm,

@@ -45,8 +45,10 @@ class CSM(nn.Module):
 
     def embed_codes(self, codes: Tensor, first_codebook: int = 0) -> Tensor:
         """codes (..., n) of codebooks first_codebook.. -> embeddings (..., n, dim); row = code + vocab * codebook."""
-        n = codes.shape[-1]
-        offsets = torch.arange(first_codebook, first_codebook + n, device=codes.device) * self.config.audio_vocab_size
+        n, vocab = codes.shape[-1], self.config.audio_vocab_size
+        if n == 1:
+            return self.audio_embeddings(codes + first_codebook * vocab)
+        offsets = torch.arange(first_codebook, first_codebook + n, device=codes.device) * vocab
         return self.audio_embeddings(codes + offsets)
 
     def embed_rows(self, rows: Tensor, mask: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The network with its matrices packed for a CPU: float16 or int8 weights, read once a step, float32 all around them.
+"""The network with its matrices packed for a CPU: what one input multiplies is one matrix, and all around is float32.
 
 Beside the way from script to sound: `packed` turns a loaded `CSM` into one that says the same, or nearly so, faster.
 One row of input makes a step as slow as its weights are large. FBGEMM's products (arXiv:2101.05615, in torch) read
-packed weights as fast as memory gives them, which a plain product in bfloat16 doesn't.
+packed weights as fast as memory gives them, which a plain product in bfloat16 doesn't; oneDNN's come in between.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from csm.config import ModelConfig
 from csm.errors import InputError
 from csm.model.module import CSM
-from csm.model.transformer import FeedForward, RMSNorm
+from csm.model.transformer import Attention, FeedForward, RMSNorm, rotate
 
-Packing = Literal["float16", "int8"]
+Packing = Literal["float32", "bfloat16", "float16", "int8"]
 PACKINGS: tuple[Packing, ...] = get_args(Packing)
 IN_KERNELS = ("int8", "float8")  # what fused kernels on CUDA round the matrices to by themselves
 EXACT = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-BYTES: dict[Packing, int] = {"float16": 2, "int8": 1}
+BYTES: dict[Packing, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 ENGINE = "fbgemm"
 
 
@@ -40,6 +40,31 @@ class PackedLinear(nn.Module):
     def weight(self) -> Tensor:
         """No numbers: what the weight's users ask it for is only the device and precision of what goes in and out."""
         return self._like
+
+
+class WideLinear(PackedLinear):
+    """Weights in float32, as they are."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__(weight.shape, weight.detach().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.float(), self._pack)
+
+
+class Bfloat16Linear(PackedLinear):
+    """Weights and inputs in bfloat16, ordered as oneDNN reads them where it knows this CPU."""
+
+    def __init__(self, weight: Tensor) -> None:
+        weight = weight.detach().bfloat16().contiguous()
+        self._ordered = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        super().__init__(weight.shape, torch.ops.mkldnn._reorder_linear_weight(weight, 1) if self._ordered else weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.bfloat16()
+        if self._ordered:
+            return torch.ops.mkldnn._linear_pointwise(x, self._pack, None, "none", [], "").float()
+        return F.linear(x, self._pack).float()
 
 
 class HalfLinear(PackedLinear):
@@ -92,6 +117,20 @@ class FineInt8Linear(Int8Linear):
         finer = 2 * self._steps
         product = self._product(torch.cat([steps, (steps - steps.round()) * finer]))
         return torch.add(product[: len(x)], product[len(x) :], alpha=1 / finer).mul_(size)
+
+
+class PackedAttention(Attention):
+    """Attention with queries, keys and values in one product."""
+
+    def __init__(self, source: Attention, first: PackedLinear, last: PackedLinear) -> None:
+        nn.Module.__init__(self)
+        self.heads, self.kv_heads, self.head_dim = source.heads, source.kv_heads, source.head_dim
+        self.qkv_proj, self.output_proj = first, last  # type: ignore[assignment]
+
+    def queries_keys_values(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        turned, values = self._by_head(self.qkv_proj(x)).split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        queries, keys = rotate(turned, cos, sin).transpose(1, 2).split((self.heads, self.kv_heads), dim=1)
+        return queries, keys, values.transpose(1, 2)
 
 
 class PackedFeedForward(nn.Module):
@@ -155,8 +194,8 @@ class PackedCSM(CSM):
 def check_packing(packing: str, device: torch.device) -> None:
     """Raise `InputError` where weights can't be packed so."""
     if packing not in PACKINGS:
-        raise InputError(f"Weights can't be {packing!r}: choose float32, bfloat16, {' or '.join(PACKINGS)}.")
-    if device.type != "cpu" or ENGINE not in torch.backends.quantized.supported_engines:
+        raise InputError(f"Weights can't be {packing!r}: choose {', '.join(PACKINGS[:-1])} or {PACKINGS[-1]}.")
+    if device.type != "cpu" or (packing not in EXACT and ENGINE not in torch.backends.quantized.supported_engines):
         raise InputError(f"Weights in {packing} are for x86 CPUs: choose bfloat16 or float32 here.")
 
 
@@ -169,12 +208,20 @@ def packed(model: CSM, packing: Packing, keep: bool = False) -> PackedCSM:
     """
     check_packing(packing, model.projection.weight.device)
 
+    kinds: dict[Packing, type[Any]] = {
+        "float32": WideLinear,
+        "bfloat16": Bfloat16Linear,
+        "float16": HalfLinear,
+        "int8": Int8Linear,
+    }
+
     def pack(weight: Tensor, wide: bool = False) -> PackedLinear:
-        if packing == "float16":
-            return HalfLinear(weight)
-        return (FineInt8Linear if wide else Int8Linear)(weight)
+        return FineInt8Linear(weight) if wide and packing == "int8" else kinds[packing](weight)
 
     def packed_form(source: nn.Module) -> nn.Module | None:
+        if isinstance(source, Attention):
+            first = torch.cat([source.q_proj.weight, source.k_proj.weight, source.v_proj.weight])
+            return PackedAttention(source, pack(first), pack(source.output_proj.weight))
         if isinstance(source, FeedForward):
             first = torch.cat([source.w1.weight, source.w3.weight])
             return PackedFeedForward(pack(first), pack(source.w2.weight, wide=True))
@@ -185,11 +232,12 @@ def packed(model: CSM, packing: Packing, keep: bool = False) -> PackedCSM:
     with torch.device("meta"):
         made = PackedCSM(model.config, packing)
     before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = ENGINE  # decides how weights are packed, and nothing later
+    if packing not in EXACT:
+        torch.backends.quantized.engine = ENGINE  # decides how weights are packed, and nothing later
     try:
         for name, source in list(model.named_modules()):
             parent, _, own = name.rpartition(".")
-            if isinstance(model.get_submodule(parent), FeedForward):
+            if isinstance(model.get_submodule(parent), Attention | FeedForward):
                 continue
             if (form := packed_form(source)) is not None:
                 setattr(made.get_submodule(parent), own, form)
@@ -225,7 +273,10 @@ def rounded_by_kernels(weights: str | None, device: torch.device) -> bool:
 
 
 def in_precision(model: CSM, weights: str | None, keep: bool = False) -> CSM:
-    """`model` with its matrices in `weights`, by name; None leaves it alone. A model to `keep` is not changed."""
-    if weights in EXACT:
+    """`model` with its matrices in `weights`, by name, packed on a CPU; None leaves it alone. A model to `keep` is not
+    changed."""
+    if not weights:
+        return model
+    if weights in EXACT and model.projection.weight.device.type != "cpu":
         return (copy.deepcopy(model) if keep else model).to(EXACT[weights])
-    return packed(model, cast(Packing, weights), keep) if weights else model
+    return packed(model, cast(Packing, weights), keep)

@@ -28,8 +28,8 @@ def rope_frequencies(head_dim: int, rope: RopeConfig) -> Tensor:
 
 
 class RotaryTable(nn.Module):
-    """Cosine and sine of every position's angles, (positions, head_dim / 2) each; built when first needed, so a
-    model on the meta device costs nothing and a checkpoint never stores them."""
+    """Cosine and sine of every position's angles, (positions, head_dim) each, as `rotate` multiplies by them; built
+    when first needed, so a model on the meta device costs nothing and a checkpoint never stores them."""
 
     def __init__(self, head_dim: int, positions: int, rope: RopeConfig) -> None:
         super().__init__()
@@ -37,20 +37,23 @@ class RotaryTable(nn.Module):
         self._table: tuple[Tensor, Tensor] | None = None  # no buffer: a cast to bfloat16 must not reach it
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions (S,) or (B, S) -> cos, sin of shape (..., S, 1, head_dim / 2)."""
+        """positions (S,) or (B, S) -> cos, sin of shape (..., S, 1, head_dim)."""
         if self._table is None or self._table[0].device != positions.device:
             angles = torch.outer(
                 torch.arange(self.positions, dtype=torch.float32), rope_frequencies(self.head_dim, self.rope)
             ).to(positions.device)
-            self._table = angles.cos(), angles.sin()
+            sin = torch.stack((-angles.sin(), angles.sin()), -1).flatten(-2)
+            self._table = angles.cos().repeat_interleave(2, -1), sin
         cos, sin = self._table
         return cos[positions].unsqueeze(-2), sin[positions].unsqueeze(-2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate neighbouring pairs of x (..., S, heads, head_dim), computed in float32."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2).to(x.dtype)
+    """Rotate neighbouring pairs of x (..., S, heads, head_dim), computed in float32: each number times the cosine, and
+    its neighbour times the sine, which is negative for the first of a pair."""
+    wide = x.float()
+    swapped = wide.view(*x.shape[:-1], -1, 2).flip(-1).view(x.shape)
+    return (wide * cos + swapped * sin).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -60,7 +63,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
+        if x.dtype == self.scale.dtype == torch.float32:
+            return F.rms_norm(x, self.scale.shape, self.scale, self.eps)
+        wide = x.float()  # rounded once before the scale, as the published model does it
         return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.scale
 
 
@@ -90,9 +95,10 @@ class KVCache:
         end = self.length + keys.shape[2]
         if end > self.positions:
             raise IndexError(f"The KV cache holds {self.positions} positions; {end} were asked for.")
-        self.keys[layer, :, :, self.length : end] = keys
-        self.values[layer, :, :, self.length : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        own, theirs = self.keys[layer], self.values[layer]
+        own.narrow(2, self.length, keys.shape[2]).copy_(keys)
+        theirs.narrow(2, self.length, keys.shape[2]).copy_(values)
+        return own.narrow(2, 0, end), theirs.narrow(2, 0, end)
 
 
 class SlotCache:
@@ -151,13 +157,18 @@ class Attention(nn.Module):
 
     def queries_keys(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, dim) -> rotated queries (B, heads, S, head_dim) and keys (B, kv_heads, S, head_dim)."""
-        q = self.q_proj(x).unflatten(-1, (self.heads, self.head_dim))
-        k = self.k_proj(x).unflatten(-1, (self.kv_heads, self.head_dim))
+        q, k = self._by_head(self.q_proj(x)), self._by_head(self.k_proj(x))
         return rotate(q, cos, sin).transpose(1, 2), rotate(k, cos, sin).transpose(1, 2)
 
+    def queries_keys_values(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, and values (B, kv_heads, S, head_dim)."""
+        return *self.queries_keys(x, cos, sin), self._by_head(self.v_proj(x)).transpose(1, 2)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], -1, self.head_dim)
+
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: Cache | None) -> Tensor:
-        q, k = self.queries_keys(x, cos, sin)
-        v = self.v_proj(x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
+        q, k, v = self.queries_keys_values(x, cos, sin)
         past = cache.length if isinstance(cache, KVCache) else 0
         if cache is not None:
             k, v = cache.write(layer, k, v)

@@ -45,6 +45,14 @@ def talk(speech: Path):
     return Conversations(Corpus(speech), speech, ByteTokenizer(), CONFIG)
 
 
+@pytest.fixture(scope="module")
+def generator():
+    """A small random model with room for a conversation."""
+    from tests.small import small_generator
+
+    return small_generator(max_positions=600)
+
+
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     """`python app.py` on a free port, with the embedded model, ended after the last test."""

@@ -78,3 +78,16 @@ def test_mimi_is_the_package_s_own_model_key_by_key():
         ours = build_codec(MimiConfig()).module.state_dict()
         theirs = loaders.get_mimi(None, device="meta", num_codebooks=32).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+def test_moshi_records_no_graphs_of_its_own(monkeypatch):
+    """On a GPU it would for every stream, at its second frame, with the whole device waiting."""
+    from moshi.utils import compile as moshi_graphs
+
+    codec = build_codec(SMALL_MIMI)
+    decode, allowed = codec.module.decode, []
+    monkeypatch.setattr(
+        codec.module, "decode", lambda codes: allowed.append(moshi_graphs._is_cuda_graph_enabled()) or decode(codes)
+    )
+    codec.stream().push(codes(2))
+    assert allowed == [False, False]

@@ -9,19 +9,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from csm.engine import EagerStep, Engine, GraphedStep, Lineup, Stage, Stream
 from csm.engine.graph import Recorder
 from csm.frames import Rows
-from csm.model import CSM, RowSampling, Sampling, frame_noise, sample, width_for
-from tests.small import end_after, small_config, small_generator
+from csm.model import RowSampling, Sampling, frame_noise, sample, width_for
+from tests.small import end_after, small_generator
 
 SAMPLINGS = [Sampling(0.9, 50), Sampling(1.3, 3), Sampling(topk=1), Sampling(0.5, 34), Sampling(2.0, 500)]
 
 
-def small_engine(device="cpu", max_positions=256):
-    torch.manual_seed(0)
-    model = CSM(small_config(max_positions=max_positions)).init_weights()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return Engine(model.to(device).eval().requires_grad_(False))
+def small_engine(device="cpu"):
+    return Engine(small_generator().engine.model.to(device))
 
 
 @pytest.fixture

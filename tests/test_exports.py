@@ -21,7 +21,6 @@ from csm.script import Span
 from csm.session import Session
 from csm.takes import NOBODY
 from csm.voices import shipped_voices
-from tests.small import small_generator
 
 SPANS = [
     Span(0, "A", "Tom & Ann <both>.", 0, 24_000),
@@ -29,11 +28,6 @@ SPANS = [
     Span(2, "Dr. C", "Yes.", 24_000, 36_001),
     Span(3, "A", "Late.", 36_001, 24_000 * 3_725),
 ]
-
-
-@pytest.fixture(scope="module")
-def generator():
-    return small_generator(max_positions=600)
 
 
 @pytest.fixture(scope="module")

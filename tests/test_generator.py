@@ -244,6 +244,48 @@ def test_copied_prompts_serve_takes_rewinding_and_a_second_thread(light):
     assert len(found) == 4 and all(torch.equal(found[0], codes) for codes in found)
 
 
+def test_takes_have_the_codes_that_each_seed_gives_alone_and_the_chosen_one_is_gone_on_from(light):
+    sample, begun = light.engine.model.sample_frame, len(light.turn_rows("Hello.", 0))
+
+    def sample_frame(state, sampling, noise):  # turns end where their own codes say so
+        codes = sample(state, sampling, noise)
+        return codes.masked_fill(codes[:, :1] % 7 == 3, 0)
+
+    light.engine.model.sample_frame = sample_frame
+    options = dict(max_audio_length_ms=1200)
+    alone = []
+    for seed in (1, 2, 3, 4, 5):
+        conversation = light.conversation(seed=9)
+        turn = conversation.say("Hello.", 0, seed=seed, **options)
+        alone.append((turn.state, turn.codes, conversation.say("Go on.", 1, **options).codes))
+    assert {state for state, _, _ in alone} == {"ended", "capped"} and len({len(codes) for _, codes, _ in alone}) > 2
+    for chosen in (0, 1, 2, 3, 4):
+        conversation = light.conversation(seed=9)
+        takes = conversation.say_best("Hello.", 0, (1, 2, 3, 4, 5), lambda turns: chosen, **options)  # noqa: B023
+        assert [take.state for take in takes] == [state for state, _, _ in alone]
+        assert all(torch.equal(take.codes, codes) for take, (_, codes, _) in zip(takes, alone))
+        assert conversation.positions_used == begun + len(takes[chosen].codes) + 1
+        assert torch.equal(conversation.say("Go on.", 1, **options).codes, alone[chosen][2])
+
+
+def test_takes_that_are_stopped_keep_what_they_have(light):
+    asked = iter([False, False, False, True])
+    conversation = light.conversation(seed=1)
+    takes = conversation.say_best("Hello.", 0, (1, 2), lambda turns: 0, stop=lambda: next(asked))
+    assert [(take.state, len(take.codes)) for take in takes] == [("stopped", 3)] * 2
+    none = light.conversation(seed=1).say_best("Hello.", 0, (1, 2), lambda turns: 1, stop=lambda: True)
+    assert [(take.state, tuple(take.codes.shape)) for take in none] == [("stopped", (0, 4))] * 2
+    whole = light.conversation(seed=1).say("Hello.", 0, max_audio_length_ms=240, seed=1)
+    assert torch.equal(takes[0].codes, whole.codes)
+
+
+def test_a_prompts_text_is_made_into_ids_once(light, monkeypatch):
+    encode, texts = light.tokenizer.encode, []
+    monkeypatch.setattr(light.tokenizer, "encode", lambda text: texts.append(text) or encode(text))
+    light.prompt_rows([prompt(light)])
+    assert len(texts) == len(set(texts)) == 2  # the text, and its empty frame
+
+
 def test_what_is_remembered_of_prompts_is_bounded(light):
     light.prompt_contexts = Recent(most=2, most_bytes=1 << 30)
     for seconds in (1.0, 1.1, 1.2, 1.3):

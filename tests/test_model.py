@@ -6,6 +6,7 @@ import torch
 from csm.config import PRESETS, ModelConfig, RopeConfig
 from csm.errors import InputError
 from csm.model import CSM, KVCache, Sampling, sample
+from csm.model.module import ROWS_AT_ONCE
 from csm.model.size import parameter_counts
 from csm.model.transformer import rope_frequencies
 from tests.small import small_config
@@ -124,3 +125,11 @@ def test_the_losses_see_only_what_they_should(model):
     assert torch.equal(model.losses(changed, mask, chosen)[1], depth)
     changed[:, 8, 2] = (ids[:, 8, 2] + 1) % 32
     assert not torch.equal(model.losses(changed, mask, chosen)[1], depth)
+
+
+def test_many_rows_are_embedded_in_parts_without_a_bit_of_difference():
+    torch.manual_seed(0)
+    model = CSM(small_config()).init_weights()
+    rows, mask = torch.randint(0, 30, (2, 2 * ROWS_AT_ONCE + 5, 5)), torch.rand(2, 2 * ROWS_AT_ONCE + 5, 5) > 0.5
+    columns = torch.cat([model.embed_codes(rows[..., :-1]), model.text_embeddings(rows[..., -1:])], dim=-2)
+    assert torch.equal(model.embed_rows(rows, mask), (columns * mask.unsqueeze(-1)).sum(-2))

@@ -21,11 +21,6 @@ SETTINGS = Settings(seed=1, temperature=0.8, max_turn_seconds=0.48, takes=2)
 
 
 @pytest.fixture(scope="module")
-def generator():
-    return small_generator(max_positions=600)
-
-
-@pytest.fixture(scope="module")
 def session(generator):
     shipped = list(shipped_voices().values())
     session = Session(parse_script("A: Hello there.\nB: How are you?"), {"A": shipped[0], "B": shipped[1]}, SETTINGS)

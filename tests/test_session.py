@@ -22,11 +22,6 @@ SHORT = Settings(seed=1, temperature=2.0, max_turn_seconds=0.48)  # 6 frames, dr
 
 
 @pytest.fixture(scope="module")
-def generator():
-    return small_generator(max_positions=600)
-
-
-@pytest.fixture(scope="module")
 def voices():
     shipped = list(shipped_voices().values())
     return {"A": shipped[0], "B": shipped[1]}

@@ -153,7 +153,8 @@ def shared_memory(device: torch.device) -> int:
     """Bytes of a multiprocessor's own memory that stages of loads may take."""
     if device.type == "cpu":  # the interpreter has no limit, and should do what small GPUs do
         return LEAST_SHARED
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin - KEPT_BACK
+    properties: Any = torch.cuda.get_device_properties(device)
+    return properties.shared_memory_per_block_optin - KEPT_BACK
 
 
 def single(

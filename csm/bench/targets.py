@@ -68,13 +68,9 @@ TARGETS = (  # those of the GPU are for an H200
 
 def reached(figures: dict[str, Any]) -> list[tuple[Target, float | None]]:
     """The targets for the model's size and the device, and what was found, in their units; None: not measured."""
-    device = figures["device"].split(":")[0]
-    sizes = {target.preset: parameter_counts(PRESETS[target.preset])["total"] for target in TARGETS}
-    return [
-        (target, _at(figures, target))
-        for target in TARGETS
-        if target.device == device and sizes[target.preset] == figures["parameters"]
-    ]
+    wanted = [target for target in TARGETS if target.device == figures["device"].split(":")[0]]
+    sizes = {preset: parameter_counts(PRESETS[preset])["total"] for preset in {target.preset for target in wanted}}
+    return [(target, _at(figures, target)) for target in wanted if sizes[target.preset] == figures["parameters"]]
 
 
 def _at(figures: Any, target: Target) -> float | None:

@@ -43,13 +43,14 @@ class PackedLinear(nn.Module):
 
 
 class WideLinear(PackedLinear):
-    """Weights in float32, as they are."""
+    """Weights in float32, as they are: `F.linear`, for which many a row costs as much to get ready as to multiply."""
 
     def __init__(self, weight: Tensor) -> None:
-        super().__init__(weight.shape, weight.detach().float())
+        super().__init__(weight.shape, weight.detach().float().T)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.float(), self._pack)
+        product = torch.mm(x.float().reshape(-1, self.in_features), self._pack)
+        return product.view(*x.shape[:-1], self.out_features)
 
 
 class Bfloat16Linear(PackedLinear):

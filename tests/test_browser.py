@@ -47,8 +47,8 @@ WATCH = """() => {
 
 # Sound as the server streams it, put on an offline clock by the page's own player as it would come, and rendered.
 JOINS = """async body => {
-    const {LivePlayer, decodePcm, RATE} = await import(new URL("csm/script/player.js", document.baseURI));
-    const asked = {...body, token: window.csm.draw()};
+    const {LivePlayer, decodePcm, RATE} = await import(new URL("csm/script/live.js", document.baseURI));
+    const asked = {...body, token: crypto.randomUUID().replaceAll("-", "")};
     const answer = await fetch("csm/speak", {method: "POST", body: JSON.stringify(asked)});
     const events = (await answer.text()).split("\\n\\n").filter(Boolean).map(line => JSON.parse(line.slice(6)));
     const context = new OfflineAudioContext(1, 30 * RATE, RATE);
@@ -77,7 +77,7 @@ JOINS = """async body => {
 
 # Samples between the end of a piece and the start of the next one of its turn, as they were put on the sound card.
 LIVE = """() => {
-    const {log, gaps} = window.csm.live;
+    const {log, gaps} = window.csm.sound.live;
     const inside = log.slice(1).map((piece, n) => [piece, log[n]]).filter(([piece, last]) => piece.turn === last.turn);
     const breaks = inside.filter(([piece, last]) => piece.at !== last.at + last.length).length;
     return {gaps, breaks, turns: new Set(log.map(piece => piece.turn)).size};
@@ -191,7 +191,7 @@ def test_one_click_gives_sound_turn_by_turn(browser, app, size, scheme, pressed,
     assert cards(page, "ended").count() + cards(page, "capped").count() == turns
     live = page.evaluate(LIVE)
     assert live["turns"] == turns and live["breaks"] == live["gaps"]
-    sound = page.evaluate(DECODE, page.evaluate("window.csm.whole.source"))
+    sound = page.evaluate(DECODE, page.evaluate("window.csm.files.player.source"))
     assert sound["head"].startswith("RIFF") and sound["head"].endswith("WAVE")
     assert sound["seconds"] > 1 and sound["peak"] > 0.01
     picture(page, f"done-{size}")
@@ -284,7 +284,7 @@ def test_downloads_come_and_a_project_opens_again_with_the_same_sound(page, brow
     expect(status(other, "done")).to_contain_text("conversation.csm is open: 2 turns")
     expect(script(other)).to_have_value("A: One.\nB: Two.")
     assert keys(other) == keys(page)
-    content = "async () => [...new Uint8Array(await (await fetch(window.csm.whole.source)).arrayBuffer())]"
+    content = "async () => [...new Uint8Array(await (await fetch(window.csm.files.player.source)).arrayBuffer())]"
     assert other.evaluate(content) == page.evaluate(content)
     (tmp_path / "text.csm").write_text("This is no project.")
     other.get_by_label("Open a project …").set_input_files(tmp_path / "text.csm")
@@ -364,14 +364,14 @@ def test_stop_is_heard_at_once_and_keeps_what_was_spoken(page):
     page.wait_for_function("window.csm.view.turns[0].chosen !== null")
     page.evaluate(WATCH)
     button(page, "Stop").click()
-    assert page.evaluate("window.csm.live") is None
+    assert page.evaluate("window.csm.sound.live") is None
     expect(status(page, "warning")).to_contain_text("Stopped.")
     seen = page.evaluate("window.seen")
     assert seen[0]["sentence"] == "Stopping …" and seen[0]["after"] < 200
     print(f"stopped after {seen[-1]['after']:.0f} ms")
     assert seen[-1]["after"] < 5_000
     expect(cards(page, "waiting").first).to_be_visible()
-    assert page.evaluate(DECODE, page.evaluate("window.csm.whole.source"))["seconds"] > 0.5
+    assert page.evaluate(DECODE, page.evaluate("window.csm.files.player.source"))["seconds"] > 0.5
     expect(page.get_by_role("button", name="Start over")).to_be_enabled()
 
 
@@ -438,7 +438,7 @@ def test_the_page_works_by_keyboard(page):
     play = page.get_by_role("button", name="Play the conversation")
     play.focus()
     page.keyboard.press("Space")
-    page.wait_for_function("window.csm.deck.audio.currentTime > 0")
+    page.wait_for_function("window.csm.sound.deck.audio.currentTime > 0")
 
 
 def test_the_page_is_there_soon_and_the_tabs_follow(browser, app):

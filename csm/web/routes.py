@@ -35,8 +35,7 @@ from csm.web.pages import Form, Page, Pages
 from csm.web.views import event_view, page_view, pcm
 from csm.web.waiting import QueueFull
 
-HERE = Path(__file__).parent
-SCRIPTS = {path.name: path for path in HERE.glob("*.js")}
+SCRIPTS = {path.name: path for path in (Path(__file__).parent / "page").glob("*.js")}
 LONGEST_BODY = 1 << 20  # bytes of JSON
 LARGEST_PROJECT = 256 << 20  # bytes
 FAILED = "Something went wrong in the program, not in what you did; please try again."

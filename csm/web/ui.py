@@ -1,4 +1,4 @@
-"""The app's tabs: the conversation, which its own script fills (`page.js`), and beside it Gradio's components."""
+"""The app's tabs: the conversation, which its own script fills (`page/page.js`), and beside it Gradio's components."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from csm.web.pages import Pages
 from csm.web.voices import build_voices_tab
 from csm.web.waiting import Queue
 
-HERE = Path(__file__).parent
+PAGE = Path(__file__).parent / "page"
 KEEP_FILES_SECONDS = 3_600
 LONGEST_QUEUE = 32
 TOKEN = "(...inputs) => [...inputs.slice(0, -1), window.csm ? window.csm.token : '']"  # the page's name, put last
@@ -83,7 +83,7 @@ def head(generator: Generator) -> str:
 def conversation(model: ModelConfig) -> str:
     """The tab that `page.js` fills, with the `model`'s own sampling to begin with."""
     examples = escape(json.dumps(list(EXAMPLES.items())))
-    html = Template((HERE / "page.html").read_text(encoding="utf-8"))
+    html = Template((PAGE / "page.html").read_text(encoding="utf-8"))
     return html.substitute(examples=examples, temperature=model.temperature, topk=model.topk)
 
 
@@ -91,7 +91,7 @@ def launch_options() -> dict[str, Any]:
     """Arguments for `Blocks.launch`; address and port stay with `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT`."""
     return {
         "theme": theme(),
-        "css_paths": [HERE / "style.css"],
+        "css_paths": [PAGE / "style.css"],
         "head": f'<script type="module" src="csm/script/page.js?{__version__}"></script>',
         "ssr_mode": False,
     }

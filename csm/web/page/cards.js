@@ -1,5 +1,6 @@
 // One card a turn: who says what, its player, its state and what can be done with it.
 
+import { make } from "./elements.js";
 import { ClipPlayer } from "./player.js";
 
 const ALONE = "The only take that was asked for."; // goes without saying
@@ -11,13 +12,7 @@ const STATES = {
   stopped: "stopped on the way",
 };
 
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
-
-// `page` answers: deck, silence(), takeUrl(key), edit(index, change), redo(index), from(index), keep(index, take).
+// `page` answers: sound, server, typed(index, text), edit(index, change), speak(index, again), keep(index, take).
 export class Card {
   constructor(page, index) {
     this.page = page;
@@ -28,7 +23,7 @@ export class Card {
     this.state = make("span", { className: "csm-state" });
     this.seconds = make("span", { className: "csm-seconds" });
     this.text = make("textarea", { className: "csm-text", rows: 1 });
-    this.player = new ClipPlayer(page.deck, "", () => page.silence(), () => this.tell("This take can't be played; redo the turn."));
+    this.player = new ClipPlayer(page.sound.deck, "", () => page.sound.silence(), () => this.tell("This take can't be played; redo the turn."));
     this.progress = make("span", { className: "csm-progress" }, make("span"));
     this.why = make("p", { className: "csm-why" });
     this.fit = make("p", { className: "csm-fit", hidden: true });
@@ -125,7 +120,7 @@ export class Card {
     this.player.element.hidden = !take;
     this.why.hidden = true;
     if (take) {
-      this.player.set(this.page.takeUrl(take.key), take.seconds, take.bars);
+      this.player.set(this.page.server.take(take.key), take.seconds, take.bars);
       const other = take.text !== this.view.text ? ` It says: “${take.text}”` : "";
       this.why.textContent = (take.reason === ALONE ? "" : take.reason) + other;
       this.why.hidden = !this.why.textContent;

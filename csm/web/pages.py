@@ -35,7 +35,8 @@ from csm.script import BUSY
 from csm.session import Session
 from csm.voices import Voice, fetched
 from csm.watermark import mark
-from csm.web.endpoints import RANDOM_SEED, SLOTS, MisplacedError, default_voices, read_settings
+from csm.web.casting import Casting
+from csm.web.endpoints import RANDOM_SEED, MisplacedError, read_settings
 from csm.web.live import LiveUpdate, Performer, Refused, Task
 from csm.web.waiting import Queue
 
@@ -91,6 +92,7 @@ class Page:
     session: Session | None = None
     own: dict[str, Voice] = field(default_factory=dict)
     kept: dict[str, Voice] = field(default_factory=dict)
+    casting: Casting = field(default_factory=Casting)
     task: Task | None = None
     used: float = field(default_factory=time.monotonic)
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -116,8 +118,10 @@ class Page:
                 lines = parse_script(form.script)
                 if self.session is None:
                     self.session = Session(lines, {}, form.settings)
+                before, names = [(turn.speaker, turn.text) for turn in self.session.turns], self.voice_names()
                 _follow(self.session, lines)
             session = self.session
+            self.casting.follow(before, lines, names)
             seed = session.settings.seed if form.drawn else form.settings.seed
             session.settings = replace(form.settings, seed=seed)
             self._cast(session, form.voices)
@@ -185,9 +189,7 @@ class Page:
 
     def _cast(self, session: Session, chosen: dict[str, str]) -> None:
         offered = self.offered()
-        usual = usual_voices(session.speakers, list(offered))
-        for speaker in session.speakers:
-            name = chosen.get(speaker) or usual[speaker]
+        for speaker, name in self.casting.cast(session.speakers, chosen, list(offered)).items():
             if name not in offered:
                 sentence = f"There is no voice called “{name}” any more; choose another one for {speaker}."
                 raise MisplacedError(sentence, f"voice:{speaker}")
@@ -294,7 +296,7 @@ class Page:
                 turn = session.turns[index]
                 tensors = {key: torch.from_numpy(sound) for key, sound in sounds.items()}
                 session.apply(TurnFinished(index, len(session.turns), NO_REPORT, torch.zeros(0), turn, tensors))
-            self.session = session
+            self.session, self.casting = session, Casting()
             return session
 
 
@@ -346,18 +348,6 @@ def placed(place: str) -> Iterator[None]:
         raise
     except InputError as error:
         raise MisplacedError(str(error), place) from error
-
-
-def usual_voices(labels: list[str], offered: list[str]) -> dict[str, str]:
-    """The voice of each speaker who was given none: A and B have the first two whoever speaks first, other names what
-    is left of those, then the next on offer; when all are taken they are shared."""
-    first = dict(zip(SLOTS, default_voices()))
-    usual = {label: first[label] for label in labels if label in first}
-    free = [name for slot, name in first.items() if slot not in usual]
-    free += [name for name in offered if name not in first.values()] or list(first.values())
-    for number, label in enumerate(label for label in labels if label not in first):
-        usual[label] = free[number % len(free)]
-    return usual
 
 
 def _follow(session: Session, lines: list[Line]) -> None:

@@ -216,6 +216,8 @@ class Page {
 
   show(view) {
     this.view = view;
+    const speaking = view.speakers.map(({ label }) => label);
+    if (speaking.length) for (const label of Object.keys(this.voices)) if (!speaking.includes(label)) delete this.voices[label]; // the server remembers
     this.edited = null;
     while (this.cards.length > view.turns.length) this.cards.pop().element.remove();
     while (this.cards.length < view.turns.length) {

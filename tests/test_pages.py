@@ -12,8 +12,9 @@ from starlette.testclient import TestClient
 
 from csm.judges import LazyJudges
 from csm.takes import Judges
+from csm.web.casting import usual_voices
 from csm.web.examples import EXAMPLE_SCRIPT
-from csm.web.pages import MOST_AWAKE, Form, Pages, usual_voices
+from csm.web.pages import MOST_AWAKE, Form, Pages
 from csm.web.routes import PageRoutes
 from tests.small import end_after, small_generator
 
@@ -230,6 +231,43 @@ def test_speakers_take_the_voices_in_turn_and_share_them_when_there_are_too_few(
     }  # fmt: skip
 
 
+def cast_in(view):
+    return {one["label"]: one["voice"] for one in view["speakers"]}
+
+
+def test_the_voice_of_a_speaker_who_is_renamed_comes_along_with_the_takes(spoken):
+    visitor, before = spoken
+    visitor.plan(voices={"A": "ksp"})
+    renamed = visitor.plan(script=SCRIPT.replace("A:", "Ann:"))
+    assert cast_in(renamed) == {"Ann": "ksp", "B": "bdl"}
+    assert cast_in(visitor.plan(voices={"Ann": "rms"}, script=SCRIPT.replace("A:", "Ann:")))["Ann"] == "rms"
+    assert cast_in(visitor.plan())["A"] == "rms"
+    assert keys(visitor.plan(voices={"A": "slt"})) == keys(before)
+
+
+def test_a_speaker_who_is_renamed_line_by_line_keeps_the_voice_too(visitor):
+    visitor.plan(voices={"A": "ksp"})
+    half = visitor.plan(script="Ann: One.\nB: Two.\nA: Three.")
+    assert cast_in(half)["A"] == "ksp" != cast_in(half)["Ann"]
+    assert cast_in(visitor.plan(script="Ann: One.\nB: Two.\nAnn: Three."))["Ann"] == "ksp"
+
+
+def test_a_voice_does_not_follow_to_somebody_else(visitor):
+    visitor.plan(voices={"A": "ksp"})
+    assert cast_in(visitor.plan(script="B: One.\nB: Two.\nB: Three."))["B"] == "bdl"
+    assert cast_in(visitor.plan(script=SCRIPT))["A"] == "ksp", "who comes back has the voice of before"
+    assert cast_in(visitor.plan(script="Tom: Four.\nB: Two.\nTom: Five."))["Tom"] != "ksp"
+
+
+def test_a_card_tells_of_a_take_that_was_drawn_with_other_settings(spoken):
+    visitor, before = spoken
+    assert not any(turn["other_settings"] for turn in before["turns"])
+    changed = visitor.plan(settings={**FAST, "temperature": 0.5})
+    assert all(turn["other_settings"] and not turn["stale"] for turn in changed["turns"])
+    redone = visitor.speak(turn=1, again=True)[-1]["view"]
+    assert [turn["other_settings"] for turn in redone["turns"]] == [False] * 3
+
+
 def test_a_session_spoken_in_another_process_comes_back_as_plain_bytes(pages, client, monkeypatch):
     here = Visitor(client).speak()[-1]["view"]
     visitor = Visitor(client)
@@ -281,7 +319,8 @@ def test_while_several_takes_are_made_the_page_is_told_how_far_they_are(pages, c
     told = Visitor(client, "A: One.", takes=2).speak()
     heard = [one for one in told if one["type"] == "takes"]
     assert heard and all(one["index"] == 0 for one in heard)
-    assert heard[-1]["heard"] == 2 and heard[-1]["seconds"] >= 0.32
+    assert heard[-1]["heard"] == 2 and heard[-1]["frames"] >= 4
+    assert all(one["seconds"] == pytest.approx(0.08 * one["frames"]) for one in heard)
     assert [one["type"] for one in told if one["type"] != "takes"] == ["turn", "sound", "spoken", "end"]
 
 

@@ -21,7 +21,7 @@ from csm.web.gpu import MORE_TAKES, Refused, Waiting
 from csm.web.live import Comparing, Kept, LiveUpdate
 from csm.web.pages import Page
 
-CARD_BARS, WHOLE_BARS = 64, 160
+BARS = 64  # in the picture of a sound
 FLOOR = 4  # percent: silence is drawn as a thin line
 
 
@@ -49,7 +49,7 @@ def page_view(page: Page, lengths: PromptLengths) -> dict[str, Any]:
         view["sound"] = {
             "version": version,
             "seconds": len(wave) / SAMPLE_RATE,
-            "bars": bars(wave, WHOLE_BARS),
+            "bars": bars(wave, BARS),
             "spans": [{"index": span.index, "start": span.start / SAMPLE_RATE} for span in session.spans()],
         }
         view["report"] = session.report(page.generator)
@@ -65,6 +65,7 @@ def turn_view(generator: Generator, session: Session, index: int) -> dict[str, A
         "state": turn.status,
         "seconds": round(turn.seconds, 2),
         "stale": session.stale(index),
+        "other_settings": session.other_settings(index),
         "chosen": turn.chosen,
         "takes": [_take_view(generator, session, index, turn, number) for number in range(len(turn.takes))],
     }
@@ -120,6 +121,7 @@ def event_view(page: Page, update: LiveUpdate) -> dict[str, Any] | None:
         return {
             "type": "takes",
             "index": update.index,
+            "frames": update.frames,
             "seconds": update.frames / FRAME_RATE,
             "heard": update.heard,
         }
@@ -167,7 +169,7 @@ def _take_view(generator: Generator, session: Session, index: int, turn: Turn, n
         "state": take.state,
         "seconds": round(take.seconds, 2),
         "reason": take.reason,
-        "bars": bars(sound, CARD_BARS),
+        "bars": bars(sound, BARS),
     }
 
 

@@ -12,6 +12,12 @@ const STATES = {
   stopped: "stopped on the way",
 };
 
+// What else is to be told of a turn's take, and what it means.
+const REMARKS = [
+  ["stale", "said after another take", "what stands before it now is not what it heard"],
+  ["other_settings", "drawn with other settings", "the seed, the temperature or top-k is another one now"],
+];
+
 // `page` answers: sound, server, typed(index, text), edit(index, change), speak(index, again), keep(index, take).
 export class Card {
   constructor(page, index) {
@@ -23,13 +29,14 @@ export class Card {
     this.state = make("span", { className: "csm-state" });
     this.seconds = make("span", { className: "csm-seconds" });
     this.text = make("textarea", { className: "csm-text", rows: 1 });
+    this.words = make("div", { className: "csm-words" }, this.text);
     this.player = new ClipPlayer(page.sound.deck, "", () => page.sound.silence(), () => this.tell("This take can't be played; redo the turn."));
     this.progress = make("span", { className: "csm-progress" }, make("span"));
     this.why = make("p", { className: "csm-why" });
     this.fit = make("p", { className: "csm-fit", hidden: true });
     this.fit.textContent = "This turn is too long for the model: make two of it, or use fewer voices.";
     this.redo = make("button", { type: "button", className: "csm-button csm-small", textContent: "Redo" });
-    this.from = make("button", { type: "button", className: "csm-button csm-small csm-offer" });
+    this.from = make("button", { type: "button", className: "csm-button csm-small csm-offer", textContent: "Carry on from here" });
     this.takes = make("select", { className: "csm-plain csm-takes" });
     this.keep = make("button", { type: "button", className: "csm-button csm-small", textContent: "Keep this take" });
     this.note = make("p", { className: "csm-note", hidden: true });
@@ -41,12 +48,13 @@ export class Card {
     this.text.setAttribute("aria-label", `Text of ${name}`);
     this.takes.setAttribute("aria-label", `Takes of ${name}`);
     this.keep.setAttribute("aria-label", `Keep this take of ${name}`);
+    this.from.setAttribute("aria-label", `Carry on from here: speak turn ${index + 2} and what follows`);
     this.player.rename(name);
     this.element = make(
       "li",
       { className: "csm-card" },
       make("div", { className: "csm-row csm-card-top" }, this.number, this.speaker, this.state, this.seconds),
-      this.text,
+      this.words,
       this.progress,
       this.player.element,
       this.why,
@@ -67,7 +75,7 @@ export class Card {
     this.text.addEventListener("change", () => page.edit(this.index, { text: this.text.value }));
     this.speaker.addEventListener("change", () => page.edit(this.index, { speaker: this.speaker.value }));
     this.redo.addEventListener("click", () => page.speak(this.index, true));
-    this.from.addEventListener("click", () => page.speak(Number(this.from.dataset.turn), false));
+    this.from.addEventListener("click", () => page.speak(this.index + 1, false));
     this.takes.addEventListener("change", () => this.hear(Number(this.takes.value)));
     this.keep.addEventListener("click", () => page.keep(this.index, this.shown));
   }
@@ -79,9 +87,10 @@ export class Card {
     const state = view.state;
     this.element.dataset.state = state;
     this.element.dataset.stale = view.stale;
-    this.state.textContent = view.stale ? `${state} · said after another take` : state;
-    this.state.title = STATES[state];
-    this.seconds.textContent = view.chosen === null ? "" : `${view.seconds.toFixed(1)} s`;
+    const remarks = REMARKS.filter(([name]) => view[name]);
+    this.state.textContent = [state, ...remarks.map(([, remark]) => remark)].join(" · ");
+    this.state.title = [STATES[state], ...remarks.map(([, , what]) => what)].join("; ");
+    this.seconds.textContent = ""; // the player tells them
     this.#speakers(view, all);
     if (document.activeElement !== this.text && this.text.value !== view.text) this.text.value = view.text;
     this.grow();
@@ -89,19 +98,11 @@ export class Card {
     this.#takes(view);
     this.hear(this.shown);
     this.fit.hidden = view.chosen !== null || !all.budget?.too_long?.includes(this.index);
-    const open = all.first_open;
-    const blocked = open !== null && open !== undefined && open < this.index;
-    const last = all.turns.length - 1;
     const none = view.chosen === null;
     this.redo.textContent = none ? "Speak" : "Redo";
     this.redo.setAttribute("aria-label", `${this.redo.textContent} turn ${this.index + 1}`);
     this.early = all.turns.slice(0, this.index).some((turn) => turn.chosen === null);
-    const after = open === this.index + 1;
-    const here = open === this.index && this.index < last && this.index > 0;
-    this.from.hidden = blocked || !(after || here);
-    this.from.dataset.turn = after ? this.index + 1 : this.index;
-    this.from.textContent = after ? "Carry on from here" : "Speak from here";
-    this.from.setAttribute("aria-label", `${this.from.textContent}: speak turn ${Number(this.from.dataset.turn) + 1} and what follows`);
+    this.from.hidden = all.first_open !== this.index + 1;
     this.lock(busy);
   }
 
@@ -138,22 +139,23 @@ export class Card {
   speaking(takes) {
     this.element.dataset.state = "speaking";
     this.element.dataset.stale = false;
-    this.state.textContent = "speaking";
+    this.state.textContent = takes > 1 ? `speaking ${takes} takes` : "speaking";
     this.progress.firstChild.style.width = "0";
     this.player.element.hidden = true;
     this.fit.hidden = true;
     this.why.hidden = takes < 2;
-    this.why.textContent = `Making ${takes} takes at once. The best is played as soon as it is known.`;
+    this.why.textContent = `${takes} takes are spoken together; the best is played as soon as it is known.`;
   }
 
-  // How far the takes of this turn are: `seconds` of each are made, `heard` of them listened to.
-  comparing({ seconds, heard }, takes, expected) {
+  // How far the takes of this turn are: `frames` of each are made, `seconds` of sound, and `heard` takes listened to.
+  comparing({ frames, seconds, heard }, takes, expected) {
     if (this.element.dataset.state !== "speaking") return;
     this.grew(seconds, expected);
+    this.state.textContent = heard ? "comparing" : `speaking ${takes} takes`;
     const about = seconds < expected ? ` of about ${expected.toFixed(1)} s` : " s";
     this.why.textContent = heard
-      ? `Listening to take ${Math.min(heard, takes)} of ${takes}. The best is played as soon as it is known.`
-      : `Making ${takes} takes at once: ${seconds.toFixed(1)}${about} of each. The best is played as soon as it is known.`;
+      ? `All ${takes} takes are spoken; listening to take ${Math.min(heard, takes)} of ${takes}, to play the best.`
+      : `${takes} takes are spoken together: ${frames} frames of each so far, ${seconds.toFixed(1)}${about}.`;
   }
 
   sounding(now) {
@@ -165,9 +167,9 @@ export class Card {
     this.note.hidden = !sentence;
   }
 
+  // The words once more, unseen, behind the field: they give it its height, even while the tab is not shown.
   grow() {
-    this.text.style.height = "auto";
-    this.text.style.height = `${this.text.scrollHeight}px`;
+    this.words.dataset.words = this.text.value;
   }
 
   #speakers(view, all) {

@@ -1,6 +1,6 @@
 // What the page says: the status line, and each refusal at the place that caused it.
 
-import { element, note } from "./elements.js";
+import { element, make, note } from "./elements.js";
 
 export class Notes {
   constructor(page) {
@@ -12,6 +12,15 @@ export class Notes {
     const status = element("status");
     status.textContent = text;
     status.dataset.kind = kind;
+  }
+
+  // How far what the status line tells has come, behind its sentence; screen readers don't say every figure.
+  progress(text) {
+    const status = element("status");
+    status.querySelector("span")?.remove();
+    const figures = make("span", { textContent: ` ${text}` });
+    figures.setAttribute("aria-live", "off");
+    status.append(figures);
   }
 
   // Say what is wrong where it is wrong; loudly also in the status line.

@@ -8,7 +8,7 @@ export class Run {
   constructor(page) {
     this.page = page;
     this.pressed = performance.now();
-    this.at = null; // the turn that is spoken
+    this.turn = null; // which is spoken, as the server told
     this.made = 0; // seconds of it
     this.waited = false;
     this.kept = false; // somebody else had it spoken before
@@ -42,8 +42,8 @@ export class Run {
       page.notes.status(`Waiting for the model: ${event.ahead} before you, about ${Math.max(1, Math.round(event.seconds))} s …`, "busy");
     } else if (event.type === "turn") {
       this.made = 0;
-      this.at = event.index;
-      page.notes.status(`Speaking turn ${event.index + 1} of ${event.total} (${event.speaker})${takes > 1 ? `, ${takes} takes` : ""} …`, "busy");
+      this.turn = event;
+      page.notes.status(`Speaking ${this.#name()}${takes > 1 ? `, ${takes} takes together` : ""} …`, "busy");
       card?.speaking(takes);
       live?.begin(event.index, expected);
     } else if (event.type === "sound") {
@@ -54,6 +54,8 @@ export class Run {
       this.#sounds();
     } else if (event.type === "takes") {
       card?.comparing(event, takes, expected);
+      if (event.heard) page.notes.status(`Listening to take ${Math.min(event.heard, takes)} of ${takes} of ${this.#name()} …`, "busy");
+      else page.notes.progress(`${event.frames} frames of each so far, ${event.seconds.toFixed(1)} s.`);
     } else if (event.type === "kept") {
       this.kept = true;
     } else if (event.type === "spoken") {
@@ -67,6 +69,11 @@ export class Run {
     }
   }
 
+  #name() {
+    const { index, total, speaker } = this.turn;
+    return `turn ${index + 1} of ${total} (${speaker})`;
+  }
+
   // How long after the press the first sound is heard.
   #sounds() {
     const wait = this.page.sound.untilFirst();
@@ -75,7 +82,7 @@ export class Run {
 
   #told({ told, notice, view }) {
     const { cards, notes } = this.page;
-    if (notice) cards[this.at]?.tell(notice);
+    if (notice) cards[this.turn?.index]?.tell(notice);
     if (!told.made && !this.kept) return notes.status("Stopped before anything was spoken.", "warning");
     const spoken = view.turns.filter((turn) => turn.chosen !== null).length;
     const first = this.sounded === null || this.waited ? `after ${(told.first ?? told.seconds).toFixed(2)} s` : `${this.sounded.toFixed(2)} s after the click`;

@@ -6,6 +6,7 @@ const REPAIRS = {
   "footer img:not([alt=''])": (element) => (element.alt = ""),
   "div[aria-label='Empty value']:not([role])": (element) => element.setAttribute("role", "img"),
   "input[role=listbox]": (element) => element.setAttribute("role", "combobox"),
+  "button.playback[aria-label^=Adjust]": (element) => element.setAttribute("aria-label", `${element.textContent.trim()}: playback speed`),
   "button[aria-dropeffect][aria-label]": (element) => element.removeAttribute("aria-label"),
 };
 

@@ -185,7 +185,7 @@ def test_all_tabs_can_be_built_into_one_page():
         with gr.Tab("Check a file"):
             check.build_check_tab()
     labels = [block.label for block in page.blocks.values() if isinstance(block, gr.Audio)]
-    assert labels == ["File", "First 1 of 4", "First 2 of 4", "All 4 codebooks", "File to check"]
+    assert labels == ["File", "1 of 4 codebooks", "2 of 4 codebooks", "All 4 codebooks", "File to check"]
 
 
 def test_the_last_conversation_is_offered_turn_by_turn():

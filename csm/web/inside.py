@@ -14,7 +14,7 @@ import torch
 from gradio.components import Component
 from torch import Tensor
 
-from csm.audio import load_audio
+from csm.audio import inspect_audio, load_audio
 from csm.config import FRAME_RATE, SAMPLE_RATE
 from csm.errors import InputError
 from csm.frames import Segment
@@ -30,8 +30,9 @@ LONGEST = 30.0  # seconds of a file that are looked at
 FILE = "file"
 FAILED = "Something went wrong in the program, not in your clip; please try again."
 HELLO = "Choose a file or a turn of your last conversation, and press Look inside."
+INTRODUCTION = "See a clip as the model does, as rows of codes, and hear it rebuilt from the first few of them."
 EXPLANATION = """\
-**What you see and hear.** The model speaks in frames of 80 ms, and a frame is {count} whole numbers, its
+The model speaks in frames of 80 ms, and a frame is {count} whole numbers, its
 *codes*. Each code points into a *codebook*, a list of {size} vectors that was learnt. Code 0, the *semantic*
 one, says mostly what is being said. The first acoustic code names the vector nearest to the sound; the next one
 names the vector nearest to what is still missing, the *residual*, and so on: this is *residual vector
@@ -123,10 +124,12 @@ class InsideTab:
 
     def _look(self, choice: str, file: str | None, text: str, last: list[Segment]) -> Iterator[Changes]:
         changes: Changes = {}
+        cut = False
         if choice == FILE:
             if not file:
                 raise InputError("There is no file yet: drop or record one.")
             wave = load_audio(file, LONGEST)
+            cut = inspect_audio(file).seconds > LONGEST
             if float(wave.abs().max()) < 1e-4:
                 raise InputError("The file is silent: choose another one.")
             ears = self.ears.get()
@@ -139,6 +142,7 @@ class InsideTab:
             if segment.codes is None or not len(segment.codes):
                 raise InputError("This turn has no sound: choose another one.")
             codes = segment.codes[: int(LONGEST * FRAME_RATE)]
+            cut = len(codes) < len(segment.codes)
             seen = self.work(codes, None, segment.text, before, segment.speaker)
             wave = torch.from_numpy(seen.sounds[max(seen.sounds)])
         codes = torch.from_numpy(seen.codes)
@@ -149,6 +153,8 @@ class InsideTab:
             sound = mark(torch.from_numpy(seen.sounds[n])) if n in seen.sounds else None
             changes[player] = None if sound is None else (SAMPLE_RATE, _sixteen_bits(sound))
         told = f"{len(codes)} frames of {codes.shape[1]} codes, {len(codes) / FRAME_RATE:.1f} s. "
+        if cut:
+            told += f"Only its first {LONGEST:.0f} s are looked at. "
         kind = "warning" if seen.notice else "done"
         yield {**changes, self.status: markup.status(told + (seen.notice or sureness(seen.sure)), kind)}
 
@@ -175,7 +181,9 @@ def build_inside_tab(
     """
     last = last or gr.State([])
     levels = steps(generator.config.num_codebooks)
-    gr.Markdown(EXPLANATION.format(count=levels[-1], size=generator.config.codec.codebook_size))
+    gr.Markdown(INTRODUCTION)
+    with gr.Accordion("What you will see and hear", open=False):
+        gr.Markdown(EXPLANATION.format(count=levels[-1], size=generator.config.codec.codebook_size))
     with gr.Row():
         with gr.Column(min_width=320):
             choice = gr.Dropdown(turn_names(None), value=FILE, label="Clip", filterable=False)
@@ -188,7 +196,7 @@ def build_inside_tab(
     players: dict[int, gr.Audio] = {}
     with gr.Row():
         for n in levels:
-            label = f"All {n} codebooks" if n == levels[-1] else f"First {n} of {levels[-1]}"
+            label = f"All {n} codebooks" if n == levels[-1] else f"{n} of {levels[-1]} codebooks"
             with gr.Column(min_width=220):
                 players[n] = gr.Audio(label=label, interactive=False, buttons=[])
 
@@ -204,10 +212,11 @@ def build_inside_tab(
         api_visibility="private",
     )
 
-    def offer(segments: list[Segment] | None) -> Any:
-        return gr.update(choices=turn_names(segments), value=FILE)
+    def offer(segments: list[Segment] | None, chosen: str) -> Any:
+        names = turn_names(segments)
+        return gr.update(choices=names, value=chosen if chosen in dict(names).values() else FILE)
 
-    last.change(offer, last, choice, queue=False, show_progress="hidden", api_visibility="private")
+    last.change(offer, [last, choice], choice, queue=False, show_progress="hidden", api_visibility="private")
     choice.change(
         lambda chosen: (gr.update(visible=chosen == FILE), gr.update(visible=chosen == FILE)),
         choice,

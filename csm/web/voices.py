@@ -7,6 +7,7 @@ sees them, and closing or reloading the page forgets them; a `.voice` file is ho
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 from csm.generator import Generator
 from csm.listening.library import codes_fit, cut, with_codes
+from csm.listening.marks import clock
 from csm.listening.prompt import Finding, LazyEars, check_prompt, write_down
 from csm.listening.speech import sounding_edges
 from csm.voices import LONGEST, VOICE_SUFFIX, Voice, own_voice, read_voice, save_voice, voice_name
@@ -53,6 +55,15 @@ def findings(found: list[Finding], missing: str = "") -> str:
     return f'<div class="csm-status" data-kind="{kind}" role="status">{head}<ul>{items}</ul></div>{aside}'
 
 
+def longer(seconds: float) -> str:
+    """What to do with a recording of `seconds` that is longer than a voice, as HTML; empty for one that fits."""
+    if seconds <= LONGEST:
+        return ""
+    read = "" if seconds <= LONGEST_READ else f" of its first {LONGEST_READ:.0f} s"
+    sentence = f"The recording lasts {clock(seconds)}: choose by From and To which {LONGEST:.0f} s{read} are the voice."
+    return f'<p class="csm-empty">{escape(sentence)}</p>'
+
+
 def forget(kept: Kept | None) -> None:
     """Delete the recordings of a page that was closed."""
     for voice in (kept or {}).values():
@@ -77,22 +88,26 @@ class VoicesTab:
     own: gr.Dropdown
     player: gr.Audio
     words: gr.Textbox
+    kept_note: gr.HTML
     note: gr.HTML
 
     def hear(self, recording: str | None, transcript: str, heard_before: str) -> Changes:
         """A new recording: find where it sounds, write down what is said unless somebody typed it, and check it."""
         if not recording:
-            return {self.told: markup.status(HELLO), self.start: 0, self.end: 0}
+            return {self.told: markup.status(HELLO), self.kept_note: "", self.start: 0, self.end: 0}
         wave = load_audio(recording, LONGEST_READ)
         begin, end = sounding_edges(wave)
-        if end == 0:
-            end = len(wave)
+        end = min(end or len(wave), begin + int(LONGEST * SAMPLE_RATE))
         changes: Changes = {self.start: round(begin / SAMPLE_RATE, 2), self.end: round(end / SAMPLE_RATE, 2)}
         ears = self.ears.get()
         if transcript.strip() in ("", heard_before) and ears.recogniser is not None:
-            transcript = write_down(wave[begin:end][: int(LONGEST * SAMPLE_RATE)], ears)
+            transcript = write_down(wave[begin:end], ears)
             changes |= {self.transcript: transcript, self.heard: transcript}
-        return {**changes, self.told: self._checked(wave[begin:end], transcript)}
+        return {
+            **changes,
+            self.kept_note: "",
+            self.told: self._checked(wave[begin:end], transcript) + longer(inspect_audio(recording).seconds),
+        }
 
     def check(self, recording: str | None, start: float, end: float, transcript: str) -> Changes:
         """Check the chosen part again."""
@@ -112,8 +127,12 @@ class VoicesTab:
         self._room(kept)
         wanted = voice_name(name, {**self.generator.voices(), **kept})
         with self._new_folder() as folder:
-            voice = self._encoded(own_voice(folder, wanted, part, transcript))
-        return self._shown({**kept, wanted: voice}, wanted, f"“{wanted}” is kept while this page is open.")
+            try:
+                voice = self._encoded(own_voice(folder, wanted, part, transcript))
+            except InputError as error:  # its file has a name of ours, which nobody knows
+                raise InputError(re.sub(rf"{re.escape(wanted)}-\w+\.wav", f"“{wanted}”", str(error))) from error
+        sentence = f"“{wanted}” is kept while this page is open: choose it for a speaker of the conversation."
+        return {self.kept_note: markup.status(sentence, "done"), **self._shown({**kept, wanted: voice}, wanted)}
 
     def take_in(self, path: str | None, kept: Kept) -> Changes:
         """Keep the voice of a `.voice` file, under its own name or, where that is taken, with a number behind it."""
@@ -129,7 +148,10 @@ class VoicesTab:
         while name.casefold() in taken:
             name, number = f"{voice.name[:36]} {number}", number + 1
         voice = replace(voice, name=name)
-        return self._shown({**kept, name: voice}, name, f"“{name}” came out of the file.")
+        return {
+            self.note: markup.status(f"“{name}” came out of the file.", "done"),
+            **self._shown({**kept, name: voice}, name),
+        }
 
     def choose(self, name: str | None, kept: Kept) -> Changes:
         """Show a kept voice."""
@@ -148,7 +170,10 @@ class VoicesTab:
         voice = self._chosen(name, kept)
         rest = {known: one for known, one in kept.items() if known != voice.name}
         forget({voice.name: voice})
-        return self._shown(rest, next(iter(rest), None), f"“{voice.name}” is forgotten.")
+        return {
+            self.note: markup.status(f"“{voice.name}” is forgotten.", "done"),
+            **self._shown(rest, next(iter(rest), None)),
+        }
 
     def _part(self, recording: str | None, start: float, end: float) -> Any:
         if not recording:
@@ -182,11 +207,10 @@ class VoicesTab:
             raise InputError("There is no voice of your own yet: keep or import one first.")
         return kept[name]
 
-    def _shown(self, kept: Kept, name: str | None, sentence: str) -> Changes:
+    def _shown(self, kept: Kept, name: str | None) -> Changes:
         return {
             self.kept: kept,
             self.own: gr.update(choices=list(kept), value=name),
-            self.note: markup.status(sentence, "done"),
             **self.choose(name, kept),
         }
 
@@ -241,9 +265,10 @@ def lay_out(generator: Generator, ears: LazyEars, on_device: Work = lambda funct
                 write = gr.Button("Write it down", min_width=120)
                 check = gr.Button("Check", min_width=120)
             told = gr.HTML(markup.status(HELLO))
-            with gr.Row():
-                name = gr.Textbox("", label="Name of the voice", max_lines=1, scale=2, min_width=140)
-                keep = gr.Button("Keep this voice", variant="primary", scale=1, min_width=120)
+            with gr.Row(elem_classes="csm-beside"):
+                name = gr.Textbox("", label="Name of the voice", max_lines=1, scale=2, min_width=200)
+                keep = gr.Button("Keep this voice", variant="primary", scale=1, min_width=170)
+            kept_note = gr.HTML("", elem_id="csm-kept")
         with gr.Column(min_width=320):
             own = gr.Dropdown([], label="Your voices", filterable=False)
             player = gr.Audio(label="How it sounds", type="filepath", interactive=False, buttons=[])
@@ -253,7 +278,7 @@ def lay_out(generator: Generator, ears: LazyEars, on_device: Work = lambda funct
                 remove = gr.Button("Remove", min_width=100)
             file = gr.File(label="Exported voice", interactive=False, visible=False)
             upload = gr.UploadButton("Import a voice", file_types=[VOICE_SUFFIX], type="filepath")
-    note = gr.HTML("")
+            note = gr.HTML("")
 
     heard = gr.State("")
 
@@ -262,25 +287,32 @@ def lay_out(generator: Generator, ears: LazyEars, on_device: Work = lambda funct
 
     tab = VoicesTab(
         generator, ears, folder, on_device(encode), kept, recording, start, end, transcript, heard, told,
-        own, player, words, note,
+        own, player, words, kept_note, note,
     )  # fmt: skip
 
     def exported(wanted: str | None, voices: Kept) -> Changes:
         return {file: gr.update(value=tab.export(wanted, voices), visible=True), note: ""}
 
     part: list[Component] = [recording, start, end]
-    shown: list[Component] = [kept, own, player, words, note]
+    shown: list[Component] = [kept, own, player, words]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 2}
     listening = "Listening to the recording …"
     recording.change(
-        _safely(tab.hear, told, listening), [recording, transcript, heard], [start, end, transcript, heard, told],
+        _safely(tab.hear, told, listening),
+        [recording, transcript, heard],
+        [start, end, transcript, heard, told, kept_note],
         **quiet,
-    )  # fmt: skip
+    )
     check.click(_safely(tab.check, told, listening), [*part, transcript], [told], **quiet)
     write.click(_safely(tab.write, told, listening), part, [transcript, heard, told], **quiet)
-    keep.click(_safely(tab.add, note, "Keeping the voice …"), [*part, transcript, name, kept], shown, **quiet)
-    upload.upload(_safely(tab.take_in, note, "Reading the file …"), [upload, kept], shown, **quiet)
+    keep.click(
+        _safely(tab.add, kept_note, "Keeping the voice …"),
+        [*part, transcript, name, kept],
+        [*shown, kept_note],
+        **quiet,
+    )
+    upload.upload(_safely(tab.take_in, note, "Reading the file …"), [upload, kept], [*shown, note], **quiet)
     own.input(_safely(tab.choose, note), [own, kept], [player, words, note], **quiet)
     export.click(_safely(exported, note), [own, kept], [file, note], **quiet)
-    remove.click(_safely(tab.remove, note), [own, kept], shown, **quiet)
+    remove.click(_safely(tab.remove, note), [own, kept], [*shown, note], **quiet)
     return tab

@@ -100,6 +100,24 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
+def playwright():
+    """Playwright itself, for tests that start a browser of their own."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def browser(playwright):
+    """Chromium, for the tests that open the page in it."""
+    from tests.browser import CHROMIUM, FLAGS
+
+    with playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
 def reference():
     """A small random model of transformers' own."""
     from tests.published import small_reference  # here, because transformers takes seconds to import

@@ -1,30 +1,30 @@
 """The page in a real Chromium: what a newcomer sees, presses and hears. Screenshots stay in tests/artifacts."""
 
-import os
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 
 from csm.voices import find_voice
 from csm.web.examples import EXAMPLES
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need the package playwright")
-expect = sync_api.expect
-
-CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-ARTIFACTS = Path(__file__).parent / "artifacts"
-PATIENCE = 60_000  # ms; machines that run tests are slow
-WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
-
-pytestmark = pytest.mark.skipif(
-    shutil.which(CHROMIUM) is None, reason=f"no Chromium at {CHROMIUM}: install it or set CHROMIUM to its path"
+from tests.browser import (
+    CHROMIUM,
+    FLAGS,
+    PATIENCE,
+    button,
+    cards,
+    expect,
+    generate,
+    needs_chromium,
+    opened,
+    picture,
+    script,
+    setting,
+    status,
+    text,
+    write,
 )
+
+pytestmark = needs_chromium
 
 # Length in seconds and peak of the sound behind a link, as the browser itself decodes it.
 DECODE = """async url => {
@@ -88,30 +88,6 @@ NAMELESS = """() => [...document.querySelectorAll("#csm-app :is(button, input, s
     .map(one => one.outerHTML)"""
 
 
-@pytest.fixture(scope="module")
-def playwright():
-    with sync_api.sync_playwright() as playwright:
-        yield playwright
-
-
-@pytest.fixture(scope="module")
-def browser(playwright):
-    with playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
-        yield browser
-
-
-def opened(browser, app, size="wide", **options):
-    width, height = WIDTHS[size]
-    page = browser.new_page(viewport={"width": width, "height": height}, **options)
-    page.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
-    page.errors = []
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.goto(app.url)
-    cards(page).first.wait_for()
-    return page
-
-
 @pytest.fixture
 def page(browser, app):
     page = opened(browser, app)
@@ -120,52 +96,8 @@ def page(browser, app):
     page.close()
 
 
-def button(page, name):
-    return page.get_by_role("button", name=name, exact=True)
-
-
-def cards(page, state=None):
-    return page.locator(".csm-card" if state is None else f".csm-card[data-state={state}]")
-
-
-def status(page, kind):
-    return page.locator(f"#csm-status[data-kind={kind}]")
-
-
-def script(page):
-    return page.get_by_label("Script", exact=True)
-
-
-def text(page, number):
-    return page.get_by_label(f"Text of turn {number}", exact=True)
-
-
-def setting(page, name, value):
-    page.locator("#csm-settings").evaluate("details => { details.open = true; }")
-    page.locator(f"#csm-settings input[name={name}]").fill(str(value))
-    page.locator(f"#csm-settings input[name={name}]").press("Tab")
-
-
-def write(page, words, **settings):
-    for name, value in {"max_turn_seconds": 1.5, **settings}.items():
-        setting(page, name, value)
-    script(page).fill(words)
-    expect(cards(page)).to_have_count(len(words.splitlines()))
-
-
-def generate(page):
-    button(page, "Generate").click()
-    expect(status(page, "done")).to_contain_text("real-time factor")
-
-
 def keys(page):
     return page.evaluate("window.csm.view.turns.map(turn => turn.takes[turn.chosen].key)")
-
-
-def picture(page, name):
-    ARTIFACTS.mkdir(exist_ok=True)
-    page.wait_for_timeout(400)
-    page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +169,25 @@ def test_the_script_and_the_cards_are_two_views_of_one_thing(page):
     expect(page.get_by_label("Speaker of turn 3", exact=True)).to_have_value("Anna")
 
 
+def test_a_chosen_voice_follows_a_speaker_who_is_renamed(page):
+    write(page, "A: One.\nB: Two.\nA: Three.")
+    page.get_by_label("Voice of A", exact=True).select_option("ksp")
+    script(page).fill("Ann: One.\nB: Two.\nA: Three.")
+    expect(page.get_by_label("Voice of Ann", exact=True)).to_be_visible()
+    script(page).fill("Ann: One.\nB: Two.\nAnn: Three.")
+    expect(page.get_by_label("Voice of A", exact=True)).to_have_count(0)
+    expect(page.get_by_label("Voice of Ann", exact=True)).to_have_value("ksp")
+
+
+def test_a_card_shows_its_text_after_it_was_drawn_unseen(page):
+    write(page, "A: These words must be there when the tab is opened again.")
+    page.get_by_role("tab", name="Voices").click()
+    page.evaluate("window.csm.refresh()")
+    page.get_by_role("tab", name="Conversation").click()
+    expect(text(page, 1)).to_be_visible()
+    assert text(page, 1).evaluate("one => one.clientHeight >= one.scrollHeight && one.clientHeight > 20")
+
+
 def test_a_turn_is_redone_and_an_earlier_take_kept_again(page):
     write(page, "A: One.\nB: Two.\nA: Three.", max_turn_seconds=1)
     generate(page)
@@ -263,9 +214,20 @@ def test_a_turn_is_redone_and_an_earlier_take_kept_again(page):
 
 def test_of_several_takes_the_card_says_why_one_won(page):
     write(page, "A: One, two, three.", max_turn_seconds=2, takes=2)
+    page.evaluate(WATCH)
     generate(page)
+    told = [seen["sentence"] for seen in page.evaluate("window.seen")]
+    assert "Speaking turn 1 of 1 (A), 2 takes together …" in told
+    assert any(
+        re.match(r"(Speaking .* together … \d+ frames of each so far|Listening to take 1 of 2 of turn 1 )", one)
+        for one in told
+    )
     expect(page.locator(".csm-why")).to_contain_text("was kept")
     picture(page, "takes")
+    setting(page, "seed", 8)
+    expect(page.locator(".csm-state")).to_contain_text("drawn with other settings")
+    setting(page, "seed", 7)
+    expect(page.locator(".csm-state")).not_to_contain_text("drawn with other settings")
 
 
 def test_downloads_come_and_a_project_opens_again_with_the_same_sound(page, browser, app, tmp_path):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_layers import ROWS
+
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text()
 FRONT = dict(re.findall(r"^(\w+): (.+)$", README.split("---")[1], re.MULTILINE))
@@ -94,6 +96,13 @@ def test_the_sizes_table_is_true(name):
     assert f"{config.backbone.layers}" in row and f"{config.backbone.dim}" in row
     assert f"{config.decoder.layers} " in row and f"{config.decoder.dim}" in row
     assert f"{config.num_codebooks} × {config.audio_vocab_size}" in row
+
+
+def test_the_table_of_files_is_that_of_the_layers():
+    table = README.split("## Where things are")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", table, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(len(ROWS)))
+    assert [sorted(re.findall(r"`(\w+)/?`", files)) for _, files in rows] == [sorted(names) for names in ROWS]
 
 
 def test_every_picture_is_there():

@@ -54,6 +54,7 @@ export class Run {
       this.#sounds();
     } else if (event.type === "takes") {
       card?.comparing(event, takes, expected);
+      if (this.halted) return;
       if (event.heard) page.notes.status(`Listening to take ${Math.min(event.heard, takes)} of ${takes} of ${this.#name()} …`, "busy");
       else page.notes.progress(`${event.frames} frames of each so far, ${event.seconds.toFixed(1)} s.`);
     } else if (event.type === "kept") {

@@ -16,7 +16,7 @@ from csm.training.plots import read_metrics
 from tests.small import small_config
 
 CONFIG = small_config(max_positions=512)
-CONFIG = replace(CONFIG, backbone=replace(CONFIG.backbone, layers=3))
+CONFIG = replace(CONFIG, backbone=replace(CONFIG.backbone, layers=5))
 SETTINGS = LMSettings(
     steps=12,
     rate=0.01,

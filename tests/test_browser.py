@@ -189,7 +189,8 @@ def test_a_card_shows_its_text_after_it_was_drawn_unseen(page):
 
 
 def test_a_turn_is_redone_and_an_earlier_take_kept_again(page):
-    write(page, "A: One.\nB: Two.\nA: Three.", max_turn_seconds=1)
+    lines = "A: How was your journey?\nB: Long, but the mountains were lovely.\nA: Tell me about it over dinner."
+    write(page, lines, max_turn_seconds=2)
     generate(page)
     first = keys(page)
     button(page, "Redo turn 2").click()

@@ -123,7 +123,7 @@ def test_the_original_layout_loads_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(published, "fetch_file", lambda repository, file, token: downloads[file])
     monkeypatch.setattr(published, "LlamaTokenizer", lambda path: ByteTokenizer())
     monkeypatch.setitem(PRESETS, "tiny", config)
-    generator = csm.load(str(tmp_path), "cpu")
+    generator = csm.load(str(tmp_path), "cpu", dtype=torch.float32)
     assert torch.equal(generator.engine.model.audio_head, model.audio_head)
     assert generator.generate("Hi.", 0, max_audio_length_ms=400, seed=1).shape == (5 * 1920,)
 

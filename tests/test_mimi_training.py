@@ -132,7 +132,7 @@ def test_the_result_decodes_as_the_module_in_training_did(run):
     wave = hum()[:, None]
     with torch.no_grad():
         codes = mimi.encode(wave)
-        assert torch.equal(codes, trainer.eval().mimi.encode(wave))
+        assert torch.equal(codes, trainer.eval().codec.encode(wave))
         assert len(codes.unique()) > 4
         assert torch.allclose(mimi.decode(codes), trainer.codec.decode(codes), atol=1e-6)
         whole = trainer(wave[:, 0], torch.full((2,), CONFIG.total_codebooks))[0]

@@ -55,7 +55,8 @@ def test_two_processes_with_fsdp2_have_the_loss_curve_of_one(start, speech, talk
         command = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", 2, "-m", "csm"]
         command += ["train", "lm", "--init", start, "--data", speech, "--codes", speech, "--out", folder]
         command += ["--positions", 128, "--batch-positions", 256, "--device", "cpu", "--precision", "float32"]
-        command += ["--voice-guide", 0.3, "--rate", 0.01, "--warmup", 2, "--steps", steps, "--every", 4, "--log-every", 1]
+        command += ["--voice-guide", 0.3]
+        command += ["--rate", 0.01, "--warmup", 2, "--steps", steps, "--every", 4, "--log-every", 1]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOP)}
         done = subprocess.run(list(map(str, command)), cwd=TOP, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

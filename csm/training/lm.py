@@ -278,8 +278,7 @@ def train_lm(
             return objective(batch.ids.to(device), batch.mask.to(device), depth_frames.to(device), guides, heard)
 
     def counts(batch: Batch, depth_frames: Tensor) -> Tensor:
-        guides = objective.guides(batch)
-        guided = [(guides[name][..., 0] >= 0).sum() if name in guides else torch.tensor(0) for name in LOSSES[2:]]
+        guided = [(span[..., 0] >= 0).sum() for span in (batch.guide, batch.voice)]
         return torch.stack([batch.mask[:, 1:, 0].sum(), depth_frames.sum(), *guided]).double()
 
     def train_step(step: int) -> dict[str, float | Tensor]:

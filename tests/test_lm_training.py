@@ -138,17 +138,24 @@ def test_the_depth_decoder_learns_a_random_sixteenth_of_the_frames(talk):
     assert choose_frames(batch, 1e-9, (1, 0)).sum() == 1
 
 
+def test_any_frame_is_as_likely_as_another_without_openings(talk):
+    batch = talk.batch(0, 4, 128)
+    audio = batch.mask[..., 0]
+    times = torch.stack([choose_frames(batch, 1 / 16, (1, step), 0.0) for step in range(800)]).sum(0)[audio].float()
+    assert times.mean() > 40 and (times - times.mean()).abs().max() < 5 * times.mean() ** 0.5
+
+
 def test_half_of_the_chosen_frames_begin_a_turn_where_the_voice_is_decided():
     mask = torch.zeros(3, 64, 5, dtype=torch.bool)
     mask[:, :4, -1] = mask[:, 30:40, -1] = True
     mask[:, 4:30, :-1] = mask[:, 40:60, :-1] = True
     unknown = torch.full((3, 64, 2), -1)
     batch = Batch(mask.long(), mask, unknown, unknown)
-    chosen = choose_frames(batch, 0.25, (1, 0))
+    chosen = choose_frames(batch, 0.25, (1, 0), 0.5)
     assert chosen.sum() == 34 and chosen[:, 4:10].sum() + chosen[:, 40:46].sum() == 17
     heard = unknown.clone()
     heard[:, 39:59] = torch.tensor([4, 29])
-    chosen = choose_frames(replace(batch, voice=heard), 0.25, (1, 0))
+    chosen = choose_frames(replace(batch, voice=heard), 0.25, (1, 0), 0.5)
     assert chosen.sum() == 34 and chosen[:, 40:46].sum() == 17
 
 

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     compare = steps.add_parser("amortisation", help="train with a share of the frames and with all, and compare")
     lm_command.add_arguments(compare)
-    compare.set_defaults(action=amortisation.run, out=Path("runs/amortisation"))
+    compare.set_defaults(action=amortisation.run, out=Path("runs/amortisation"), openings=0.0)
 
     export = steps.add_parser("export", help="pack both runs into a folder that --model takes")
     _codec_arguments(export)

@@ -40,7 +40,8 @@ class LMSettings:
     """How the language model is trained. A step is `accumulate` batches on each process, of `batch_positions` each:
     conversations of up to `positions` rows, more of them the shorter they are.
 
-    `depth_share` is the part of the frames that the depth decoder learns. `guide_weight` is that of the guide, which
+    `depth_share` is the part of the frames that the depth decoder learns, and `openings` the part of those that are
+    taken from the beginnings of turns, where the voice is decided. `guide_weight` is that of the guide, which
     shows the first heads of one layer the text being spoken, and `voice_weight` that of the other, which shows the last
     heads of a later layer where the speaker was heard before; both fade out to the end, and 0 leaves one out.
     `code_noise` is the part of the frames that the backbone hears wrongly, as other frames of the batch, and learns to
@@ -55,6 +56,7 @@ class LMSettings:
     batch_positions: int = 2_048
     accumulate: int = 1
     depth_share: float = 1 / 16
+    openings: float = 0.5
     guide_weight: float = 0.5
     guided_layer: int = 2
     voice_weight: float = 0.3
@@ -76,6 +78,8 @@ class LMSettings:
                 raise InputError(f"The setting {name} is {getattr(self, name)}; choose a whole number of at least 1.")
         if not 0 < self.depth_share <= 1:
             raise InputError(f"The depth share is {self.depth_share}; choose a part of the frames above 0, at most 1.")
+        if not 0 <= self.openings <= 1:
+            raise InputError(f"The part of openings is {self.openings}; choose one from 0 to 1.")
         if not 0 < self.rate < 1:
             raise InputError(f"The learning rate is {self.rate}; choose one above 0 and below 1.")
 
@@ -183,12 +187,12 @@ def misheard(batch: Batch, share: float, seed: tuple[int, ...]) -> Tensor:
     return heard
 
 
-def choose_frames(batch: Batch, share: float, seed: tuple[int, ...]) -> Tensor:
+def choose_frames(batch: Batch, share: float, seed: tuple[int, ...], openings: float = 0.0) -> Tensor:
     """A random `share` of the frames of a batch, at least one: bool (B, S).
 
-    Half of them, if there are so many, are among the first `OPENING` of a turn, of a speaker who was heard before where
-    that is known. There the voice is taken from what was heard; what follows is told by the turn's own beginning, and
-    who wasn't heard can only be guessed: both teach less.
+    The part `openings` of them, if there are so many, are among the first `OPENING` of a turn, of a speaker who was
+    heard before where that is known. There the voice is taken from what was heard; what follows is told by the turn's
+    own beginning, and who wasn't heard can only be guessed: both teach less. 0: every frame is as likely as any other.
     """
     mask = batch.mask
     audio = mask[..., 0].clone()
@@ -203,9 +207,12 @@ def choose_frames(batch: Batch, share: float, seed: tuple[int, ...]) -> Tensor:
     later = (audio & ~early).flatten().nonzero()[:, 0].numpy()
     frames = len(opening) + len(later)
     count = min(frames, max(1, round(share * frames)))
-    first = max(count - len(later), min(count // 2, len(opening)))
     rng = np.random.default_rng(seed)
     chosen = torch.zeros(audio.numel(), dtype=torch.bool)
+    if not openings:
+        chosen[rng.choice(np.concatenate([opening, later]), count, replace=False)] = True
+        return chosen.view(audio.shape)
+    first = max(count - len(later), min(int(count * openings), len(opening)))
     chosen[rng.choice(opening, first, replace=False)] = True
     chosen[rng.choice(later, count - first, replace=False)] = True
     return chosen.view(audio.shape)
@@ -289,7 +296,7 @@ def train_lm(
         numbers = range(first, first + settings.accumulate * several, several)
         batches = [train.batch(number, *shape) for number in numbers]
         frames = [
-            choose_frames(batch, settings.depth_share, (settings.seed, number, 3))
+            choose_frames(batch, settings.depth_share, (settings.seed, number, 3), settings.openings)
             for batch, number in zip(batches, numbers)
         ]
         own = [counts(batch, chosen_frames) for batch, chosen_frames in zip(batches, frames)]

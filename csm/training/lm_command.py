@@ -55,6 +55,13 @@ def add_arguments(lm: argparse.ArgumentParser) -> None:
     lm.add_argument(
         "--depth-share", type=float, default=LMSettings.depth_share, help="part of the frames the depth decoder learns"
     )
+    lm.add_argument(
+        "--openings",
+        type=float,
+        default=LMSettings.openings,
+        metavar="PART",
+        help=f"part of those frames that begin a turn (default: {LMSettings.openings}); 0: any frame, as at Sesame",
+    )
     lm.add_argument("--guide", type=float, default=LMSettings.guide_weight, help="weight of guided attention, 0: none")
     lm.add_argument(
         "--voice-guide",
@@ -92,6 +99,7 @@ def settings_of(arguments: argparse.Namespace, config: ModelConfig, several: boo
         batch_positions=arguments.batch_positions,
         accumulate=arguments.accumulate,
         depth_share=arguments.depth_share,
+        openings=arguments.openings,
         guide_weight=arguments.guide,
         voice_weight=voice,
         optimiser=arguments.optimiser or ("adamw" if several or arguments.init else "muon"),

@@ -360,6 +360,13 @@ def test_the_held_out_share_is_of_sentences_and_follows_the_seed():
     assert len(set(split(talks, 0.2, seed=1))) == 1
 
 
+def test_a_mimi_is_not_refined_and_the_answer_says_why(folder, speech, tmp_path, capsys):
+    command = ["train", "codec", "--init", str(folder), "--data", str(speech), "--out", str(tmp_path / "run")]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "has a Mimi" in said and said.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
 def test_the_command_learns_from_a_folder_and_says_what_to_do_next(small, speech, tmp_path, capsys):
     options = ["train", "lm", "--init", small, "--data", str(speech), "--out", str(tmp_path / "run"), "--device", "cpu"]
     options += ["--steps", "2", "--positions", "200", "--batch-positions", "200", "--speakers", "ben"]

@@ -68,7 +68,7 @@ def runs(speech, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(Utterance, "held_out", property(lambda clip: clip.text.startswith("Hum number a")))
     keep_shape(folder / "codec", CONFIG.codec)
-    train_codec(speech, folder / "codec", CONFIG.codec, 8, 4, batch=4, frames=5, unquantised=4, every=6)
+    train_codec(speech, folder / "codec", CONFIG.codec, 8, 4, 4, 5, refined_batch=2, refined_frames=5, every=6)
     encode_corpus(Corpus(speech), trained_codec(folder / "codec"), folder / "codes")
     train_small(speech, folder, folder / "lm")
     yield folder
@@ -224,6 +224,30 @@ def test_codec_losses_reward_the_right_sound():
     wave = torch.sin(torch.arange(24_000) * 0.05)[None]
     assert distance(wave, wave) == 0
     assert distance(0.9 * wave, wave) < distance(0.1 * wave, wave) < distance(torch.zeros_like(wave), wave)
+
+
+def test_energy_distance_is_least_for_noise_of_the_same_kind_that_differs_from_take_to_take():
+    distance = codec_training.EnergyDistance()
+    real, made, again = 0.1 * torch.randn(3, 4, 24_000, generator=torch.Generator().manual_seed(0))
+    right = distance(real, made, again)
+    assert right < 0.95 * distance(real, 0.6 * made, 0.6 * again)
+    assert right < 0.95 * distance(real, 1.6 * made, 1.6 * again)
+    assert right < 0.6 * distance(real, made, made)  # the same each time, as a hum is
+    assert distance(real, real, real) == 0
+
+
+def test_refining_leaves_the_codes_and_changes_the_sound(speech, runs, tmp_path, capsys):
+    export(runs / "lm", trained_codec(runs / "codec"), tmp_path / "model")
+    command = ["train", "codec", "--init", str(tmp_path / "model"), "--data", str(speech), "--refined", "2"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert str(tmp_path / "run" / "model") in capsys.readouterr().out
+    before, after = (csm.load(str(folder), "cpu").codec for folder in (tmp_path / "model", tmp_path / "run" / "model"))
+    wave = 0.1 * torch.randn(9_600, generator=torch.Generator().manual_seed(0))
+    codes = before.encode(wave)
+    assert torch.equal(after.encode(wave), codes)
+    assert not torch.equal(after.decode(codes), before.decode(codes))
+    assert main([*command, "--out", str(tmp_path / "run"), "--steps", "3"]) == 2
+    assert "--refined" in capsys.readouterr().err
 
 
 def test_a_turn_of_several_sentences_ends_once(runs, speech):

@@ -200,10 +200,11 @@ class SpectralCodec(nn.Module):
         return wave[:, :ready], DecoderState(past, wave[:, ready:], source_state)
 
     def forward(
-        self, wave: Tensor, pitch: Tensor | None = None, quantise: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self, wave: Tensor, pitch: Tensor | None = None, quantise: bool = True, takes: int = 1
+    ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         """Training: (B, samples), and the pitch (B, samples / 240) to speak with instead of the model's own ->
-        reconstruction (B, samples), commitment loss, code 0's vectors (B, frames, dim), pitch in octaves (B, n).
+        reconstructions (B, samples) that differ in their noise, commitment loss, code 0's vectors (B, frames, dim),
+        pitch in octaves (B, n).
 
         The two stacks run in bfloat16; spectra and quantiser stay in float32, where they have to be.
         """
@@ -215,10 +216,14 @@ class SpectralCodec(nn.Module):
             features, _ = self.decoder(vectors.transpose(1, 2))
         octaves, filters = self.decoder.controls(features.float())
         hertz = octaves.detach().exp2() if pitch is None else pitch
+        made = [self._take(filters, hertz) for _ in range(takes)]
+        return made, commitment, semantic.transpose(1, 2), octaves
+
+    def _take(self, filters: Tensor, hertz: Tensor) -> Tensor:
+        """The waveform (B, samples) of filters and pitch, with noise from anywhere."""
         position = torch.randint(NOISE_SAMPLES, (len(hertz),), device=hertz.device)
         pieces, _ = self.decoder.pieces(filters, hertz, SourceState.start(hertz[:, 0], TAIL, position))
-        made = overlap_add(pieces, pieces.new_zeros(pieces.shape[0], TAIL))[:, TAIL:]
-        return made, commitment, semantic.transpose(1, 2), octaves
+        return overlap_add(pieces, pieces.new_zeros(len(pieces), TAIL))[:, TAIL:]
 
     def _quantise(self, latents: Tensor, quantise: bool) -> tuple[Tensor, Tensor, Tensor]:
         """What is rebuilt from code 0 does not teach it: it is to tell phones, which text foretells, and no pitch."""

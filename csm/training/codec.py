@@ -1,8 +1,9 @@
 """Train the embedded model's codec on synthetic speech (`python -m csm train codec`).
 
-Reconstruction is judged by log-mel distance at four window sizes and then by discriminators, too. Code 0 is
-made semantic by distillation, as in Mimi, except that the teacher is the synthesiser itself: a linear head
-must read the phones of each frame from code 0's vector alone.
+Reconstruction is judged by log-mel distance at four window sizes; then the decoder alone learns to sound like speech,
+from an energy distance of spectra and from discriminators. Code 0 is made semantic by distillation, as in Mimi,
+except that the teacher is the synthesiser itself: a linear head must read the phones of each frame from code 0's
+vector alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from csm.codec.spectral import HOP, SpectralCodec, mel_filters
 from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
-from csm.training.adversary import Adversary, discriminator_loss, generator_losses
+from csm.training.adversary import Adversary, discriminator_loss, fooled
 from csm.training.corpus import Corpus, Utterance, speaker_shares
 from csm.training.pitch import pitch
 from csm.training.run import Run, warmup_cosine
@@ -53,6 +54,36 @@ class MelDistance(nn.Module):
         return torch.stack(distances).mean()
 
 
+class EnergyDistance(nn.Module):
+    """How far the distribution of what is made is from that of recordings (Gritsenko et al. 2020, arXiv:2008.01160):
+    2 E|real - made| - E|made - made again| in log spectra at several window sizes, which has its least value where
+    what is made is as likely as what was recorded.
+
+    The first term alone is least for a hum in the place of noise, which is wrong by less than another noise is. The
+    second rewards takes that differ, as recordings do.
+    """
+
+    def __init__(self, windows: tuple[int, ...] = (256, 512, 1024, 2048)) -> None:
+        super().__init__()
+        self.windows = windows
+        for window in windows:
+            self.register_buffer(f"window_{window}", torch.hann_window(window), persistent=False)
+
+    def log_spectra(self, wave: Tensor) -> list[Tensor]:
+        """(B, samples) -> for each window, (B, bins, frames) in powers of ten."""
+        spectra = [
+            torch.stft(wave, n, n // 4, window=getattr(self, f"window_{n}"), return_complex=True) / n**0.5
+            for n in self.windows
+        ]
+        return [torch.log10(spectrum.abs() + 1e-4) for spectrum in spectra]
+
+    def forward(self, real: Tensor, made: Tensor, again: Tensor) -> Tensor:
+        """float32 (B, samples) each, clip for clip; `made` and `again` are two takes of the same codes."""
+        spectra = (self.log_spectra(wave) for wave in (real, made, again))
+        distances = [F.l1_loss(r, m) + F.l1_loss(r, a) - F.l1_loss(m, a) for r, m, a in zip(*spectra)]
+        return torch.stack(distances).mean()
+
+
 def phones_at(utterance: Utterance, start: float, frames: int) -> np.ndarray:
     """The teacher's answer: int64 (frames, 2), phone ids at `PHONE_TIMES` of each frame from `start` seconds on."""
     ends = np.array([end for _, end in utterance.phones])
@@ -68,18 +99,18 @@ class CodecTrainer(nn.Module):
         super().__init__()
         self.codec = SpectralCodec(config)
         self.phone_reader = nn.Linear(config.dim, len(PHONE_TIMES) * len(PHONES))
-        self.distance = MelDistance()
+        self.distance, self.energy = MelDistance(), EnergyDistance()
         self.adversary = Adversary()
 
     def forward(
-        self, wave: Tensor, phones: Tensor, quantise: bool, judged: bool = False, own_pitch: bool = False
-    ) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """wave (B, samples), phones (B, frames, 2) -> loss, reconstruction, metrics. `judged`: by discriminators, too.
+        self, wave: Tensor, phones: Tensor, quantise: bool, own_pitch: bool = False
+    ) -> tuple[Tensor, dict[str, float]]:
+        """wave (B, samples), phones (B, frames, 2) -> loss, metrics.
 
         The reconstruction speaks at the recording's pitch, which the codes must tell besides; `own_pitch`: as in use.
         """
         hertz, voiced = pitch(wave, HOP)
-        made, commitment, semantic, octaves = self.codec(wave, None if own_pitch else hertz, quantise)
+        (made,), commitment, semantic, octaves = self.codec(wave, None if own_pitch else hertz, quantise)
         mel = self.distance(made, wave)
         off = (octaves - hertz.log2()).abs()[voiced].mean()
         read = self.phone_reader(semantic).view(*phones.shape, len(PHONES))
@@ -87,11 +118,20 @@ class CodecTrainer(nn.Module):
         loss = 10 * mel + 4 * off + phone + commitment
         correct = (read.argmax(-1) == phones).float().mean()
         metrics = {"mel": mel, "semitones_off": 12 * off, "phone_accuracy": correct, "commitment": commitment}
-        if judged:
-            fooled, features = generator_losses(self.adversary, wave, made)
-            loss = loss + fooled + 2 * features  # the reconstruction's share keeps the voice in place
-            metrics |= {"fooled": fooled, "features": features}
-        return loss, made, {name: value.item() for name, value in metrics.items()}
+        return loss, {name: value.item() for name, value in metrics.items()}
+
+    def refine(self, wave: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """wave (B, samples) -> loss of the decoder, reconstruction (B, samples), metrics."""
+        hertz, voiced = pitch(wave, HOP)
+        (made, again), _, _, octaves = self.codec(wave, hertz, takes=2)
+        energy, deceived = self.energy(wave, made, again), fooled(self.adversary, made)
+        off = (octaves - hertz.log2()).abs()[voiced].mean()
+        metrics = {"energy": energy, "fooled": deceived, "semitones_off": 12 * off}
+        return (
+            10 * energy + deceived + 4 * off,
+            made.detach(),
+            {name: value.item() for name, value in metrics.items()},
+        )
 
 
 class Clips:
@@ -132,21 +172,29 @@ def train_codec(
     refined: int = 4_000,
     batch: int = 8,
     frames: int = 10,
+    refined_batch: int = 6,
+    refined_frames: int = 16,
     rate: float = 1e-3,
     refined_rate: float = 3e-4,
     unquantised: int = 700,
     seed: int = 1,
     every: int = 250,
+    start: SpectralCodec | None = None,
 ) -> SpectralCodec:
     """Train (or resume) in `folder` on the speech in `data`: `steps` steps of reconstruction, in which the quantiser
-    starts by k-means after `unquantised`, when the latents mean something; then `refined` more in which the decoder
-    alone learns from discriminators, too. The codes stay what they are after `steps`, so that the language model can
-    be trained on them meanwhile. Returns the codec in evaluation mode."""
+    starts by k-means after `unquantised` (a quarter at most), when the latents mean something; then `refined` more in
+    which the decoder alone learns to sound like speech. The codes stay what they are after `steps`, so that the
+    language model can be trained on them meanwhile. A trained codec to `start` from is only refined. Returns the codec
+    in evaluation mode."""
     torch.manual_seed(seed)
     corpus = Corpus(data)
     train = Clips([u for u in corpus.utterances if not u.held_out])
     held_out = Clips([u for u in corpus.utterances if u.held_out])
     trainer = CodecTrainer(config)
+    if start is not None:
+        trainer.codec.load_state_dict(start.state_dict())
+        steps = 0
+    unquantised = min(unquantised, steps // 4)
     learning = [*trainer.codec.parameters(), *trainer.phone_reader.parameters()]
     judging = list(trainer.adversary.parameters())
     optimisers = [
@@ -155,14 +203,13 @@ def train_codec(
     ]
     run = Run(folder, trainer, [*optimisers])
 
-    def refine(wave: Tensor, made: Tensor) -> Tensor:
-        """One step of the discriminators."""
-        loss = discriminator_loss(trainer.adversary, wave, made.detach())
-        optimisers[1].zero_grad(set_to_none=True)
+    def descend(loss: Tensor, index: int, parameters: list[nn.Parameter], factor: float) -> None:
+        for group in optimisers[index].param_groups:
+            group["lr"] = factor
+        optimisers[index].zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(judging, 5.0)
-        optimisers[1].step()
-        return loss
+        nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimisers[index].step()
 
     def train_step(step: int) -> dict[str, float]:
         torch.manual_seed(seed * 1_000_003 + step)
@@ -170,26 +217,27 @@ def train_codec(
         trainer.train()
         for part in (trainer.codec.encoder, trainer.codec.quantizer, trainer.phone_reader):
             part.train(not refining).requires_grad_(not refining)
+        rng = np.random.default_rng((seed, step))
+        if refining:
+            wave, _ = crops(corpus, train, rng, refined_batch, refined_frames)
+            loss, made, metrics = trainer.refine(wave)
+            now = refined_rate * warmup_cosine(step - steps, refined)
+            descend(loss, 0, learning, now)
+            judgement = discriminator_loss(trainer.adversary, wave, made)
+            descend(judgement, 1, judging, now)
+            return metrics | {"judgement": judgement.item()}
         # The first quantised batch feeds k-means: it must hold several vectors for every code.
-        size = batch * (1 + 5 * (step == unquantised))
-        wave, phones = crops(corpus, train, np.random.default_rng((seed, step)), size, frames)
-        factor = warmup_cosine(step - steps, refined) if refining else warmup_cosine(step, steps)
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = factor * (refined_rate if refining else rate)
-        loss, made, metrics = trainer(wave, phones, step >= unquantised, judged=refining)
-        optimisers[0].zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(learning, 5.0)
-        optimisers[0].step()
-        return metrics | ({"judgement": refine(wave, made).item()} if refining else {})
+        wave, phones = crops(corpus, train, rng, batch * (1 + 5 * (step == unquantised)), frames)
+        loss, metrics = trainer(wave, phones, step >= unquantised)
+        descend(loss, 0, learning, rate * warmup_cosine(step, steps))
+        return metrics
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
         trainer.eval()
         torch.manual_seed(0)
         wave, phones = crops(corpus, held_out, np.random.default_rng(0), 32, frames)
-        return trainer(wave, phones, run.step > unquantised, own_pitch=True)[2]
+        return trainer(wave, phones, run.step > unquantised or not steps, own_pitch=True)[1]
 
     run.loop(steps + refined, train_step, validate, every)
     return trainer.codec.eval()

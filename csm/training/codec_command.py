@@ -8,20 +8,23 @@ from pathlib import Path
 from csm.config import MimiConfig, SpectralConfig
 from csm.errors import InputError
 from csm.training.options import natural, positive
+from csm.training.run import say
 from csm.training.shapes import CODECS, codec_shape, keep_shape
 
 
 def add_arguments(codec: argparse.ArgumentParser) -> None:
     codec.add_argument("--data", type=Path, default=Path("runs/speech"))
     codec.add_argument("--out", type=Path, default=Path("runs/codec"))
-    codec.add_argument(
+    shape = codec.add_mutually_exclusive_group()
+    shape.add_argument(
         "--config", default="nano", help=f"{', '.join(CODECS)} (the published one is mimi), or a JSON file of sizes"
     )
+    shape.add_argument("--init", metavar="MODEL", help="refine the codec of nano or of a folder like it; codes stay")
     codec.add_argument("--steps", type=positive, help="steps in all; of reconstruction for nano")
     codec.add_argument("--seed", type=natural, default=1)
     codec.add_argument("--every", type=positive, default=250, help="steps between saves (default: 250)")
     nano = codec.add_argument_group("nano")
-    nano.add_argument("--refined", type=natural, default=4_000, help="steps in which the decoder meets discriminators")
+    nano.add_argument("--refined", type=natural, default=4_000, help="steps in which the decoder learns to sound")
     mimi = codec.add_argument_group("Mimi")
     mimi.add_argument(
         "--adversarial-from",
@@ -35,6 +38,9 @@ def add_arguments(codec: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train what the options say. Raises `InputError`."""
+    if arguments.init:
+        _refine(arguments)
+        return
     config = codec_shape(arguments.config)
     if isinstance(config, MimiConfig):
         _train_mimi(arguments, config)
@@ -51,6 +57,38 @@ def _train_light(arguments: argparse.Namespace, config: SpectralConfig) -> None:
     options = {"refined": arguments.refined, "seed": arguments.seed, "every": arguments.every}
     steps = {} if arguments.steps is None else {"steps": arguments.steps}
     train_codec(arguments.data, arguments.out, config, **options, **steps)
+
+
+def _refine(arguments: argparse.Namespace) -> None:
+    from csm.checkpoint import load_model
+    from csm.codec.spectral import SpectralCodec
+    from csm.training.codec import train_codec
+    from csm.training.corpus import Corpus
+    from csm.training.finetune import save_like
+
+    if arguments.steps is not None:
+        raise InputError(
+            "With --init the decoder alone learns: say with --refined for how many steps, without --steps."
+        )
+    loaded = load_model(arguments.init)
+    codec = loaded.codec.module
+    if not isinstance(codec, SpectralCodec):
+        raise InputError(f"{arguments.init} has a Mimi, which --init doesn't refine: give a model with nano's codec.")
+    Corpus(arguments.data)
+    keep_shape(arguments.out, codec.config)
+    codec.load_state_dict(
+        train_codec(
+            arguments.data,
+            arguments.out,
+            codec.config,
+            refined=arguments.refined,
+            seed=arguments.seed,
+            every=arguments.every,
+            start=codec,
+        ).state_dict()
+    )
+    save_like(arguments.init, loaded.model, loaded.codec, arguments.out / "model")
+    say(f"written: {arguments.out / 'model'}, to use with --model {arguments.out / 'model'}")
 
 
 def _train_mimi(arguments: argparse.Namespace, config: MimiConfig) -> None:

@@ -236,6 +236,21 @@ def test_energy_distance_is_least_for_noise_of_the_same_kind_that_differs_from_t
     assert distance(real, real, real) == 0
 
 
+def test_ripples_tell_a_voice_from_a_whisper_wherever_its_harmonics_are():
+    distance = codec_training.EnergyDistance()
+    pulses = torch.zeros(3, 24_000)
+    for row, period in enumerate((120, 123)):
+        pulses[row, ::period] = period**0.5
+    pulses[2] = torch.randn(24_000, generator=torch.Generator().manual_seed(0))
+    spectra = distance.log_spectrum(pulses, 2048)
+
+    def confusion(views):
+        voice, higher, whisper = views
+        return (voice - higher).abs().mean() / (voice - whisper).abs().mean()
+
+    assert confusion(distance.ripples(spectra)) < 0.6 * confusion(spectra)
+
+
 def test_refining_leaves_the_codes_and_changes_the_sound(speech, runs, tmp_path, capsys):
     export(runs / "lm", trained_codec(runs / "codec"), tmp_path / "model")
     command = ["train", "codec", "--init", str(tmp_path / "model"), "--data", str(speech), "--refined", "2"]

@@ -1,9 +1,8 @@
 """Train the embedded model's codec on synthetic speech (`python -m csm train codec`).
 
-Reconstruction is judged by log-mel distance at four window sizes; then the decoder alone learns to sound like speech,
-from an energy distance of spectra and from discriminators. Code 0 is made semantic by distillation, as in Mimi,
-except that the teacher is the synthesiser itself: a linear head must read the phones of each frame from code 0's
-vector alone.
+Reconstruction is judged by log-mel distance at four window sizes; then the decoder alone learns from an energy
+distance to sound like speech. Code 0 is made semantic by distillation, as in Mimi, except that the teacher is the
+synthesiser itself: a linear head must read the phones of each frame from code 0's vector alone.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 
 from csm.codec.spectral import HOP, SpectralCodec, mel_filters
 from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
-from csm.training.adversary import Adversary, discriminator_loss, fooled
 from csm.training.corpus import Corpus, Utterance, speaker_shares
 from csm.training.pitch import pitch
 from csm.training.run import Run, warmup_cosine
@@ -56,32 +54,44 @@ class MelDistance(nn.Module):
 
 class EnergyDistance(nn.Module):
     """How far the distribution of what is made is from that of recordings (Gritsenko et al. 2020, arXiv:2008.01160):
-    2 E|real - made| - E|made - made again| in log spectra at several window sizes, which has its least value where
-    what is made is as likely as what was recorded.
+    2 E|real - made| - E|made - made again|, which has its least value where what is made is as likely as what was
+    recorded. Distances are between log spectra at several window sizes, and between the ripples of the longest's.
 
-    The first term alone is least for a hum in the place of noise, which is wrong by less than another noise is. The
-    second rewards takes that differ, as recordings do.
+    The first term alone is least for a hum in the place of noise, which is wrong by less than another noise is; the
+    second rewards takes that differ, as recordings do. Ripples over frequency are harmonics, and their sizes tell a
+    voice from a whisper even where its pitch is a little off, so that no harmonic stands where it should.
     """
+
+    BAND, RIPPLES = 64, 0.05  # bins, half overlapping; weight
 
     def __init__(self, windows: tuple[int, ...] = (256, 512, 1024, 2048)) -> None:
         super().__init__()
         self.windows = windows
-        for window in windows:
-            self.register_buffer(f"window_{window}", torch.hann_window(window), persistent=False)
+        for length in (*windows, self.BAND):
+            self.register_buffer(f"window_{length}", torch.hann_window(length), persistent=False)
 
-    def log_spectra(self, wave: Tensor) -> list[Tensor]:
-        """(B, samples) -> for each window, (B, bins, frames) in powers of ten."""
-        spectra = [
-            torch.stft(wave, n, n // 4, window=getattr(self, f"window_{n}"), return_complex=True) / n**0.5
-            for n in self.windows
-        ]
-        return [torch.log10(spectrum.abs() + 1e-4) for spectrum in spectra]
+    def log_spectrum(self, wave: Tensor, window: int) -> Tensor:
+        """(B, samples) -> (B, bins, frames) in powers of ten."""
+        shape = getattr(self, f"window_{window}")
+        return torch.log10(
+            torch.stft(wave, window, window // 4, window=shape, return_complex=True).abs() / window**0.5 + 1e-4
+        )
+
+    def ripples(self, spectrum: Tensor) -> Tensor:
+        """How strong the ripples of a log spectrum (B, bins, frames) are in each band, by their number, from 2 on."""
+        bands = spectrum.transpose(1, 2).unfold(2, self.BAND, self.BAND // 2)
+        waves = torch.fft.rfft((bands - bands.mean(-1, keepdim=True)) * getattr(self, f"window_{self.BAND}"))
+        return waves[..., 2:].abs()
 
     def forward(self, real: Tensor, made: Tensor, again: Tensor) -> Tensor:
         """float32 (B, samples) each, clip for clip; `made` and `again` are two takes of the same codes."""
-        spectra = (self.log_spectra(wave) for wave in (real, made, again))
-        distances = [F.l1_loss(r, m) + F.l1_loss(r, a) - F.l1_loss(m, a) for r, m, a in zip(*spectra)]
-        return torch.stack(distances).mean()
+        spectra = [[self.log_spectrum(wave, window) for window in self.windows] for wave in (real, made, again)]
+        rippled = _energy(*(self.ripples(longest) for *_, longest in spectra))
+        return torch.stack([_energy(*views) for views in zip(*spectra)]).mean() + self.RIPPLES * rippled
+
+
+def _energy(real: Tensor, made: Tensor, again: Tensor) -> Tensor:
+    return F.l1_loss(real, made) + F.l1_loss(real, again) - F.l1_loss(made, again)
 
 
 def phones_at(utterance: Utterance, start: float, frames: int) -> np.ndarray:
@@ -100,7 +110,6 @@ class CodecTrainer(nn.Module):
         self.codec = SpectralCodec(config)
         self.phone_reader = nn.Linear(config.dim, len(PHONE_TIMES) * len(PHONES))
         self.distance, self.energy = MelDistance(), EnergyDistance()
-        self.adversary = Adversary()
 
     def forward(
         self, wave: Tensor, phones: Tensor, quantise: bool, own_pitch: bool = False
@@ -120,18 +129,13 @@ class CodecTrainer(nn.Module):
         metrics = {"mel": mel, "semitones_off": 12 * off, "phone_accuracy": correct, "commitment": commitment}
         return loss, {name: value.item() for name, value in metrics.items()}
 
-    def refine(self, wave: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """wave (B, samples) -> loss of the decoder, reconstruction (B, samples), metrics."""
+    def refine(self, wave: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """wave (B, samples) -> loss of the decoder, metrics."""
         hertz, voiced = pitch(wave, HOP)
-        (made, again), _, _, octaves = self.codec(wave, hertz, takes=2)
-        energy, deceived = self.energy(wave, made, again), fooled(self.adversary, made)
+        takes, _, _, octaves = self.codec(wave, hertz, takes=2)
+        energy = self.energy(wave, *takes)
         off = (octaves - hertz.log2()).abs()[voiced].mean()
-        metrics = {"energy": energy, "fooled": deceived, "semitones_off": 12 * off}
-        return (
-            10 * energy + deceived + 4 * off,
-            made.detach(),
-            {name: value.item() for name, value in metrics.items()},
-        )
+        return 10 * energy + 4 * off, {"energy": energy.item(), "semitones_off": 12 * off.item()}
 
 
 class Clips:
@@ -196,20 +200,8 @@ def train_codec(
         steps = 0
     unquantised = min(unquantised, steps // 4)
     learning = [*trainer.codec.parameters(), *trainer.phone_reader.parameters()]
-    judging = list(trainer.adversary.parameters())
-    optimisers = [
-        torch.optim.AdamW(parameters, lr=rate, betas=(0.8, 0.99), weight_decay=1e-2)
-        for parameters in (learning, judging)
-    ]
-    run = Run(folder, trainer, [*optimisers])
-
-    def descend(loss: Tensor, index: int, parameters: list[nn.Parameter], factor: float) -> None:
-        for group in optimisers[index].param_groups:
-            group["lr"] = factor
-        optimisers[index].zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimisers[index].step()
+    optimiser = torch.optim.AdamW(learning, lr=rate, betas=(0.8, 0.99), weight_decay=1e-2)
+    run = Run(folder, trainer, [optimiser])
 
     def train_step(step: int) -> dict[str, float]:
         torch.manual_seed(seed * 1_000_003 + step)
@@ -219,17 +211,20 @@ def train_codec(
             part.train(not refining).requires_grad_(not refining)
         rng = np.random.default_rng((seed, step))
         if refining:
-            wave, _ = crops(corpus, train, rng, refined_batch, refined_frames)
-            loss, made, metrics = trainer.refine(wave)
             now = refined_rate * warmup_cosine(step - steps, refined)
-            descend(loss, 0, learning, now)
-            judgement = discriminator_loss(trainer.adversary, wave, made)
-            descend(judgement, 1, judging, now)
-            return metrics | {"judgement": judgement.item()}
-        # The first quantised batch feeds k-means: it must hold several vectors for every code.
-        wave, phones = crops(corpus, train, rng, batch * (1 + 5 * (step == unquantised)), frames)
-        loss, metrics = trainer(wave, phones, step >= unquantised)
-        descend(loss, 0, learning, rate * warmup_cosine(step, steps))
+            wave, _ = crops(corpus, train, rng, refined_batch, refined_frames)
+            loss, metrics = trainer.refine(wave)
+        else:
+            now = rate * warmup_cosine(step, steps)
+            # The first quantised batch feeds k-means: it must hold several vectors for every code.
+            wave, phones = crops(corpus, train, rng, batch * (1 + 5 * (step == unquantised)), frames)
+            loss, metrics = trainer(wave, phones, step >= unquantised)
+        for group in optimiser.param_groups:
+            group["lr"] = now
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(learning, 5.0)
+        optimiser.step()
         return metrics
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from csm.training.adversary import Adversary, discriminator_loss, generator_losses
+from csm.training.adversary import Adversary, discriminator_loss, fooled, generator_losses
 
 
 def hums_and_noise(seed: int, batch: int = 4, samples: int = 4800) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,11 +53,11 @@ def test_what_a_discriminator_sees_is_of_order_one_for_quiet_speech_too(adversar
 def test_the_generator_learns_from_the_discriminators_and_they_do_not_from_its_losses(adversary):
     hums, noise = hums_and_noise(0)
     made = noise.requires_grad_()
-    adversarial, feature = generator_losses(adversary, hums, made)
-    for loss in (adversarial, feature):
+    losses = (*generator_losses(adversary, hums, made), fooled(adversary, made))
+    for loss in losses:
         (gradient,) = torch.autograd.grad(loss, made, retain_graph=True)
         assert gradient.isfinite().all() and (gradient.abs().sum(1) > 0).all()
-    (adversarial + feature).backward()
+    sum(losses).backward()
     assert all(parameter.grad is None and parameter.requires_grad for parameter in adversary.parameters())
 
 
@@ -83,6 +83,7 @@ def test_the_hinge_is_right_where_it_is_known(adversary, score, hinge):
     hums, noise = hums_and_noise(0)
     assert discriminator_loss(adversary, hums, noise).item() == pytest.approx(hinge)
     assert generator_losses(adversary, hums, noise)[0].item() == pytest.approx(-score)
+    assert fooled(adversary, noise).item() == pytest.approx(-score)
 
 
 def test_a_perfect_copy_has_no_feature_distance(adversary):

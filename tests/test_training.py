@@ -254,6 +254,7 @@ def test_ripples_tell_a_voice_from_a_whisper_wherever_its_harmonics_are():
 def test_refining_leaves_the_codes_and_changes_the_sound(speech, runs, tmp_path, capsys):
     export(runs / "lm", trained_codec(runs / "codec"), tmp_path / "model")
     command = ["train", "codec", "--init", str(tmp_path / "model"), "--data", str(speech), "--refined", "2"]
+    command += ["--adversarial", "1"]
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
     assert str(tmp_path / "run" / "model") in capsys.readouterr().out
     before, after = (csm.load(str(folder), "cpu").codec for folder in (tmp_path / "model", tmp_path / "run" / "model"))
@@ -261,6 +262,7 @@ def test_refining_leaves_the_codes_and_changes_the_sound(speech, runs, tmp_path,
     codes = before.encode(wave)
     assert torch.equal(after.encode(wave), codes)
     assert not torch.equal(after.decode(codes), before.decode(codes))
+    assert {"energy", "fooled", "judgement"} <= set(read_metrics(tmp_path / "run")[-1])
     assert main([*command, "--out", str(tmp_path / "run"), "--steps", "3"]) == 2
     assert "--refined" in capsys.readouterr().err
 

@@ -8,6 +8,9 @@ et al. 2020, arXiv:2010.05646). Narrower than theirs, so that two CPU cores can 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -90,28 +93,45 @@ def discriminator_loss(adversary: Adversary, real: Tensor, made: Tensor) -> Tens
     return torch.stack(losses).mean()
 
 
+def fooled(adversary: Adversary, made: Tensor) -> Tensor:
+    """Minus the scores of `made`, float32 (B, samples): the other side of the hinge, for the codec to lower. The
+    discriminators get no gradient."""
+    with _unlearning(adversary):
+        return _deception(adversary(made))
+
+
 def generator_losses(adversary: Adversary, real: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
-    """What the codec is to lower: minus its scores (the other side of the hinge), and the distance of its features.
+    """What the codec is to lower: minus its scores, as in `fooled`, and the distance of its features.
 
     The feature distance is relative, as in EnCodec: a layer's mean absolute difference over the mean absolute value on
     recordings, averaged over layers and windows; 0 for a perfect copy. The discriminators get no gradient.
 
     Args: real and made, float32 (B, samples), clip for clip.
     """
-    asked = [parameter for parameter in adversary.parameters() if parameter.requires_grad]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    try:
+    with _unlearning(adversary):
         with torch.no_grad():
             on_real = adversary(real)
         on_made = adversary(made)
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)
-    scores = [-score.float().mean() for score, _ in on_made]
     distances = [
         F.l1_loss(mine.float(), theirs.float()) / (theirs.float().abs().mean() + 1e-3)
         for (_, made_layers), (_, real_layers) in zip(on_made, on_real, strict=True)
         for mine, theirs in zip(made_layers, real_layers, strict=True)
     ]
-    return torch.stack(scores).mean(), torch.stack(distances).mean()
+    return _deception(on_made), torch.stack(distances).mean()
+
+
+def _deception(judged: Judged) -> Tensor:
+    return torch.stack([-scores.float().mean() for scores, _ in judged]).mean()
+
+
+@contextmanager
+def _unlearning(adversary: Adversary) -> Iterator[None]:
+    """What is computed inside gives the discriminators no gradient."""
+    learning = [parameter for parameter in adversary.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)

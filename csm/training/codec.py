@@ -1,8 +1,9 @@
 """Train the embedded model's codec on synthetic speech (`python -m csm train codec`).
 
-Reconstruction is judged by log-mel distance at four window sizes; then the decoder alone learns from an energy
-distance to sound like speech. Code 0 is made semantic by distillation, as in Mimi, except that the teacher is the
-synthesiser itself: a linear head must read the phones of each frame from code 0's vector alone.
+Reconstruction is judged by log-mel distance at four window sizes; then the decoder alone learns to sound like speech,
+from an energy distance and, if they are asked for, from discriminators. Code 0 is made semantic by distillation, as in
+Mimi, except that the teacher is the synthesiser itself: a linear head must read the phones of each frame from code 0's
+vector alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from csm.codec.spectral import HOP, SpectralCodec, mel_filters
 from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
+from csm.training.adversary import Adversary, discriminator_loss, fooled
 from csm.training.corpus import Corpus, Utterance, speaker_shares
 from csm.training.pitch import pitch
 from csm.training.run import Run, warmup_cosine
@@ -105,11 +107,13 @@ def phones_at(utterance: Utterance, start: float, frames: int) -> np.ndarray:
 class CodecTrainer(nn.Module):
     """The codec with its phone reader, and one batch's losses."""
 
-    def __init__(self, config: SpectralConfig) -> None:
+    def __init__(self, config: SpectralConfig, adversarial: float = 0.0) -> None:
         super().__init__()
         self.codec = SpectralCodec(config)
         self.phone_reader = nn.Linear(config.dim, len(PHONE_TIMES) * len(PHONES))
         self.distance, self.energy = MelDistance(), EnergyDistance()
+        self.adversarial = adversarial
+        self.adversary = Adversary() if adversarial else nn.Module()
 
     def forward(
         self, wave: Tensor, phones: Tensor, quantise: bool, own_pitch: bool = False
@@ -130,12 +134,17 @@ class CodecTrainer(nn.Module):
         return loss, {name: value.item() for name, value in metrics.items()}
 
     def refine(self, wave: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """wave (B, samples) -> loss of the decoder, metrics."""
+        """wave (B, samples) -> loss of the decoder and of its discriminators, which share no gradient; metrics."""
         hertz, voiced = pitch(wave, HOP)
         takes, _, _, octaves = self.codec(wave, hertz, takes=2)
         energy = self.energy(wave, *takes)
         off = (octaves - hertz.log2()).abs()[voiced].mean()
-        return 10 * energy + 4 * off, {"energy": energy.item(), "semitones_off": 12 * off.item()}
+        loss, metrics = 10 * energy + 4 * off, {"energy": energy, "semitones_off": 12 * off}
+        if isinstance(self.adversary, Adversary):
+            metrics["fooled"] = fooled(self.adversary, takes[0])
+            metrics["judgement"] = discriminator_loss(self.adversary, wave, takes[0])
+            loss = loss + self.adversarial * metrics["fooled"] + metrics["judgement"]
+        return loss, {name: value.item() for name, value in metrics.items()}
 
 
 class Clips:
@@ -180,6 +189,7 @@ def train_codec(
     refined_frames: int = 16,
     rate: float = 1e-3,
     refined_rate: float = 3e-4,
+    adversarial: float = 0.0,
     unquantised: int = 700,
     seed: int = 1,
     every: int = 250,
@@ -187,28 +197,30 @@ def train_codec(
 ) -> SpectralCodec:
     """Train (or resume) in `folder` on the speech in `data`: `steps` steps of reconstruction, in which the quantiser
     starts by k-means after `unquantised` (a quarter at most), when the latents mean something; then `refined` more in
-    which the decoder alone learns to sound like speech. The codes stay what they are after `steps`, so that the
-    language model can be trained on them meanwhile. A trained codec to `start` from is only refined. Returns the codec
-    in evaluation mode."""
+    which the decoder alone learns to sound like speech, from discriminators, too, if `adversarial` gives them a weight.
+    The codes stay what they are after `steps`, so that the language model can be trained on them meanwhile. A trained
+    codec to `start` from is only refined. Returns the codec in evaluation mode."""
     torch.manual_seed(seed)
     corpus = Corpus(data)
     train = Clips([u for u in corpus.utterances if not u.held_out])
     held_out = Clips([u for u in corpus.utterances if u.held_out])
-    trainer = CodecTrainer(config)
+    trainer = CodecTrainer(config, adversarial)
     if start is not None:
         trainer.codec.load_state_dict(start.state_dict())
         steps = 0
     unquantised = min(unquantised, steps // 4)
-    learning = [*trainer.codec.parameters(), *trainer.phone_reader.parameters()]
-    optimiser = torch.optim.AdamW(learning, lr=rate, betas=(0.8, 0.99), weight_decay=1e-2)
+    parts = [[*trainer.codec.parameters(), *trainer.phone_reader.parameters()], [*trainer.adversary.parameters()]]
+    optimiser = torch.optim.AdamW(
+        [{"params": part} for part in parts if part], lr=rate, betas=(0.8, 0.99), weight_decay=1e-2
+    )
     run = Run(folder, trainer, [optimiser])
 
     def train_step(step: int) -> dict[str, float]:
         torch.manual_seed(seed * 1_000_003 + step)
         refining = step >= steps
         trainer.train()
-        for part in (trainer.codec.encoder, trainer.codec.quantizer, trainer.phone_reader):
-            part.train(not refining).requires_grad_(not refining)
+        for module in (trainer.codec.encoder, trainer.codec.quantizer, trainer.phone_reader):
+            module.train(not refining).requires_grad_(not refining)
         rng = np.random.default_rng((seed, step))
         if refining:
             now = refined_rate * warmup_cosine(step - steps, refined)
@@ -223,7 +235,8 @@ def train_codec(
             group["lr"] = now
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(learning, 5.0)
+        for part in parts:
+            nn.utils.clip_grad_norm_(part, 5.0)
         optimiser.step()
         return metrics
 

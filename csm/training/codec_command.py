@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from csm.config import MimiConfig, SpectralConfig
 from csm.errors import InputError
@@ -25,6 +26,7 @@ def add_arguments(codec: argparse.ArgumentParser) -> None:
     codec.add_argument("--every", type=positive, default=250, help="steps between saves (default: 250)")
     nano = codec.add_argument_group("nano")
     nano.add_argument("--refined", type=natural, default=4_000, help="steps in which the decoder learns to sound")
+    nano.add_argument("--adversarial", type=float, default=0.0, metavar="WEIGHT", help="of discriminators (default: 0)")
     mimi = codec.add_argument_group("Mimi")
     mimi.add_argument(
         "--adversarial-from",
@@ -54,9 +56,16 @@ def _train_light(arguments: argparse.Namespace, config: SpectralConfig) -> None:
 
     Corpus(arguments.data)  # without speech there is nothing to begin
     keep_shape(arguments.out, config)
-    options = {"refined": arguments.refined, "seed": arguments.seed, "every": arguments.every}
     steps = {} if arguments.steps is None else {"steps": arguments.steps}
-    train_codec(arguments.data, arguments.out, config, **options, **steps)
+    train_codec(arguments.data, arguments.out, config, **_light_options(arguments), **steps)
+
+
+def _light_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    if not 0 <= arguments.adversarial < 100:
+        raise InputError(
+            f"The weight --adversarial {arguments.adversarial} means nothing: choose one from 0 up, such as 1."
+        )
+    return {name: getattr(arguments, name) for name in ("refined", "adversarial", "seed", "every")}
 
 
 def _refine(arguments: argparse.Namespace) -> None:
@@ -81,9 +90,7 @@ def _refine(arguments: argparse.Namespace) -> None:
             arguments.data,
             arguments.out,
             codec.config,
-            refined=arguments.refined,
-            seed=arguments.seed,
-            every=arguments.every,
+            **_light_options(arguments),
             start=codec,
         ).state_dict()
     )

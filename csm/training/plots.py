@@ -34,7 +34,8 @@ def read_header(folder: Path) -> dict[str, Any] | None:
 
 
 def plot_curves(runs: Mapping[str, list[dict[str, Any]]], target: Path) -> bool:
-    """One panel a metric, one colour a run, held-out values dashed; False where matplotlib is missing."""
+    """One panel a metric that isn't zero throughout, one colour a run, held-out values dashed; False where matplotlib
+    is missing."""
     try:
         import matplotlib
     except ImportError:
@@ -42,8 +43,9 @@ def plot_curves(runs: Mapping[str, list[dict[str, Any]]], target: Path) -> bool:
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(name for records in runs.values() for record in records for name in record))
-    panels = [name for name in names if name not in NOT_CURVES and not name.startswith("held_out_")]
+    everything = [record for records in runs.values() for record in records]
+    names = dict.fromkeys(name for record in everything for name in record if not name.startswith("held_out_"))
+    panels = [name for name in names if name not in NOT_CURVES and any(record.get(name) for record in everything)]
     if not panels:
         return True
     figure = Figure(figsize=(4.5 * len(panels), 3.4), layout="constrained")

@@ -17,6 +17,7 @@ from torch import Tensor
 from csm.config import ModelConfig, RopeConfig, SpectralConfig, TransformerConfig
 from csm.kernels.choice import choose_kernel, embed_kernel
 from csm.kernels.frame import FrameKernels, KernelWeights
+from csm.kernels.processor import Processor
 from csm.kernels.quantise import quantise_rows, quantise_rows_float8
 from csm.kernels.stack import Places, Scratch, Stack, StackWeights, Weight, power_of_two, single
 from csm.model import CSM, KVCache, Sampling, sample
@@ -46,7 +47,8 @@ def stack_of(
     transformer = Transformer(config, positions)
     randomise(transformer)
     transformer.to(device, dtype)
-    return transformer, Stack(StackWeights(transformer, weights), rows, rows, positions, keep_small=True)
+    processor = Processor.of(torch.device(device))
+    return transformer, Stack(processor, StackWeights(transformer, weights), rows, rows, positions, keep_small=True)
 
 
 def places_of(lengths: list[int], device: str, active: list[int] | None = None) -> Places:
@@ -110,6 +112,7 @@ def check_inactive_rows_are_left_alone_by_attention(device: str) -> None:
 @torch.inference_mode()
 def check_products(device: str) -> None:
     torch.manual_seed(1)
+    processor = Processor.of(torch.device(device))
     for dtype in (torch.float32, torch.bfloat16):
         for rows, n, k in ((1, 35, 80), (1, 16, 2_100), (3, 35, 4_100), (20, 35, 272)):
             x, out = torch.randn(rows, k, device=device).to(dtype), torch.randn(rows, n, device=device).to(dtype)
@@ -117,11 +120,11 @@ def check_products(device: str) -> None:
             theirs = out + F.linear(x, w)
             ours = out.clone()
             scratch = Scratch.new(rows, n, x.device)
-            single(x, Weight(w), ours, rows, add=True, scratch=scratch)
+            single(processor, x, Weight(w), ours, rows, add=True, scratch=scratch)
             close(ours, theirs)
             assert not scratch.arrivals.any() and scratch.parts.any().item() == (k > 4_000)  # split where it pays
             normed = F.rms_norm(x.float(), (k,), eps=1e-5).to(dtype) * norm
-            single(x, Weight(w), ours, rows, norm=norm, eps=1e-5)
+            single(processor, x, Weight(w), ours, rows, norm=norm, eps=1e-5)
             close(ours, F.linear(normed, w))
 
 
@@ -149,7 +152,9 @@ def check_a_whole_layer_in_every_weight_format(device: str) -> None:
 def choose(logits: Tensor, noise: Tensor, temperature: float, topk: list[int]) -> Tensor:
     rows, vocab = logits.shape
     codes = torch.full((rows, 2), -1, device=logits.device)
-    choose_kernel[(rows,)](
+    Processor.of(logits.device).launch(
+        choose_kernel,
+        (rows,),
         logits,
         noise,
         torch.full((rows,), temperature, device=logits.device),
@@ -199,7 +204,8 @@ def check_the_embedding_of_a_frame(device: str) -> None:
     table = torch.randn(5 * 7, 48, device=device)
     codes = torch.randint(0, 7, (2, 5), device=device)
     out = torch.empty(2, 48, device=device)
-    embed_kernel[(2, 2)](codes, table, out, CODEBOOKS=5, VOCAB=7, DIM=48, BLOCK_C=8, BLOCK_D=32)
+    processor = Processor.of(table.device)
+    processor.launch(embed_kernel, (2, 2), codes, table, out, CODEBOOKS=5, VOCAB=7, DIM=48, BLOCK_C=8, BLOCK_D=32)
     close(out, table[codes + torch.arange(5, device=device) * 7].sum(1))
 
 

@@ -8,6 +8,8 @@ together, in their order, so that the result does not depend on who was last.
 import triton
 import triton.language as tl
 
+from csm.kernels.processor import let_next_begin, wait_for_previous
+
 
 @triton.jit
 def product(a, b, acc, EMULATE: tl.constexpr):
@@ -40,15 +42,23 @@ def attention_kernel(
     BLOCK_S: tl.constexpr,
     CHUNK: tl.constexpr,
     SPLITS: tl.constexpr,
+    FIXED: tl.constexpr,  # nobody ever writes into lengths and active
     EMULATE: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    let_next_begin(OVERLAP)
+    if not FIXED:
+        wait_for_previous(OVERLAP)
     own = tl.program_id(0)
     split = tl.program_id(1)
     row = own // KV_HEADS
     kv = own % KV_HEADS
     length = tl.minimum(tl.load(lengths + row).to(tl.int32) + 1, positions)
+    present = tl.load(active + row) != 0
+    if FIXED:
+        wait_for_previous(OVERLAP)
     begin = split * CHUNK
-    if (begin < length) & (tl.load(active + row) != 0):
+    if (begin < length) & present:
         g = tl.arange(0, BLOCK_G)
         d = tl.arange(0, BLOCK_D)
         mask = (g < GROUP)[:, None] & (d < HEAD_DIM)[None, :]

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from csm.kernels.processor import let_next_begin, wait_for_previous
+
 
 @triton.jit
 def order(value, SHORT: tl.constexpr):
@@ -60,8 +62,11 @@ def choose_kernel(
     SHORT: tl.constexpr,  # the logits are bfloat16's
     BLOCK_V: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """One program per row: its code, and with NEXT what the depth decoder reads next."""
+    let_next_begin(OVERLAP)
+    wait_for_previous(OVERLAP)
     row = tl.program_id(0)
     draws = noise + (row * CODEBOOKS + codebook).to(tl.int64) * VOCAB
     own_temperature = tl.load(temperature + row)
@@ -85,8 +90,11 @@ def embed_kernel(
     DIM: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """The sum of a frame's embeddings, which is the backbone's next input."""
+    let_next_begin(OVERLAP)
+    wait_for_previous(OVERLAP)
     row = tl.program_id(0)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     c = tl.arange(0, BLOCK_C)
@@ -106,8 +114,11 @@ def finish_kernel(
     eps,
     DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """The backbone's last norm gives the new state, and the row is one position longer; only for active rows."""
+    let_next_begin(OVERLAP)
+    wait_for_previous(OVERLAP)
     row = tl.program_id(0)
     if tl.load(active + row) != 0:
         d = tl.arange(0, BLOCK_D)

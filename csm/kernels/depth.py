@@ -326,12 +326,6 @@ class DepthInOne:
     warps: int = 8
 
     @property
-    def programs(self) -> int:
-        """One for each multiprocessor; one in all under the interpreter, which runs programs one after the other."""
-        device = self.heads.device
-        return 1 if device.type == "cpu" else torch.cuda.get_device_properties(device).multi_processor_count
-
-    @property
     def phases(self) -> int:
         """How many phases a frame has, the last choice included."""
         return (self.heads.shape[0] + 1) * (4 * self.stack.config.layers + 1) + 1
@@ -353,7 +347,9 @@ class DepthInOne:
         scaled = qkv.scale is not None
         group = config.heads // config.kv_heads
         self.counter.zero_()
-        depth_kernel[(programs or self.programs,)](
+        self.stack.processor.launch(
+            depth_kernel,
+            (programs or self.stack.processor.multiprocessors,),
             self.entries,
             codes,
             self.logits,
@@ -406,4 +402,5 @@ class DepthInOne:
             HEAD_N=self.codes,
             num_warps=self.warps,
             launch_cooperative_grid=True,
+            overlap=False,
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from csm.kernels.choice import choose_kernel, embed_kernel, finish_kernel
 from csm.kernels.depth import DepthInOne
+from csm.kernels.processor import Processor
 from csm.kernels.stack import Places, Stack, StackWeights, Weight, check_format, power_of_two, single
 from csm.model.module import CSM
 from csm.model.sampling import Sampling
@@ -66,13 +67,21 @@ class FrameKernels:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def __init__(self, weights: KernelWeights, slots: int, positions: int, depth_in_one: bool = False) -> None:
+    def __init__(
+        self,
+        weights: KernelWeights,
+        slots: int,
+        positions: int,
+        depth_in_one: bool = False,
+        processor: Processor | None = None,
+    ) -> None:
         like = weights.projection.data
+        self.processor = processor = processor or Processor.of(like.device)
         self.weights, self.config, self.slots, self.positions = weights, weights.config, slots, positions
         config, device = weights.config, like.device
         books, vocab, width = config.num_codebooks, config.audio_vocab_size, config.decoder.dim
-        self.backbone = Stack(weights.backbone, slots, slots, positions, keep_small=False)
-        self.depth = Stack(weights.depth, slots, 2 * slots, books, keep_small=True)
+        self.backbone = Stack(processor, weights.backbone, slots, slots, positions, keep_small=False)
+        self.depth = Stack(processor, weights.depth, slots, 2 * slots, books, keep_small=True)
         self.keys, self.values = self.backbone.keys, self.backbone.values
         self.x, self.depth_x = like.new_zeros(slots, config.backbone.dim), like.new_zeros(2 * slots, width)
         self.logits = like.new_zeros(slots, vocab)
@@ -88,8 +97,9 @@ class FrameKernels:
             )
         always = torch.ones(2 * slots, dtype=torch.uint8, device=device)
         both = torch.arange(2, device=device).repeat_interleave(slots)
-        self._depth_places = [Places(2 * slots, both, always)] + [
-            Places(slots, torch.full((slots,), position, device=device), always[:slots]) for position in range(2, books)
+        self._depth_places = [Places(2 * slots, both, always, fixed=True)] + [
+            Places(slots, torch.full((slots,), position, device=device), always[:slots], fixed=True)
+            for position in range(2, books)
         ]
 
     def set_sampling(self, sampling: Sampling, slot: int | None = None) -> None:
@@ -120,18 +130,18 @@ class FrameKernels:
     def sample(self, state: Tensor, noise: Tensor, codes_out: Tensor) -> None:
         """The first half of a frame: states to codes."""
         slots, depth, weights = self.slots, self.depth, self.weights
-        single(state, weights.first_head, self.logits, slots)
+        single(self.processor, state, weights.first_head, self.logits, slots)
         self._choose(noise, codes_out, 0, self.depth_x[slots:])
         if self.in_one is not None:
-            single(state, weights.projection, weights.entries[-1:], slots)
+            single(self.processor, state, weights.projection, weights.entries[-1:], slots)
             self.in_one.decode(codes_out[0], noise[0], self.temperature, self.topk)
             return
-        single(state, weights.projection, self.depth_x, slots)
+        single(self.processor, state, weights.projection, self.depth_x, slots)
         for book, places in enumerate(self._depth_places, start=1):
             depth.run(self.depth_x, places)
             newest = self.depth_x[places.rows - slots : places.rows]
             head, norm = weights.heads[book - 1], weights.depth.norm
-            single(newest, head, self.logits, slots, norm=norm, eps=depth.config.norm_eps)
+            single(self.processor, newest, head, self.logits, slots, norm=norm, eps=depth.config.norm_eps)
             self._choose(noise, codes_out, book, self.depth_x)
 
     def advance(self, state: Tensor, codes: Tensor, lengths: Tensor, active: Tensor) -> None:
@@ -139,7 +149,9 @@ class FrameKernels:
         config, flags = self.config, active.view(torch.uint8)
         dim = config.backbone.dim
         block = min(128, power_of_two(dim))
-        embed_kernel[(self.slots, -(-dim // block))](
+        self.processor.launch(
+            embed_kernel,
+            (self.slots, -(-dim // block)),
             codes,
             self.weights.embeddings,
             self.x,
@@ -151,7 +163,9 @@ class FrameKernels:
             num_warps=4,
         )
         self.backbone.run(self.x, Places(self.slots, lengths, flags))
-        finish_kernel[(self.slots,)](
+        self.processor.launch(
+            finish_kernel,
+            (self.slots,),
             self.x,
             self.weights.backbone.norm,
             state,
@@ -167,7 +181,9 @@ class FrameKernels:
         """Sample codebook `book` from `logits`; its code's projected embedding goes to `inputs`."""
         config = self.config
         width = config.decoder.dim
-        choose_kernel[(self.slots,)](
+        self.processor.launch(
+            choose_kernel,
+            (self.slots,),
             self.logits,
             noise,
             self.temperature,

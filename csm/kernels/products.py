@@ -13,6 +13,8 @@ interpreter has no bfloat16 arithmetic: EMULATE rounds the operands and then mul
 import triton
 import triton.language as tl
 
+from csm.kernels.processor import let_next_begin, wait_for_previous
+
 
 @triton.jit
 def widen(w):
@@ -37,30 +39,33 @@ def multiply(w, x, acc, dtype: tl.constexpr, ROWS: tl.constexpr, EMULATE: tl.con
 
 
 @triton.jit
-def load_inputs(x, norm, k, r, rows, K: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, EVEN: tl.constexpr):
+def load_vector(vector, k, K: tl.constexpr, ROWS: tl.constexpr, EVEN: tl.constexpr):
+    """Numbers k of `vector` (K,), as a row (1, K') for one row of inputs, as a column (K', 1) for several."""
+    if ROWS == 1:
+        k = k[None, :]
+    else:
+        k = k[:, None]
+    if EVEN:
+        return tl.load(vector + k)
+    else:
+        return tl.load(vector + k, mask=k < K, other=0.0)
+
+
+@triton.jit
+def load_inputs(x, scale, k, r, rows, K: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, EVEN: tl.constexpr):
     """Inputs k of all rows times the norm's scale, (K', ROWS), and the sums of their squares, (ROWS,); for one row
     both are (1, K'): its squares are summed up at the end."""
     if ROWS == 1:
-        if EVEN:
-            tile = tl.load(x + k).to(tl.float32)[None, :]
-        else:
-            tile = tl.load(x + k, mask=k < K, other=0.0).to(tl.float32)[None, :]
+        tile = load_vector(x, k, K, ROWS, EVEN).to(tl.float32)
     else:
         tile = tl.load(x + r[None, :] * K + k[:, None], mask=(k < K)[:, None] & (r < rows)[None, :], other=0.0)
+    wide = tile.to(tl.float32)
     if NORM:
-        wide = tile.to(tl.float32)
-        if EVEN:
-            scale = tl.load(norm + k).to(tl.float32)
-        else:
-            scale = tl.load(norm + k, mask=k < K, other=0.0).to(tl.float32)
-        if ROWS == 1:
-            return wide * scale[None, :], wide * wide
-        else:
-            return wide * scale[:, None], tl.sum(wide * wide, 0)
-    elif ROWS == 1:
-        return tile, tile
+        tile = wide * scale
+    if ROWS == 1:
+        return tile, wide * wide
     else:
-        return tile, tl.sum(tile.to(tl.float32), 0)  # not used
+        return tile, tl.sum(wide * wide, 0)
 
 
 @triton.jit
@@ -71,6 +76,17 @@ def load_weights(w, n, live, k, K: tl.constexpr, EVEN: tl.constexpr, POLICY: tl.
         return tl.load(tile, mask=live[:, None], other=0.0, eviction_policy=POLICY)
     else:
         return tl.load(tile, mask=live[:, None] & (k < K)[None, :], other=0.0, eviction_policy=POLICY)
+
+
+@triton.jit
+def load_turns(cos, sin, lengths, active, p, live, r, rows, positions, TURNED: tl.constexpr, HALF: tl.constexpr):
+    """Each row's position, whether its key and value are kept, and by what RoPE turns its pairs p < TURNED."""
+    position = tl.load(lengths + r, mask=r < rows, other=0)
+    valid = position < positions
+    kept = (tl.load(active + r, mask=r < rows, other=0) != 0) & valid
+    turned = (live & (p < TURNED))[:, None] & ((r < rows) & valid)[None, :]
+    angle = position[None, :] * HALF + (p % HALF)[:, None]
+    return position, kept, tl.load(cos + angle, mask=turned, other=1.0), tl.load(sin + angle, mask=turned, other=0.0)
 
 
 @triton.jit
@@ -96,6 +112,7 @@ def pair_kernel(
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     ROPE: tl.constexpr,
+    FIXED: tl.constexpr,  # nobody ever writes into lengths and active
     SCALED: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -103,7 +120,9 @@ def pair_kernel(
     STAGES: tl.constexpr,
     POLICY: tl.constexpr,
     EMULATE: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    let_next_begin(OVERLAP)
     dtype: tl.constexpr = x.dtype.element_ty
     EVEN: tl.constexpr = K % BLOCK_K == 0
     p = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -123,14 +142,37 @@ def pair_kernel(
         one = tl.zeros([BLOCK_N, ROWS], tl.float32)
         two = tl.zeros([BLOCK_N, ROWS], tl.float32)
         squares = tl.zeros([ROWS], tl.float32)
-    for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
-        k = start + tl.arange(0, BLOCK_K)
+    HALF: tl.constexpr = HEAD_DIM // 2
+    TURNED: tl.constexpr = (HEADS + KV_HEADS) * HALF
+    if SCALED:
+        scale_one = tl.load(w_scale + first, mask=live, other=0.0)[:, None]
+        scale_two = tl.load(w_scale + second, mask=live, other=0.0)[:, None]
+    if K <= BLOCK_K:  # all weights are under way before there is anything to wait for
+        k = tl.arange(0, BLOCK_K)
         w_one = load_weights(w, first, live, k, K, EVEN, POLICY)
         w_two = load_weights(w, second, live, k, K, EVEN, POLICY)
-        inputs, square = load_inputs(x, norm, k, r, rows, K, True, ROWS, EVEN)
+        scale = load_vector(norm, k, K, ROWS, EVEN).to(tl.float32)
+        if ROPE and FIXED:
+            position, kept, c, s = load_turns(cos, sin, lengths, active, p, live, r, rows, positions, TURNED, HALF)
+        wait_for_previous(OVERLAP)
+        if ROPE and not FIXED:
+            position, kept, c, s = load_turns(cos, sin, lengths, active, p, live, r, rows, positions, TURNED, HALF)
+        inputs, squares = load_inputs(x, scale, k, r, rows, K, True, ROWS, EVEN)
         one = multiply(w_one, inputs, one, dtype, ROWS, EMULATE)
         two = multiply(w_two, inputs, two, dtype, ROWS, EMULATE)
-        squares += square
+    else:
+        wait_for_previous(OVERLAP)
+        for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
+            k = start + tl.arange(0, BLOCK_K)
+            w_one = load_weights(w, first, live, k, K, EVEN, POLICY)
+            w_two = load_weights(w, second, live, k, K, EVEN, POLICY)
+            scale = load_vector(norm, k, K, ROWS, EVEN).to(tl.float32)
+            inputs, square = load_inputs(x, scale, k, r, rows, K, True, ROWS, EVEN)
+            one = multiply(w_one, inputs, one, dtype, ROWS, EMULATE)
+            two = multiply(w_two, inputs, two, dtype, ROWS, EMULATE)
+            squares += square
+        if ROPE:
+            position, kept, c, s = load_turns(cos, sin, lengths, active, p, live, r, rows, positions, TURNED, HALF)
     if ROWS == 1:
         one = tl.sum(one, 1)[:, None]
         two = tl.sum(two, 1)[:, None]
@@ -140,21 +182,14 @@ def pair_kernel(
     one = one * factor[None, :]
     two = two * factor[None, :]
     if SCALED:
-        one = one * tl.load(w_scale + first, mask=live, other=0.0)[:, None]
-        two = two * tl.load(w_scale + second, mask=live, other=0.0)[:, None]
+        one = one * scale_one
+        two = two * scale_two
     one = one.to(dtype).to(tl.float32)  # as a module rounds what its projection gives
     two = two.to(dtype).to(tl.float32)
     mask = live[:, None] & (r < rows)[None, :]
     if ROPE:
-        HALF: tl.constexpr = HEAD_DIM // 2
         head = p // HALF
         d = p % HALF
-        position = tl.load(lengths + r, mask=r < rows, other=0)
-        kept = (tl.load(active + r, mask=r < rows, other=0) != 0) & (position < positions)
-        turned = mask & (head < HEADS + KV_HEADS)[:, None] & (position < positions)[None, :]
-        angle = position[None, :] * HALF + d[:, None]
-        c = tl.load(cos + angle, mask=turned, other=1.0)
-        s = tl.load(sin + angle, mask=turned, other=0.0)
         even = (one * c - two * s).to(dtype)
         odd = (two * c + one * s).to(dtype)
         is_query = mask & (head < HEADS)[:, None]
@@ -177,17 +212,11 @@ def pair_kernel(
 
 
 @triton.jit
-def store_outputs(
-    acc, w_scale, out, n, live, r, rows, dtype: tl.constexpr, N: tl.constexpr, ADD: tl.constexpr, SCALED: tl.constexpr
-):
-    """acc (N', ROWS), scaled, to its place in out (rows, N), or added to what is there."""
-    if SCALED:
-        acc = acc * tl.load(w_scale + n, mask=live, other=0.0)[:, None]
-    mask = live[:, None] & (r < rows)[None, :]
-    place = out + r[None, :] * N + n[:, None]
+def store_outputs(acc, old, out, n, live, r, rows, dtype: tl.constexpr, N: tl.constexpr, ADD: tl.constexpr):
+    """acc (N', ROWS) to its place in out (rows, N), added to what is there, `old`, with ADD."""
     if ADD:
-        acc = acc.to(dtype).to(tl.float32) + tl.load(place, mask=mask, other=0.0).to(tl.float32)
-    tl.store(place, acc.to(dtype), mask=mask)
+        acc = acc.to(dtype).to(tl.float32) + old.to(tl.float32)
+    tl.store(out + r[None, :] * N + n[:, None], acc.to(dtype), mask=live[:, None] & (r < rows)[None, :])
 
 
 @triton.jit
@@ -213,7 +242,9 @@ def single_kernel(
     STAGES: tl.constexpr,
     POLICY: tl.constexpr,
     EMULATE: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    let_next_begin(OVERLAP)
     dtype: tl.constexpr = x.dtype.element_ty
     SPAN: tl.constexpr = (K + SPLITS * BLOCK_K - 1) // (SPLITS * BLOCK_K) * BLOCK_K
     EVEN: tl.constexpr = K % (SPLITS * BLOCK_K) == 0
@@ -226,14 +257,34 @@ def single_kernel(
     else:
         acc = tl.zeros([BLOCK_N, ROWS], tl.float32)
         squares = tl.zeros([ROWS], tl.float32)
-    begin = tl.program_id(1) * SPAN
-    for start in tl.range(0, SPAN, BLOCK_K, num_stages=STAGES):
-        k = begin + start + tl.arange(0, BLOCK_K)
+    mask = live[:, None] & (r < rows)[None, :]
+    place = out + r[None, :] * N + n[:, None]
+    if SCALED:
+        own_scale = tl.load(w_scale + n, mask=live, other=0.0)[:, None]
+    if K <= BLOCK_K:  # all weights are under way before there is anything to wait for
+        k = tl.arange(0, BLOCK_K)
         tile = load_weights(w, n, live, k, K, EVEN, POLICY)
-        inputs, square = load_inputs(x, norm, k, r, rows, K, NORM, ROWS, EVEN)
-        acc = multiply(tile, inputs, acc, dtype, ROWS, EMULATE)
+        scale = 1.0
         if NORM:
-            squares += square
+            scale = load_vector(norm, k, K, ROWS, EVEN).to(tl.float32)
+        wait_for_previous(OVERLAP)
+        old = tl.load(place, mask=mask & ADD, other=0.0)
+        inputs, squares = load_inputs(x, scale, k, r, rows, K, NORM, ROWS, EVEN)
+        acc = multiply(tile, inputs, acc, dtype, ROWS, EMULATE)
+    else:
+        wait_for_previous(OVERLAP)
+        begin = tl.program_id(1) * SPAN
+        for start in tl.range(0, SPAN, BLOCK_K, num_stages=STAGES):
+            k = begin + start + tl.arange(0, BLOCK_K)
+            tile = load_weights(w, n, live, k, K, EVEN, POLICY)
+            scale = 1.0
+            if NORM:
+                scale = load_vector(norm, k, K, ROWS, EVEN).to(tl.float32)
+            inputs, square = load_inputs(x, scale, k, r, rows, K, NORM, ROWS, EVEN)
+            acc = multiply(tile, inputs, acc, dtype, ROWS, EMULATE)
+            if NORM:
+                squares += square
+        old = tl.load(place, mask=mask & ADD, other=0.0)
     if ROWS == 1:
         acc = tl.sum(acc, 1)[:, None]
     if NORM:
@@ -242,17 +293,18 @@ def single_kernel(
         else:
             factor = tl.rsqrt(squares / K + eps)
         acc = acc * factor[None, :]
+    if SCALED:
+        acc = acc * own_scale
     if SPLITS == 1:
-        store_outputs(acc, w_scale, out, n, live, r, rows, dtype, N, ADD, SCALED)
+        store_outputs(acc, old, out, n, live, r, rows, dtype, N, ADD)
     else:
-        mask = live[:, None] & (r < rows)[None, :]
-        place = parts + r[None, :] * N + n[:, None]
-        tl.store(place + tl.program_id(1) * rows * N, acc, mask=mask)
+        part = parts + r[None, :] * N + n[:, None]
+        tl.store(part + tl.program_id(1) * rows * N, acc, mask=mask)
         tl.debug_barrier()  # all threads' parts are written before this program is counted
         arrived = tl.atomic_add(arrivals + tl.program_id(0), 1, sem="acq_rel")
         if arrived == SPLITS - 1:  # whoever is last adds up, always in the same order
             acc = tl.zeros([BLOCK_N, ROWS], tl.float32)
             for split in range(SPLITS):
-                acc += tl.load(place + split * rows * N, mask=mask, other=0.0, cache_modifier=".cg")
-            store_outputs(acc, w_scale, out, n, live, r, rows, dtype, N, ADD, SCALED)
+                acc += tl.load(part + split * rows * N, mask=mask, other=0.0, cache_modifier=".cg")
+            store_outputs(acc, old, out, n, live, r, rows, dtype, N, ADD)
             tl.store(arrivals + tl.program_id(0), 0)

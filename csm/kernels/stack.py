@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from csm.config import TransformerConfig
 from csm.errors import InputError
 from csm.kernels.attention import attention_kernel
+from csm.kernels.processor import LEAST_SHARED, Processor
 from csm.kernels.products import pair_kernel, single_kernel
 from csm.kernels.quantise import quantise_rows, quantise_rows_float8
 from csm.model.transformer import Layer, Transformer, rope_frequencies
 
 FORMATS = ("bfloat16", "int8", "float8")
 MOST_SPLITS = 8
+MULTIPROCESSORS = 132  # that products are cut for: those of an H200
 CHUNK = 128  # positions that one program of the attention reads
-LEAST_SHARED = 96 << 10  # bytes that a program may have on every GPU with bfloat16; an H200 has 227 KB
-KEPT_BACK = 8 << 10  # bytes for sums over threads
 
 
 def power_of_two(number: int) -> int:
@@ -121,15 +121,21 @@ class Blocks:
     def choose(
         cls, rows: int, n: int, k: int, pairs: bool = False, width: int = 2, shared: int = LEAST_SHARED
     ) -> Blocks:
-        """For an output of n (or n pairs) from k inputs. One row: tiles of 8 192 weights, so that each of 128 threads
-        has eight loads of 16 bytes under way. Several: the smallest tiles that matrix units take, and as many stages of
-        them, numbers of `width` bytes, as fit into `shared` bytes of a multiprocessor's memory."""
+        """For an output of n (or n pairs) from k inputs.
+
+        One row: all inputs of a few outputs at once, up to 256 weights of each thread, in as few warps as hold them (a
+        sum within one warp is cheap) but enough programs for every multiprocessor to have several. Several rows: the
+        smallest tiles that matrix units take, and as many stages of them, numbers of `width` bytes, as fit into
+        `shared` bytes of a multiprocessor's memory.
+        """
         if rows == 1:
-            block_k = power_of_two(k) if k <= 2_048 else 1_024
-            block_n = max(1, 8_192 // block_k // (2 if pairs else 1))
-            while n // block_n < 256 and block_n * block_k > 1_024:  # not two programs for each multiprocessor yet
+            block_k = power_of_two(k) if k <= 8_192 else 1_024
+            warps = min(4, max(1, block_k // 1_024))
+            block_n = max(1, 8_192 * warps // block_k // (2 if pairs else 1))
+            wanted = MULTIPROCESSORS * max(3, 6 // warps)
+            while n // block_n < wanted and block_n > 1 and block_n * block_k > 1_024:
                 block_n //= 2
-            return cls(1, block_n, block_k, 1 if k <= block_k else 4, 4)
+            return cls(1, block_n, block_k, 1 if k <= block_k else 4, warps)
         padded = max(16, power_of_two(rows))
         block_n = 16 if n < 4_096 else min(64, 2 * padded)
         block_k = max(16, min(power_of_two(k), 256 if padded <= 32 else 128))
@@ -149,15 +155,8 @@ class Blocks:
         }
 
 
-def shared_memory(device: torch.device) -> int:
-    """Bytes of a multiprocessor's own memory that stages of loads may take."""
-    if device.type == "cpu":  # the interpreter has no limit, and should do what small GPUs do
-        return LEAST_SHARED
-    properties: Any = torch.cuda.get_device_properties(device)
-    return properties.shared_memory_per_block_optin - KEPT_BACK
-
-
 def single(
+    processor: Processor,
     x: Tensor,
     weight: Weight,
     out: Tensor,
@@ -171,9 +170,11 @@ def single(
     """out (rows, N) = [out +] norm(x) (rows, K) times weight (N, K) transposed; with `scratch` and without a norm
     the sums may be split."""
     n, k = weight.shape
-    blocks = Blocks.choose(rows, n, k, width=x.element_size(), shared=shared_memory(x.device))
+    blocks = Blocks.choose(rows, n, k, width=x.element_size(), shared=processor.shared)
     splits = 1 if scratch is None or norm is not None else blocks.splits(n, k)
-    single_kernel[(-(-n // blocks.n), splits)](
+    processor.launch(
+        single_kernel,
+        (-(-n // blocks.n), splits),
         x,
         x if norm is None else norm,
         weight.data,
@@ -190,7 +191,7 @@ def single(
         SCALED=weight.scale is not None,
         SPLITS=splits,
         POLICY=policy,
-        EMULATE=is_emulated(x),
+        EMULATE=processor.emulated,
         **blocks.options(),
     )
 
@@ -198,11 +199,12 @@ def single(
 @dataclass(frozen=True)
 class Places:
     """Where the rows of a step stand: `lengths` int64 (rows,) positions are before each, `active` uint8 (rows,) says
-    whose keys and values are kept. Row r belongs to slot r % slots of the cache."""
+    whose keys and values are kept. Row r belongs to slot r % slots of the cache. `fixed`: neither is ever written."""
 
     rows: int
     lengths: Tensor
     active: Tensor
+    fixed: bool = False
 
 
 class StackWeights:
@@ -235,8 +237,11 @@ class Stack:
     the GPU's second-level cache to keep the attention's weights, which pays for a stack that runs many times a frame.
     """
 
-    def __init__(self, weights: StackWeights, slots: int, rows: int, positions: int, keep_small: bool) -> None:
+    def __init__(
+        self, processor: Processor, weights: StackWeights, slots: int, rows: int, positions: int, keep_small: bool
+    ) -> None:
         config = weights.config
+        self.processor = processor
         self.weights, self.config, self.slots, self.positions = weights, config, slots, positions
         self.small_policy = "evict_last" if keep_small else "evict_first"
         like = weights.norm
@@ -264,10 +269,12 @@ class Stack:
             self.read(index, x, places)
             self.attend(index, places)
             output, policy = weights.output[index], self.small_policy
-            single(self.attended, output, x, places.rows, add=True, policy=policy, scratch=self.scratch)
+            single(self.processor, self.attended, output, x, places.rows, add=True, policy=policy, scratch=self.scratch)
             norm, gate_up = weights.mlp_norms[index], weights.gate_up[index]
             self._pair(x, norm, gate_up, self.activations, index, places, rope=False)
-            single(self.activations, weights.down[index], x, places.rows, add=True, scratch=self.scratch)
+            single(
+                self.processor, self.activations, weights.down[index], x, places.rows, add=True, scratch=self.scratch
+            )
 
     def read(self, index: int, x: Tensor, places: Places) -> None:
         """Norm, queries, keys and values of layer `index`, turned by RoPE; keys and values go into the cache."""
@@ -278,7 +285,9 @@ class Stack:
         """The queries' attention to the valid positions of layer `index`, into `attended`."""
         config = self.config
         block_d = max(16, power_of_two(config.head_dim))
-        attention_kernel[(places.rows * config.kv_heads, self.splits)](
+        self.processor.launch(
+            attention_kernel,
+            (places.rows * config.kv_heads, self.splits),
             self.queries,
             self.keys[index],
             self.values[index],
@@ -300,7 +309,8 @@ class Stack:
             BLOCK_S=min(64, max(16, power_of_two(self.positions))),
             CHUNK=CHUNK,
             SPLITS=self.splits,
-            EMULATE=is_emulated(self.queries),
+            FIXED=places.fixed,
+            EMULATE=self.processor.emulated,
             num_warps=4,
         )
 
@@ -309,8 +319,10 @@ class Stack:
     ) -> None:
         config = self.config
         n, k = weight.shape
-        blocks = Blocks.choose(places.rows, n // 2, k, True, x.element_size(), shared_memory(x.device))
-        pair_kernel[(-(-(n // 2) // blocks.n),)](
+        blocks = Blocks.choose(places.rows, n // 2, k, True, x.element_size(), self.processor.shared)
+        self.processor.launch(
+            pair_kernel,
+            (-(-(n // 2) // blocks.n),),
             x,
             norm,
             weight.data,
@@ -334,11 +346,7 @@ class Stack:
             ROPE=rope,
             SCALED=weight.scale is not None,
             POLICY=self.small_policy if rope else "evict_first",
-            EMULATE=is_emulated(x),
+            FIXED=places.fixed,
+            EMULATE=self.processor.emulated,
             **blocks.options(),
         )
-
-
-def is_emulated(x: Tensor) -> bool:
-    """Whether kernels on this tensor run under Triton's interpreter."""
-    return x.device.type == "cpu"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,25 +23,88 @@ CHECKS = [
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
-@pytest.fixture(scope="module")
-def interpreted() -> dict[str, str | None]:
-    """What each check of tests/kernel_checks.py says under the interpreter, which must be chosen before the import."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.kernel_checks"],
+CASES = [
+    ("bfloat16", 1, 90, False),
+    ("bfloat16", 64, 90, False),
+    ("int8", 1, 90, False),
+    ("float8", 64, 90, False),
+    ("bfloat16", 1, 90, True),
+    ("bfloat16", 4, 80, False),
+]  # weights, slots, compute capability, depth decoder in one launch
+COMPILED = f"""
+import dataclasses, json
+from csm.config import PRESETS
+from csm.kernels.compiled import GPUS, compile_frame
+
+tiny = PRESETS["tiny"]
+config = dataclasses.replace(  # CSM-1B's kernels, but few launches
+    tiny,
+    backbone=dataclasses.replace(tiny.backbone, layers=1),
+    decoder=dataclasses.replace(tiny.decoder, layers=1),
+    codec=dataclasses.replace(tiny.codec, num_codebooks=4),
+)
+for weights, slots, gpu, in_one in {CASES}:
+    for made, times in compile_frame(config, weights, slots, gpu, in_one).items():
+        figures = dataclasses.asdict(made) | {{"times": times, "at_once": made.at_once, "most": GPUS[gpu][1] << 10}}
+        print(json.dumps(figures | {{"case": f"{{weights}}, {{slots}} slots, {{gpu}}, in one {{in_one}}"}}))
+"""
+
+
+def started(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """A Python of its own: Triton must be told what it works for before it is imported."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
         cwd=TOP,
-        env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=1800,
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen[str]]]:
+    """The interpreter's checks and the compiler, side by side: each keeps one core busy."""
+    both = started("-m", "tests.kernel_checks", TRITON_INTERPRET="1"), started("-c", COMPILED)
+    yield both
+    for process in both:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def interpreted(processes) -> dict[str, str | None]:
+    """What each check of tests/kernel_checks.py says under the interpreter."""
+    said, errors = processes[0].communicate(timeout=1800)
+    assert processes[0].returncode == 0, errors
+    return json.loads(said.splitlines()[-1])
 
 
 @needs_triton
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_kernel_gives_what_plain_torch_gives(interpreted, check):
     assert interpreted[check] is None, interpreted[check]
+
+
+@needs_triton
+def test_every_kernel_compiles_for_gpus_that_are_not_here(processes):
+    """CSM-1B's: nothing that a GPU would refuse, and no registers that had to be kept in memory."""
+    said, errors = processes[1].communicate(timeout=1800)
+    assert processes[1].returncode == 0, errors
+    made = [json.loads(line) for line in said.splitlines()]
+    assert {kernel["name"] for kernel in made} == {
+        "pair_kernel", "single_kernel", "attention_kernel", "choose_kernel", "embed_kernel", "finish_kernel",
+        "depth_kernel",
+    }  # fmt: skip
+    for kernel in made:
+        assert kernel["spills"] == 0 and kernel["at_once"] >= 1, kernel
+        assert kernel["shared"] <= kernel["most"], kernel
+        if kernel["gpu"] >= 90 and kernel["name"] != "depth_kernel":  # it overlaps with the one before it
+            assert kernel["early_loads"] is not None and kernel["early_stores"] == 0, kernel
+    one_row = [kernel for kernel in made if kernel["case"] == "bfloat16, 1 slots, 90, in one False"]
+    assert sum(kernel["times"] for kernel in one_row) == 3 + 3 * (5 + 2) + (5 + 2)
+    of_many_programs = [kernel for kernel in one_row if kernel["programs"] > 256]  # products: weights come early
+    assert len(of_many_programs) >= 9 and all(kernel["early_loads"] >= 4 for kernel in of_many_programs)
 
 
 @needs_triton

@@ -8,6 +8,7 @@ slow memory for (spills), shows here before anybody waits for it.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import re
 import subprocess
@@ -19,7 +20,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from csm.config import PRESETS
+from csm.config import PRESETS, ModelConfig
 from csm.kernels.frame import FrameKernels, KernelWeights
 from csm.kernels.processor import KEPT_BACK, Processor
 from csm.kernels.stack import FORMATS
@@ -38,7 +39,8 @@ MOST_PROGRAMS = {80: 32, 86: 16, 89: 24, 90: 32}  # on a multiprocessor at a tim
 @dataclass(frozen=True)
 class Compiled:
     """One kernel with its blocks, as machine code for compute capability `gpu`. `spills` are instructions that move
-    registers to and from memory, `instructions` those of the whole program text, `shared` bytes."""
+    registers to and from memory, `instructions` those of the whole program text, `shared` bytes. Where it waits for
+    the kernel before it, `early_loads` come before that, and `early_stores`, which would be an error; else None."""
 
     name: str
     gpu: int
@@ -48,6 +50,8 @@ class Compiled:
     spills: int
     shared: int
     instructions: int
+    early_loads: int | None
+    early_stores: int | None
 
     @property
     def at_once(self) -> int:
@@ -59,10 +63,11 @@ class Compiled:
         return min(limits)
 
     def __str__(self) -> str:
+        early = "" if self.early_loads is None else f"  {self.early_loads:2} loads before it waits"
         return (
             f"{self.name:16} {self.programs:5} programs of {self.warps} warps, {self.at_once:2} at once  "
             f"{self.registers:3} registers  {self.spills:3} spills  {self.shared / 1024:5.1f} KB shared  "
-            f"{self.instructions:5} instructions"
+            f"{self.instructions:5} instructions{early}"
         )
 
 
@@ -105,44 +110,47 @@ class Compiling(Processor):
         self.launched[made] = self.launched.get(made, 0) + 1
 
     def _read(self, name: str, code: Any, programs: int) -> Compiled:
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(code.asm["cubin"])
-            file.flush()
-            text = _output(triton.knobs.nvidia.nvdisasm.path, "-c", file.name)
-            usage = _output(triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name)
-        found = re.search(r"REG:(\d+)", usage)
-        if found is None:
-            raise RuntimeError(f"cuobjdump said nothing of registers: {usage}")
+        text, registers = disassembled(code.asm["cubin"])
+        before, waits, _ = text.partition("ACQBULK")
         return Compiled(
             name,
             self.gpu,
             programs,
             code.metadata.num_warps,
-            int(found[1]),
+            registers,
             len(re.findall(r"\b(?:LDL|STL)\b", text)),
             code.metadata.shared,
             text.count(";"),
+            len(re.findall(r"\bLDG", before)) if waits else None,
+            len(re.findall(r"\b(?:STG|RED|ATOM)", before)) if waits else None,
         )
 
 
-def _output(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+@functools.cache
+def disassembled(cubin: bytes) -> tuple[str, int]:
+    """The machine code of one kernel as text, and the registers that each of its threads takes."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", "--dump-sass", file.name]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    registers = re.search(r"REG:(\d+)", text)
+    if registers is None:
+        raise RuntimeError("cuobjdump does not say how many registers the kernel takes.")
+    return text, int(registers[1])
 
 
 @torch.inference_mode()
 def compile_frame(
-    preset: str, weights: str, slots: int, gpu: int = 90, depth_in_one: bool = False
+    config: ModelConfig, weights: str, slots: int, gpu: int = 90, depth_in_one: bool = False
 ) -> dict[Compiled, int]:
-    """The kernels of one frame of a preset's shape in bfloat16, and how often it launches each. No weights exist.
+    """The kernels of one frame of a model in bfloat16, and how often it launches each. No weights exist.
 
     Afterwards Triton takes this process to be on such a GPU, and can launch nothing in it."""
     triton.runtime.driver.set_active(_Absent(gpu))
     with torch.device("meta"):
-        model = CSM(PRESETS[preset]).bfloat16().eval()
-        config, processor = model.config, Compiling.on(gpu)
-        kernels = FrameKernels(
-            KernelWeights(model, weights), slots, config.max_positions, depth_in_one, processor=processor
-        )
+        model, processor = CSM(config).bfloat16().eval(), Compiling.on(gpu)
+        kernels = FrameKernels(KernelWeights(model, weights), slots, config.max_positions, depth_in_one, processor)
         kernels.step(
             torch.zeros(slots, config.backbone.dim, dtype=torch.bfloat16),
             torch.ones(slots, config.num_codebooks, config.audio_vocab_size),
@@ -163,7 +171,8 @@ def main() -> None:
     options = parser.parse_args()
     for weights in options.weights:
         for slots in options.slots:
-            launched = compile_frame(options.preset, weights, slots, options.gpu, options.in_one and slots == 1)
+            in_one = options.in_one and slots == 1
+            launched = compile_frame(PRESETS[options.preset], weights, slots, options.gpu, in_one)
             print(f"{weights}, slots {slots}: {sum(launched.values())} launches", flush=True)
             for made, times in launched.items():
                 print(f"{times:5} x {made}", flush=True)

@@ -319,10 +319,10 @@ class DepthInOne:
     logits: Tensor
     x: Tensor
     counter: Tensor
-    pairs: int = 8
+    pairs: int = 4
     rows: int = 8
-    codes: int = 16
-    chunk: int = 2_048
+    codes: int = 8
+    chunk: int = 1_024
     warps: int = 8
 
     @property

@@ -143,7 +143,7 @@ class Blocks:
         while block_k > 16 and 2 * column * block_k > shared:
             block_k //= 2
         stages = max(1, min(3 if pairs else 4, shared // (column * block_k)))
-        return cls(padded, block_n, block_k, stages, 4)
+        return cls(padded, block_n, block_k, stages, 8 if padded >= 32 else 4)
 
     def options(self) -> dict[str, Any]:
         return {

@@ -1,6 +1,7 @@
 """The GPU's kernels: under Triton's interpreter against plain torch; on a GPU, where there is one, as they are."""
 
 import ast
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from csm.config import PRESETS
 from csm.kernels import available, quantise_rows, quantise_rows_float8
 
 TOP = Path(__file__).parent.parent
@@ -114,6 +116,43 @@ def test_a_kernel_gives_what_plain_torch_gives_on_a_gpu(check):
     from tests import kernel_checks
 
     kernel_checks.CHECKS[check]("cuda")
+
+
+@needs_triton
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no CUDA device")
+@pytest.mark.parametrize("slots", [1, 3])
+def test_kernels_that_overlap_give_what_they_give_one_after_the_other_on_a_gpu(slots):
+    """To the last bit, frame after frame: one that read before its turn would soon differ."""
+    from csm.kernels.frame import FrameKernels, KernelWeights
+    from csm.kernels.processor import Processor
+    from csm.model import CSM
+
+    config = dataclasses.replace(
+        PRESETS["tiny"],
+        backbone=dataclasses.replace(PRESETS["tiny"].backbone, layers=4),
+        text_vocab_size=16,
+        max_positions=128,
+    )
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        weights = KernelWeights(CSM(config).init_weights().bfloat16().eval())
+        processor = Processor.of(torch.device("cuda"))
+        said = []
+        for overlap in (processor.overlap, False):
+            kernels = FrameKernels(weights, slots, 128, processor=dataclasses.replace(processor, overlap=overlap))
+            noise = torch.Generator("cuda").manual_seed(1)
+            state = torch.randn(slots, config.backbone.dim, generator=noise).bfloat16()
+            lengths, active = torch.zeros(slots, dtype=torch.int64), torch.ones(slots, dtype=torch.bool)
+            frames = []
+            with torch.inference_mode():
+                for _ in range(100):
+                    codes = torch.zeros(slots, config.num_codebooks, dtype=torch.int64)
+                    draws = torch.empty(slots, config.num_codebooks, config.audio_vocab_size)
+                    kernels.step(state, draws.exponential_(generator=noise), codes, lengths, active)
+                    frames.append((codes, state.clone()))
+            said.append(frames)
+    for (codes, state), (their_codes, their_state) in zip(*said, strict=True):
+        assert torch.equal(codes, their_codes) and torch.equal(state, their_state)
 
 
 @pytest.mark.parametrize("quantise, worst", [(quantise_rows, 0.5 / 127), (quantise_rows_float8, 0.04)])

@@ -34,11 +34,15 @@ def pick(logits, noise, temperature, topk, VOCAB: tl.constexpr, SHORT: tl.conste
     else:
         key = order(scaled, False)
     BITS: tl.constexpr = 16 if SHORT else 32
-    smallest = tl.zeros([1], tl.uint32)  # the k-th largest key, found from its highest bit down
-    for i in range(BITS):
-        candidate = smallest | (tl.full([1], 1, tl.uint32) << (BITS - 1 - i))
-        above = tl.sum((key >= candidate).to(tl.int32), 0)
-        smallest = tl.where(above >= k, candidate, smallest)
+    smallest = tl.zeros([1], tl.uint32)  # the k-th largest key, found from its highest bits down, two at a time
+    for i in range(BITS // 2):
+        step = tl.full([1], 1, tl.uint32) << (BITS - 2 - 2 * i)
+        one, two, three = smallest + step, smallest + 2 * step, smallest + 3 * step
+        counts = tl.sum((key >= one).to(tl.int32) + ((key >= two).to(tl.int32) << 16), 0)  # neither reaches 2**15
+        last = tl.sum((key >= three).to(tl.int32), 0)
+        smallest = tl.where((counts & 0xFFFF) >= k, one, smallest)
+        smallest = tl.where((counts >> 16) >= k, two, smallest)
+        smallest = tl.where(last >= k, three, smallest)
     weight = tl.div_rn(tl.exp(scaled - tl.max(scaled, 0)), draw)
     score = tl.where(key >= smallest, weight, -1.0)
     score = tl.where(k == 1, raw, score)

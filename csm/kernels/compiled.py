@@ -161,6 +161,13 @@ def compile_frame(
     return processor.launched
 
 
+def issue_cycles(launched: dict[Compiled, int], gpu: int) -> float:
+    """Clock cycles that the schedulers, four to a multiprocessor, need at least to issue a frame's instructions: each
+    once for every warp, as if nothing were repeated in a loop."""
+    issued = sum(times * made.programs * made.warps * made.instructions for made, times in launched.items())
+    return issued / (4 * GPUS[gpu][0])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m csm.kernels.compiled", description=__doc__)
     parser.add_argument("--preset", default="tiny", choices=sorted(PRESETS))
@@ -173,7 +180,10 @@ def main() -> None:
         for slots in options.slots:
             in_one = options.in_one and slots == 1
             launched = compile_frame(PRESETS[options.preset], weights, slots, options.gpu, in_one)
-            print(f"{weights}, slots {slots}: {sum(launched.values())} launches", flush=True)
+            cycles = issue_cycles(launched, options.gpu) / 1e6
+            print(
+                f"{weights}, slots {slots}: {sum(launched.values())} launches, {cycles:.2f} M cycles or more to issue"
+            )
             for made, times in launched.items():
                 print(f"{times:5} x {made}", flush=True)
 

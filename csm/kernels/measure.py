@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from csm.config import PRESETS
 from csm.kernels.frame import FrameKernels, KernelWeights
+from csm.kernels.processor import Processor
 from csm.kernels.stack import FORMATS
 from csm.model.module import CSM
+
+# Kernels that begin while the one before them ends, where the GPU can do so; one after the other; and the depth decoder
+# as a single launch, for one slot.
+WAYS = ("overlapping", "in turn", "one launch")
 
 
 def random_model(preset: str) -> CSM:
@@ -44,10 +50,14 @@ def median_milliseconds(run: Callable[[], None], repeats: int = 50) -> float:
 
 
 @torch.inference_mode()
-def measure(weights: KernelWeights, name: str, slots: int, context: int, depth_in_one: bool) -> str:
-    """One line: milliseconds of a frame and of its codes, GB/s of weights, times real time over all slots, memory."""
+def measure(weights: KernelWeights, name: str, slots: int, context: int, way: str) -> str:
+    """One line: milliseconds of a frame and of its codes, GB/s of weights, times real time over all slots, memory.
+    `way` is one of `WAYS`."""
     config = weights.config
-    kernels = FrameKernels(weights, slots, config.max_positions, depth_in_one)
+    processor = Processor.of(torch.device("cuda"))
+    if way == "in turn":
+        processor = replace(processor, overlap=False)
+    kernels = FrameKernels(weights, slots, config.max_positions, way == "one launch", processor)
     state = torch.randn(slots, config.backbone.dim, device="cuda").bfloat16()
     noise = torch.empty(slots, config.num_codebooks, config.audio_vocab_size, device="cuda").exponential_(1)
     codes = torch.zeros(slots, config.num_codebooks, dtype=torch.int64, device="cuda")
@@ -56,7 +66,7 @@ def measure(weights: KernelWeights, name: str, slots: int, context: int, depth_i
     frame = median_milliseconds(lambda: kernels.step(state, noise, codes, lengths, active))
     sampling = median_milliseconds(lambda: kernels.sample(state, noise, codes))
     return (
-        f"{name:9} {'one launch' if depth_in_one else 'launches':11} slots {slots:3}  context {context:5}  "
+        f"{name:9} {way:11} slots {slots:3}  context {context:5}  "
         f"frame {frame:7.3f} ms (codes {sampling:7.3f})  {weights.frame_bytes / frame / 1e6:6.0f} GB/s  "
         f"{80 / frame * slots:6.1f} x real time  {torch.cuda.memory_allocated() / 1e9:5.2f} GB held"
     )
@@ -73,11 +83,11 @@ def main() -> None:
     for name in options.weights:
         weights = KernelWeights(model, name)
         for slots in options.slots:
-            for in_one in (False, True) if slots == 1 else (False,):
+            for way in WAYS if slots == 1 else WAYS[:2]:
                 try:
-                    print(measure(weights, name, slots, options.context, in_one), flush=True)
+                    print(measure(weights, name, slots, options.context, way), flush=True)
                 except Exception as error:  # the others can still be measured
-                    print(f"{name:9} slots {slots:3}  one launch {in_one}: {type(error).__name__}: {error}", flush=True)
+                    print(f"{name:9} {way:11} slots {slots:3}: {type(error).__name__}: {error}", flush=True)
 
 
 if __name__ == "__main__":

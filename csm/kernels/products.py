@@ -39,6 +39,15 @@ def multiply(w, x, acc, dtype: tl.constexpr, ROWS: tl.constexpr, EMULATE: tl.con
 
 
 @triton.jit
+def multiply_once(w, x, acc, dtype: tl.constexpr, ROWS: tl.constexpr, EMULATE: tl.constexpr):
+    """`multiply` where nothing is in acc yet: products that are only summed up become fused multiply-adds."""
+    if ROWS == 1:
+        return widen(w) * x
+    else:
+        return multiply(w, x, acc, dtype, ROWS, EMULATE)
+
+
+@triton.jit
 def load_vector(vector, k, K: tl.constexpr, ROWS: tl.constexpr, EVEN: tl.constexpr):
     """Numbers k of `vector` (K,), as a row (1, K') for one row of inputs, as a column (K', 1) for several."""
     if ROWS == 1:
@@ -158,8 +167,8 @@ def pair_kernel(
         if ROPE and not FIXED:
             position, kept, c, s = load_turns(cos, sin, lengths, active, p, live, r, rows, positions, TURNED, HALF)
         inputs, squares = load_inputs(x, scale, k, r, rows, K, True, ROWS, EVEN)
-        one = multiply(w_one, inputs, one, dtype, ROWS, EMULATE)
-        two = multiply(w_two, inputs, two, dtype, ROWS, EMULATE)
+        one = multiply_once(w_one, inputs, one, dtype, ROWS, EMULATE)
+        two = multiply_once(w_two, inputs, two, dtype, ROWS, EMULATE)
     else:
         wait_for_previous(OVERLAP)
         for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
@@ -270,7 +279,7 @@ def single_kernel(
         wait_for_previous(OVERLAP)
         old = tl.load(place, mask=mask & ADD, other=0.0)
         inputs, squares = load_inputs(x, scale, k, r, rows, K, NORM, ROWS, EVEN)
-        acc = multiply(tile, inputs, acc, dtype, ROWS, EMULATE)
+        acc = multiply_once(tile, inputs, acc, dtype, ROWS, EMULATE)
     else:
         wait_for_previous(OVERLAP)
         begin = tl.program_id(1) * SPAN

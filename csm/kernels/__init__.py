@@ -16,7 +16,7 @@ The floor that a frame is measured against is 9.1 GB. The depth decoder reads it
 state and code 0) together, so it runs 31 times, not 32; its inputs come from a table of projected embeddings
 (31 x 2051 x 1024 x 2 bytes = 130 MB of memory), which saves 31 products of 4.2 MB and their launches.
 
-Most of the 767 kernels run for less time than it takes to start one. So on Hopper and later they overlap (processor.py):
+Most of the 767 kernels run for less time than it takes to start one. On Hopper and later they overlap (processor.py):
 each begins while the one before it ends, asks for its weights, and waits for its inputs only then. In a product of one
 row a program asks for all of its weights at once and holds them in registers: 112 to 192 KB of each multiprocessor's
 256 KB, 15 to 25 MB in all, are then filled ahead of time. `python -m csm.kernels.compiled` shows what the compiler

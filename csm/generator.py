@@ -21,7 +21,7 @@ from csm.engine import Context, Engine, Stream
 from csm.errors import InputError
 from csm.frames import Budget, Rows, Segment, longest_turn, room_for
 from csm.model import Sampling
-from csm.model.packed import in_precision, reading_precision, rounded_by_kernels
+from csm.model.packed import in_precision, reading_precision, rounded_by_kernels, usual_packing
 from csm.prompts import Prompts
 from csm.recent import Recent
 from csm.voices import Voice, official_voices, shipped_voices
@@ -267,7 +267,7 @@ class Generator:
     sample_rate = SAMPLE_RATE
 
     def __init__(self, loaded: Loaded, device: torch.device, kernel_weights: str = "bfloat16") -> None:
-        self.model_name = loaded.name
+        self.model_name, self.stored = loaded.name, loaded.stored
         self.engine = Engine(loaded.model.to(device).eval().requires_grad_(False), kernel_weights)
         self.codec: Codec = loaded.codec
         self.codec.module.to(device).requires_grad_(False)
@@ -400,19 +400,20 @@ def load(
     `dtype` is the published models' precision: float32 on the CPU and bfloat16 elsewhere unless it is given; given, the
     model is left as it is published. `adapter` is a PEFT adapter to merge, a folder or a hub id.
     `weights` (or CSM_WEIGHTS) is the precision of any model's matrices: float32, bfloat16, on a CPU float16 or int8,
-    and on CUDA int8 or float8. On a CPU they are packed, and all around them is float32. Raises `InputError` in one
-    sentence.
+    and on CUDA int8 or float8. On a CPU they are packed, and all around them is float32; a model that is stored in
+    float16, as nano is, keeps its weights so. Raises `InputError` in one sentence.
     """
     environment, target = Environment.read(), usable_device(device)
     weights = weights or environment.weights
-    packing = weights or ("float32" if target.type == "cpu" and dtype is None else None)
+    as_published = target.type != "cpu" or dtype is not None
     dtype = reading_precision(weights, dtype, target)
 
     def build(name: str) -> Generator:
         loaded = load_model(name, dtype, adapter)
         if weights and rounded_by_kernels(weights, target):
             return Generator(loaded, target, weights)
-        loaded.model = in_precision(loaded.model, packing)
+        usual = None if as_published else usual_packing(loaded.stored)
+        loaded.model = in_precision(loaded.model, weights or usual)
         return Generator(loaded, target)
 
     name = model or environment.model

@@ -1,5 +1,7 @@
 """Packed weights: the same model, nearly the same numbers, in half or a quarter of the memory."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from csm.config import ModelConfig, SpectralConfig, TransformerConfig
 from csm.engine import Engine
 from csm.errors import InputError
 from csm.frames import audio_rows
-from csm.model import CSM, Sampling
+from csm.model import CSM, KVCache, Sampling
 from csm.model.packed import (
     PACKINGS,
     FineInt8Linear,
@@ -20,6 +22,7 @@ from csm.model.packed import (
     packed,
     reading_precision,
     rounded_by_kernels,
+    usual_packing,
 )
 
 if "fbgemm" not in torch.backends.quantized.supported_engines:
@@ -111,6 +114,68 @@ def test_a_packed_model_steps_like_any_other(model, packing, dtype):
     assert context.cache.keys.dtype == torch.float32 and context.length == 12
 
 
+@torch.inference_mode()
+def stepped(model: CSM, rows: int) -> list[torch.Tensor]:
+    """Codes and states of six frames of `rows` streams whose contexts begin with three positions."""
+    noise = torch.Generator().manual_seed(rows)
+    like, found = model.projection.weight, []
+    cache = KVCache(CONFIG.backbone, 16, rows, like)
+    state = model.backbone(torch.randn(rows, 3, SMALL.dim, generator=noise), cache)[:, -1]
+    for _ in range(6):
+        codes = model.sample_frame(state, Sampling(), torch.rand(rows, 4, 35, generator=noise) + 0.1)
+        state = model.backbone(model.embed_frames(codes)[:, None], cache)[:, -1]
+        found += [codes, state]
+    return found
+
+
+def recordings(model: CSM) -> list[bool]:
+    """Whether each short step that was taken could be recorded."""
+    steps = [*model.backbone._steps.items(), *model.decoder._steps.items()]
+    assert [kind for kind, _ in steps] == [(1, False), (2, True), (1, False)]
+    return [step is not None for _, step in steps]
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_recorded_steps_give_what_the_plain_ones_give_to_the_last_bit(packing, monkeypatch):
+    recorded, plain = packed(random_model(0), packing), packed(random_model(0), packing)
+    monkeypatch.setattr(plain.backbone, "_worth_it", False)
+    monkeypatch.setattr(plain.decoder, "_worth_it", False)
+    for rows in (1, 3):
+        for ours, theirs in zip(stepped(recorded, rows), stepped(plain, rows), strict=True):
+            assert torch.equal(ours, theirs)
+    assert not plain.backbone._steps and not plain.decoder._steps
+    assert all(recordings(recorded)) or packing == "bfloat16"  # whose weights no graph can hold
+
+
+def test_where_nothing_can_be_recorded_steps_are_taken_as_ever(monkeypatch):
+    def broken(*arguments, **options):
+        raise RuntimeError("no TorchScript here")
+
+    wanted = stepped(packed(random_model(0), "float32"), 1)
+    monkeypatch.setattr(torch.jit, "trace", broken)
+    model = packed(random_model(0), "float32")
+    assert all(map(torch.equal, stepped(model, 1), wanted)) and not any(recordings(model))
+
+
+def test_a_step_beyond_the_cache_is_refused_when_recorded_too():
+    model = packed(random_model(0), "float32")
+    cache = KVCache(CONFIG.backbone, 4, 1, model.projection.weight)
+    with torch.inference_mode():
+        model.backbone(torch.zeros(1, 3, SMALL.dim), cache)
+        model.backbone(torch.zeros(1, 1, SMALL.dim), cache)
+        with pytest.raises(IndexError, match="holds 4 positions; 5 were asked for"):
+            model.backbone(torch.zeros(1, 1, SMALL.dim), cache)
+    assert cache.length == 4
+
+
+def test_threads_that_step_at_once_share_the_recordings():
+    model, wanted = packed(random_model(0), "float32"), stepped(packed(random_model(0), "float32"), 2)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: stepped(model, 2), range(8)):
+            assert all(map(torch.equal, found, wanted))
+    assert all(recordings(model))
+
+
 def test_packing_leaves_no_second_copy_behind():
     model = random_model(0)
     made = packed(model, "int8")
@@ -131,7 +196,9 @@ def test_nano_in_int8_says_valid_codes_and_hears_its_prompt(tmp_path):
 
 def test_weights_can_be_chosen_by_name():
     assert load("nano", "cpu", weights="bfloat16").engine.model.packing == "bfloat16"
-    assert load("nano", "cpu").engine.model.packing == "float32"
+    assert load("nano", "cpu", weights="float32").engine.model.packing == "float32"
+    assert load("nano", "cpu").engine.model.packing == "float16"  # as it is stored
+    assert usual_packing(None) == "float32"
     assert not isinstance(load("nano", "cpu", dtype=torch.bfloat16).engine.model, PackedCSM)
 
 

@@ -23,7 +23,15 @@ from csm.errors import InputError
 from csm.frames import Segment
 from csm.generator import Generator, load, usable_device
 from csm.model import CSM
-from csm.model.packed import EXACT, IN_KERNELS, PACKINGS, in_precision, reading_precision, rounded_by_kernels
+from csm.model.packed import (
+    EXACT,
+    IN_KERNELS,
+    PACKINGS,
+    in_precision,
+    reading_precision,
+    rounded_by_kernels,
+    usual_packing,
+)
 from csm.text import ByteTokenizer
 from csm.voices import load_prompt, shipped_voices
 
@@ -184,7 +192,7 @@ def _generators(arguments: argparse.Namespace, names: list[str]) -> tuple[Genera
         base = random_generator(arguments.model or "nano", device, large)
     else:
         base = load(arguments.model, str(device), dtype=large)
-    usual = weights_name(base)
+    usual = usual_packing(base.stored) if device.type == "cpu" and wide else weights_name(base)
     if not names or (usual not in names and any(name not in EXACT for name in names)):
         names = [usual, *names]
     return base, {name: variant(base, name) for name in names}

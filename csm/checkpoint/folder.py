@@ -83,7 +83,8 @@ def read_folder(folder: Path, name: str, adapter: Adapter | None = None) -> Load
         check_keys(set(language), set(shapes_of(model)), "checkpoint")
         language = merge(language, adapter, config, shapes_of(model), "checkpoint")
         name = f"{name} with {adapter.name}"
+    halves = not adapter and all(tensor.dtype == torch.float16 for tensor in language.values())
     fill(model, language, "checkpoint")
     codec = build_codec(config.codec)
     fill(codec.module, part("codec."), "checkpoint's codec")
-    return Loaded(name, model, codec, ByteTokenizer())
+    return Loaded(name, model, codec, ByteTokenizer(), torch.float16 if halves else None)

@@ -33,10 +33,13 @@ NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 class Loaded:
-    """What a model consists of, ready for the generator."""
+    """What a model consists of, ready for the generator. `stored` is the precision that holds all of the language
+    model's weights exactly, where a smaller one than theirs does."""
 
-    def __init__(self, name: str, model: CSM, codec: Codec, tokenizer: Tokenizer) -> None:
-        self.name, self.model, self.codec, self.tokenizer = name, model, codec, tokenizer
+    def __init__(
+        self, name: str, model: CSM, codec: Codec, tokenizer: Tokenizer, stored: torch.dtype | None = None
+    ) -> None:
+        self.name, self.model, self.codec, self.tokenizer, self.stored = name, model, codec, tokenizer, stored
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from csm.config import ModelConfig
 from csm.errors import InputError
 from csm.model.module import CSM
+from csm.model.recorded import RecordedTransformer
 from csm.model.transformer import Attention, FeedForward, RMSNorm, rotate
 
 Packing = Literal["float32", "bfloat16", "float16", "int8"]
@@ -116,8 +117,8 @@ class FineInt8Linear(Int8Linear):
     def forward(self, x: Tensor) -> Tensor:
         steps, size = self._scaled(x.float())
         finer = 2 * self._steps
-        product = self._product(torch.cat([steps, (steps - steps.round()) * finer]))
-        return torch.add(product[: len(x)], product[len(x) :], alpha=1 / finer).mul_(size)
+        coarse, fine = self._product(torch.cat([steps, (steps - steps.round()) * finer])).chunk(2)
+        return torch.add(coarse, fine, alpha=1 / finer).mul_(size)
 
 
 class PackedAttention(Attention):
@@ -185,6 +186,8 @@ class PackedCSM(CSM):
     def __init__(self, config: ModelConfig, packing: Packing) -> None:
         super().__init__(config)
         self.packing = packing
+        self.backbone = RecordedTransformer(config.backbone, config.max_positions)
+        self.decoder = RecordedTransformer(config.decoder, config.num_codebooks + 1)
 
     def depth_logits(self, state: Tensor, codes: Tensor) -> Tensor:
         hidden = self.decoder(self.depth_inputs(state, codes[:, :-1]))[:, 1:]
@@ -255,6 +258,12 @@ def packed(model: CSM, packing: Packing, keep: bool = False) -> PackedCSM:
     finally:
         torch.backends.quantized.engine = before
     return made
+
+
+def usual_packing(stored: torch.dtype | None) -> Packing:
+    """What loses nothing of weights that were `stored` so, and is read fastest: float16 as it is, else float32."""
+    halves = stored == torch.float16 and ENGINE in torch.backends.quantized.supported_engines
+    return "float16" if halves else "float32"
 
 
 def reading_precision(weights: str | None, dtype: torch.dtype | None, device: torch.device) -> torch.dtype:

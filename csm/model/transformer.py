@@ -175,7 +175,8 @@ class Attention(nn.Module):
         if isinstance(cache, SlotWindow):
             y = self._one_query(q, k, v, cache.mask)
         elif past == 0:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, enable_gqa=True)
+            several = bool(q.shape[2] > 1)  # in a recording numbers of a shape are tensors
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=several, enable_gqa=True)
         elif q.shape[2] == 1:
             y = self._one_query(q, k, v)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -301,6 +302,13 @@ def check_packing_keeps_the_model_and_one_copy_of_it(device: str) -> None:
         assert weight.data.untyped_storage().data_ptr() in held
     for slots in (1, 2):
         assert FrameKernels(weights, slots, 8).weights is weights
+
+
+def check_overlap_can_be_given_up(device: str) -> None:
+    processor = replace(Processor.of(torch.device(device)), overlap=True)
+    kernels = FrameKernels(KernelWeights(tiny_model(device)), 1, 8, processor=processor)
+    assert kernels.go_in_turn() and not kernels.go_in_turn()
+    assert not any(part.processor.overlap for part in (kernels, kernels.backbone, kernels.depth))
 
 
 @torch.inference_mode()

@@ -237,6 +237,27 @@ def test_a_graph_that_cannot_be_recorded_is_one_warning_and_the_frames_come_all_
     assert len(caught) == 1 and "frames are stepped without" in str(caught[0].message)
 
 
+def test_what_cannot_be_recorded_is_recorded_in_a_simpler_way_if_there_is_one(engine, monkeypatch):
+    ways, replays = [], Replays()
+
+    def simplify(step):
+        ways.append(step)
+        return True
+
+    def refuse_the_first(work):
+        if not ways:
+            raise RuntimeError("the driver knows no such launch")
+        return replays(work)
+
+    monkeypatch.setattr(EagerStep, "simplify", simplify)
+    step, lineup = graphed(engine, 1, refuse_the_first)
+    with pytest.warns(UserWarning, match="recorded in a simpler way, because the driver knows no such launch"):
+        stream = joined(engine, lineup, 20, 1, SAMPLINGS[0], 20)
+        spoken(lineup)
+    assert torch.equal(stream.codes, alone(engine, 20, 1, SAMPLINGS[0], 20))
+    assert ways == [step.inner] and step.recorded == 2 and sum(replays.run) == 20
+
+
 def test_a_stream_that_speaks_from_nothing_fails_and_frees_its_slot(engine):
     lineup = eager_lineup(engine, 1)
     stream = lineup.join(Stream(engine.new_context, SAMPLINGS[0], noise(engine, 1), 5))

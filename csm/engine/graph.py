@@ -53,7 +53,8 @@ class GraphedStep:
     """A `FrameStep` that records another one, lazily: one graph for each of its shapes.
 
     A frame is then one launch. The tensors given must be at the same addresses each time (the stage sees to it).
-    If recording fails, `inner` is called directly from then on, after one warning.
+    If recording fails, `inner` is asked for a simpler way, which is recorded instead; if it has none, it is called
+    directly from then on. One warning says so.
     """
 
     def __init__(self, inner: FrameStep, record: Record) -> None:
@@ -83,6 +84,9 @@ class GraphedStep:
         self._shape = self.inner.fit(rows, longest)
         return self._shape
 
+    def simplify(self) -> bool:
+        return self.inner.simplify()
+
     def step(self, state: Tensor, noise: Tensor, codes_out: Tensor, lengths: Tensor, active: Tensor) -> None:
         def work() -> None:
             self.inner.step(state, noise, codes_out, lengths, active)
@@ -96,9 +100,18 @@ class GraphedStep:
         speaking = active.clone()
         active.zero_()
         try:
-            self._graphs[self._shape] = self._record(work)
+            self._graphs[self._shape] = self._recorded(work)
         except Exception as error:  # what is wrong with the work itself, calling it will show
             self._gave_up = True
             warnings.warn(f"No CUDA graph could be recorded ({error}); frames are stepped without.", stacklevel=4)
         finally:
             active.copy_(speaking)
+
+    def _recorded(self, work: Callable[[], None]) -> Replay:
+        try:
+            return self._record(work)
+        except Exception as error:
+            if not self.inner.simplify():
+                raise
+            warnings.warn(f"Frames are recorded in a simpler way, because {error}.", stacklevel=5)
+            return self._record(work)

@@ -86,5 +86,10 @@ class Lineups:
         if self._kernel_weights is None:
             self._kernel_weights = frame.KernelWeights(self._model, self.weights)
         step = KernelStep(frame.FrameKernels(self._kernel_weights, slots, self._positions))
-        Stage(self._model, slots, step).warm_up(positions=1)  # so that what can't run is known now
+        try:
+            Stage(self._model, slots, step).warm_up(positions=1)  # so that what can't run is known now
+        except Exception:
+            if not step.simplify():
+                raise
+            Stage(self._model, slots, step).warm_up(positions=1)
         return step

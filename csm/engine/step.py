@@ -41,6 +41,11 @@ class FrameStep(Protocol):
         -> its shape: frames of equal shapes launch the same work, so one recording serves them all."""
         ...
 
+    def simplify(self) -> bool:
+        """Do the same with less of the device from now on -> whether there was such a way. For a device, or a torch,
+        that refuses the usual one."""
+        ...
+
     def step(self, state: Tensor, noise: Tensor, codes_out: Tensor, lengths: Tensor, active: Tensor) -> None:
         """Sample K codes of each active slot, embed them, and take the backbone one position on.
 
@@ -95,6 +100,9 @@ class EagerStep:
         self._shape = rows, span, max(self._widths[:rows])
         return self._shape
 
+    def simplify(self) -> bool:
+        return False
+
     def step(self, state: Tensor, noise: Tensor, codes_out: Tensor, lengths: Tensor, active: Tensor) -> None:
         rows, span, width = self._shape
         state, noise, lengths, active = state[:rows], noise[:rows], lengths[:rows], active[:rows]
@@ -114,6 +122,7 @@ class KernelStep:
         self._kernels = kernels
         self.step = kernels.step
         self.set_sampling = kernels.set_sampling
+        self.simplify = kernels.go_in_turn
 
     @property
     def keys(self) -> Tensor:

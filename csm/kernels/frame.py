@@ -6,6 +6,8 @@ backbone to the next states. Nothing in it waits for the host, and after the fir
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -107,6 +109,13 @@ class FrameKernels:
         rows = slice(None) if slot is None else slice(slot, slot + 1)
         self.temperature[rows] = sampling.temperature
         self.topk[rows] = sampling.topk
+
+    def go_in_turn(self) -> bool:
+        """From now on no kernel begins before the one before it has ended -> whether any did until now."""
+        overlapped = self.processor.overlap
+        for part in (self, self.backbone, self.depth):
+            part.processor = replace(part.processor, overlap=False)
+        return overlapped
 
     def cache(self, slot: int, length: int) -> KVCache:
         """The memory of one slot as prefill takes it, with `length` positions in use; a view, not a copy."""

@@ -4,7 +4,7 @@ import spaces  # noqa: F401  ZeroGPU patches torch, so this comes before anythin
 
 # isort: split
 import csm
-from csm.web import Pages, Queue, build_app, launch_options, server_options
+from csm.web import Pages, Queue, build_app, launch_options, server_options, warm_up
 
 generator = csm.load()
 queue = Queue()  # one model, one queue: the page and programs wait in the same
@@ -12,4 +12,5 @@ pages = Pages(generator, queue)
 demo = build_app(generator, queue, pages)
 
 if __name__ == "__main__":
+    warm_up(generator)
     demo.launch(**launch_options(), **server_options(generator, queue, pages))

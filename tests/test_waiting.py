@@ -5,9 +5,11 @@ import time
 
 import pytest
 
+from csm import load
 from csm.conversation import parse_script
 from csm.events import Settings
 from csm.voices import find_voice
+from csm.web import gpu, warm_up
 from csm.web.gpu import Job, Reading, Refused, Sound, TurnStarted, Waiting, reading_with, speaking_with
 from csm.web.waiting import Queue, QueueFull
 from tests.small import small_generator
@@ -111,3 +113,27 @@ def test_many_threads_are_never_served_at_once():
     for thread in threads:
         thread.join()
     assert most == [1] * 12
+
+
+def test_the_model_is_warm_before_the_first_click_and_says_nothing_to_anybody():
+    generator = load("nano", "cpu")
+    thread = warm_up(generator)
+    thread.join(60)
+    model = generator.engine.model
+    assert not thread.is_alive() and all(model.backbone._steps.values()) and all(model.decoder._steps.values())
+    assert len(generator.prompts.codes) == 2 and len(generator.prompt_contexts) == 1  # the usual voices are read in
+
+
+def test_a_model_that_cannot_be_warmed_up_is_one_warning(monkeypatch):
+    def broken():
+        raise RuntimeError("no kernel image is available")
+
+    generator = small_generator()
+    monkeypatch.setattr(generator.engine, "warm_up", broken)
+    with pytest.warns(UserWarning, match="could not be warmed up: no kernel image is available"):
+        warm_up(generator).join(60)
+
+
+def test_on_zerogpu_nothing_is_warmed_up_where_there_is_no_accelerator(monkeypatch):
+    monkeypatch.setattr(gpu.Config, "zero_gpu", True)
+    assert warm_up(small_generator()) is None

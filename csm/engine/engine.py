@@ -38,7 +38,8 @@ class Engine:
         return Context(KVCache(self.config.backbone, self.config.max_positions, 1, like))
 
     def warm_up(self) -> None:
-        """Do now what a first turn would have to wait for: on CUDA, record the graphs of every span."""
+        """Do now what a first turn would have to wait for beside its own work: on CUDA, kernels and the graphs of every
+        span."""
         if self.device.type == "cuda":
             with self.lineups.lend(1) as lineup:
                 lineup.stage.warm_up()

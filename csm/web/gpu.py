@@ -10,6 +10,8 @@ Either way a job first waits in the model's `Queue`, in the process that serves,
 from __future__ import annotations
 
 import math
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import spaces
+from spaces.config import Config
 
 from csm.audio import write_audio
 from csm.conversation import Line
@@ -134,6 +137,26 @@ def speech_seconds(job: Job | Reading) -> float:
 def lease_seconds(job: Job | Reading) -> int:
     """How long to ask for an accelerator: the sound that the text should give, at real time, and a start."""
     return min(LONGEST_LEASE, math.ceil(START_SECONDS + speech_seconds(job)))
+
+
+def warm_up_beside(generator: Generator, voices: dict[str, Voice]) -> threading.Thread | None:
+    """In a thread of its own, do what the first listener would otherwise wait for: compile, record, and encode these
+    voices by having them say a word to nobody. On ZeroGPU there is no accelerator to do it on: None."""
+    if Config.zero_gpu:
+        return None
+
+    def warm_up() -> None:
+        try:
+            generator.engine.warm_up()
+            lines = [Line(name, "Hello.", number) for number, name in enumerate(voices, 1)]
+            for _ in perform(generator, lines, voices, Settings(max_turn_seconds=1)):
+                pass
+        except Exception as error:  # whoever clicks will be told, if it still is so
+            warnings.warn(f"The model could not be warmed up: {error}", stacklevel=1)
+
+    thread = threading.Thread(target=warm_up, name="warm-up", daemon=True)
+    thread.start()
+    return thread
 
 
 def speaking_with(generator: Generator, queue: Queue | None = None, judges: LazyJudges | None = None) -> Speak:

@@ -1,13 +1,15 @@
 """What the app's server offers beside Gradio's page: the routes of its own script, OpenAI's speech routes, and the
-functions as MCP tools."""
+functions as MCP tools; and a model that is warm when the first listener comes."""
 
 from __future__ import annotations
 
+import threading
 from importlib.util import find_spec
 from typing import Any
 
 from csm.generator import Generator
-from csm.web.gpu import reading_with
+from csm.web.endpoints import default_voices
+from csm.web.gpu import reading_with, warm_up_beside
 from csm.web.openai import speech_api
 from csm.web.pages import Pages
 from csm.web.routes import PageRoutes
@@ -20,3 +22,9 @@ def server_options(generator: Generator, queue: Queue, pages: Pages) -> dict[str
     api = speech_api(generator, reading_with(generator, queue))
     routes = [*api.routes(), *PageRoutes(pages).routes()]
     return {"app_kwargs": {"routes": routes}, "mcp_server": find_spec("mcp") is not None}
+
+
+def warm_up(generator: Generator) -> threading.Thread | None:
+    """Begin to get the model and the usual voices ready, so that the first click is like any other."""
+    offered = generator.voices()
+    return warm_up_beside(generator, {name: offered[name] for name in default_voices() if name in offered})

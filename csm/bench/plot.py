@@ -18,7 +18,7 @@ def draw(saved: dict[str, dict[str, Any]], target: Path) -> bool:
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13.5, 3.8), layout="constrained")
+    figure = Figure(figsize=(13.5, 4.2), layout="constrained")
     frames, turns, peers = figure.subplots(1, 3)
     color = 0
     bars: list[tuple[str, float]] = []
@@ -52,7 +52,7 @@ def draw(saved: dict[str, dict[str, Any]], target: Path) -> bool:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")  # labels of its own would lie on one another
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=7)
+            axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     partial = target.with_name(f".{target.name}.part")
     figure.savefig(partial, format="png", dpi=110)
     os.replace(partial, target)

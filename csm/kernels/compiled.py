@@ -32,8 +32,10 @@ GPUS = {  # by compute capability: multiprocessors, KB of shared memory of a pro
     86: (84, 99, 100, 1_536),  # RTX 3090
     89: (128, 99, 100, 1_536),  # RTX 4090
     90: (132, 227, 228, 2_048),  # H100, H200
+    100: (148, 227, 228, 2_048),  # B200
+    120: (170, 99, 100, 1_536),  # RTX 5090
 }
-MOST_PROGRAMS = {80: 32, 86: 16, 89: 24, 90: 32}  # on a multiprocessor at a time
+MOST_PROGRAMS = {80: 32, 86: 16, 89: 24, 90: 32, 100: 32, 120: 24}  # on a multiprocessor at a time
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ state and code 0) together, so it runs 31 times, not 32; its inputs come from a 
 
 Most of the 767 kernels run for less time than it takes to start one. On Hopper and later they overlap (processor.py):
 each begins while the one before it ends, asks for its weights, and waits for its inputs only then. In a product of one
-row a program asks for all of its weights at once and holds them in registers: 112 to 192 KB of each multiprocessor's
-256 KB, 15 to 25 MB in all, are then filled ahead of time. `python -m csm.kernels.compiled` shows what the compiler
+row a program asks for all of its weights at once and holds them in registers: 64 to 192 KB of each multiprocessor's
+256 KB, 8 to 25 MB in all, are then filled ahead of time. `python -m csm.kernels.compiled` shows what the compiler
 makes of it, for a GPU that need not be here (registers, spills, shared memory, loads before the wait). With 1, 4 and 64
 conversations everything compiles and fits for compute capability 8.0, 8.6, 8.9, 9.0, 10.0 and 12.0. A frame of one
 conversation takes 1.34 million cycles of every scheduler to issue in bfloat16, 1.80 in int8 and 1.41 in float8 (sm_90,

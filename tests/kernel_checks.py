@@ -16,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from csm.config import ModelConfig, RopeConfig, SpectralConfig, TransformerConfig
+from csm.engine import Context, Engine, Stream
+from csm.engine.step import KernelStep
+from csm.frames import Rows
 from csm.kernels.choice import choose_kernel, embed_kernel
 from csm.kernels.frame import FrameKernels, KernelWeights
 from csm.kernels.processor import Processor
@@ -302,6 +305,43 @@ def check_packing_keeps_the_model_and_one_copy_of_it(device: str) -> None:
         assert weight.data.untyped_storage().data_ptr() in held
     for slots in (1, 2):
         assert FrameKernels(weights, slots, 8).weights is weights
+
+
+@torch.inference_mode()
+def check_streams_on_a_stage_of_kernels_say_what_each_says_alone(device: str) -> None:
+    """The engine's way on a GPU, frames launched ahead and all: streams join at different frames, one leaves and its
+    context goes on elsewhere."""
+    plain, packed = Engine(tiny_model(device)), Engine(tiny_model(device))
+    step = KernelStep(FrameKernels(KernelWeights(packed.model), 2, packed.config.max_positions))
+    lineup = packed.lineups.new(2, ahead=1, step=step)
+    settings = [Sampling(), Sampling(topk=1)]
+
+    def begun(engine: Engine, number: int) -> tuple[Context, torch.Generator]:
+        context = engine.new_context()
+        texts = torch.full((3 + number, 5), 1)
+        texts[:, -1] = torch.arange(3 + number)
+        mask = torch.zeros_like(texts, dtype=torch.bool)
+        mask[:, -1] = True
+        engine.prefill(context, Rows(texts, mask))
+        return context, torch.Generator(device).manual_seed(number)
+
+    streams = []
+    for number, sampling in enumerate(settings):
+        context, noise = begun(packed, number)
+        streams.append(lineup.join(Stream(lambda context=context: context, sampling, noise, 4, endless=True)))
+        lineup.step()
+    kept = streams[0].context
+    while lineup.speaking:
+        lineup.step()
+    for number, (stream, sampling) in enumerate(zip(streams, settings, strict=True)):
+        context, noise = begun(plain, number)
+        frames = [plain.step(context, sampling, noise) for _ in range(4)]
+        assert stream.state == "capped" and torch.equal(stream.codes, torch.stack(frames).cpu()), number
+        if number == 0:
+            assert kept is not None and kept.length == context.length
+            for engine, own in ((packed, kept), (plain, context)):
+                engine.close(own)
+            close(kept.speaking_state(), context.speaking_state())
 
 
 def check_overlap_can_be_given_up(device: str) -> None:

@@ -102,9 +102,7 @@ class Compiling(Processor):
         multiprocessors, shared, _, _ = GPUS[gpu]
         return cls(multiprocessors, (shared << 10) - KEPT_BACK, overlap=gpu >= 90, gpu=gpu)
 
-    def launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, overlap: bool = True, **options: Any) -> None:
-        if overlap:
-            options |= {"OVERLAP": self.overlap, "launch_pdl": self.overlap}
+    def _start(self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         code = kernel.warmup(*arguments, grid=grid, **options)
         if (id(code), grid) not in self._made:
             self._made[id(code), grid] = self._read(kernel.fn.__name__, code, math.prod(grid))

@@ -56,4 +56,7 @@ class Processor:
         """Run as many programs of `kernel`. One that has no `overlap` begins when all before it has ended."""
         if overlap:
             options |= {"OVERLAP": self.overlap, "launch_pdl": self.overlap}
+        self._start(kernel, grid, arguments, options)
+
+    def _start(self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         kernel[grid](*arguments, **options)

@@ -320,9 +320,9 @@ class DepthInOne:
     x: Tensor
     counter: Tensor
     pairs: int = 4
-    rows: int = 8
+    rows: int = 4
     codes: int = 8
-    chunk: int = 1_024
+    chunk: int = 2_048
     warps: int = 8
 
     @property

@@ -74,6 +74,11 @@ def _generate(arguments: argparse.Namespace) -> int:
     transcripts = _pairs(arguments.transcript, "--transcript")
     chosen = _pairs(arguments.voice, "--voice")
     voices = {who: find_voice(voice, transcripts.get(who)) for who, voice in chosen.items()}
+    if mute := next((line.speaker for line in lines if line.speaker not in voices), None):
+        raise InputError(
+            f"Speaker {mute} has no voice: add --voice {mute}=NAME, of those that `python -m csm voices` lists, or "
+            "a recording's path."
+        )
     settings = Settings(
         arguments.seed, arguments.temperature, arguments.topk, arguments.max_turn_seconds, arguments.takes
     )

@@ -115,7 +115,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "an empty script": (generate(script=str(folder / "empty.txt")), "script"),
         "a script that is not there": (generate(script=str(folder / "nowhere.txt")), "script"),
         "a script that is not text": (generate(script=str(folder / "latin.txt")), "UTF-8"),
-        "a speaker without a voice": (generate()[:5] + ["--out", out], "Speaker B has no voice"),
+        "a speaker without a voice": (generate()[:5] + ["--out", out], "Speaker B has no voice: add --voice B=NAME"),
         "an unknown voice": (generate(a="nobody"), "slt"),
         "a silent prompt": (generate(a=silent), "silent"),
         "a short prompt": (generate(a=short), "short"),

@@ -101,7 +101,8 @@ def measured(base: Generator, generators: dict[str, Generator], workload: Worklo
         if name not in EXACT:
             loss = quantisation_loss(base, generator, workload.prompts)
             against = {"against": weights_name(base)}
-            runs[name]["loss"] = {key: round(value, 6) + 0.0 for key, value in loss.items()} | against
+            rounded = {key: round(value, 6) + 0.0 for key, value in loss.items()}  # never -0.0
+            runs[name]["loss"] = rounded | against
     if peer:
         figures["peer"] = _against_transformers(base, generators, workload)
     return figures

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csm.engine.step import FrameStep
+from csm.engine.step import FrameStep, or_simpler
 from csm.model import Sampling
 
 Replay = Callable[[], object]
@@ -100,18 +100,9 @@ class GraphedStep:
         speaking = active.clone()
         active.zero_()
         try:
-            self._graphs[self._shape] = self._recorded(work)
+            self._graphs[self._shape] = or_simpler(self.inner, lambda: self._record(work))
         except Exception as error:  # what is wrong with the work itself, calling it will show
             self._gave_up = True
             warnings.warn(f"No CUDA graph could be recorded ({error}); frames are stepped without.", stacklevel=4)
         finally:
             active.copy_(speaking)
-
-    def _recorded(self, work: Callable[[], None]) -> Replay:
-        try:
-            return self._record(work)
-        except Exception as error:
-            if not self.inner.simplify():
-                raise
-            warnings.warn(f"Frames are recorded in a simpler way, because {error}.", stacklevel=5)
-            return self._record(work)

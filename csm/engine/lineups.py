@@ -18,7 +18,7 @@ import torch
 from csm.engine.graph import GraphedStep, Recorder
 from csm.engine.lineup import Lineup
 from csm.engine.stage import Stage
-from csm.engine.step import EagerStep, FrameStep, KernelStep
+from csm.engine.step import EagerStep, FrameStep, KernelStep, or_simpler
 from csm.errors import InputError
 from csm.kernels import available
 from csm.model import CSM
@@ -86,10 +86,6 @@ class Lineups:
         if self._kernel_weights is None:
             self._kernel_weights = frame.KernelWeights(self._model, self.weights)
         step = KernelStep(frame.FrameKernels(self._kernel_weights, slots, self._positions))
-        try:
-            Stage(self._model, slots, step).warm_up(positions=1)  # so that what can't run is known now
-        except Exception:
-            if not step.simplify():
-                raise
-            Stage(self._model, slots, step).warm_up(positions=1)
+        stage = Stage(self._model, slots, step)
+        or_simpler(step, lambda: stage.warm_up(positions=1))  # so that what can't run is known now
         return step

@@ -6,13 +6,16 @@ records either.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any, Protocol
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from csm.model import CSM, RowSampling, Sampling, SlotCache, width_for
+
+Result = TypeVar("Result")
 
 SPAN = 256  # positions: on CUDA the attention of a step covers a multiple of it, and each multiple is a graph
 SPAN_ON_CPU = 32  # nothing is recorded there
@@ -58,6 +61,18 @@ class FrameStep(Protocol):
         noise of a slot with a top-k of 1 is all ones.
         """
         ...
+
+
+def or_simpler(step: FrameStep, work: Callable[[], Result]) -> Result:
+    """What `work` with `step` gives. If it fails and the step has a simpler way, one warning says so, and it is done
+    again."""
+    try:
+        return work()
+    except Exception as error:
+        if not step.simplify():
+            raise
+        warnings.warn(f"Frames are recorded in a simpler way, because {error}.", stacklevel=5)
+        return work()
 
 
 class EagerStep:

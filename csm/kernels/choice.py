@@ -33,12 +33,13 @@ def pick(logits, noise, temperature, topk, VOCAB: tl.constexpr, SHORT: tl.conste
         key = order(raw, True)
     else:
         key = order(scaled, False)
+    tl.static_assert(BLOCK_V < 1 << 15)  # two counts share an integer
     BITS: tl.constexpr = 16 if SHORT else 32
     smallest = tl.zeros([1], tl.uint32)  # the k-th largest key, found from its highest bits down, two at a time
     for i in range(BITS // 2):
         step = tl.full([1], 1, tl.uint32) << (BITS - 2 - 2 * i)
         one, two, three = smallest + step, smallest + 2 * step, smallest + 3 * step
-        counts = tl.sum((key >= one).to(tl.int32) + ((key >= two).to(tl.int32) << 16), 0)  # neither reaches 2**15
+        counts = tl.sum((key >= one).to(tl.int32) + ((key >= two).to(tl.int32) << 16), 0)
         last = tl.sum((key >= three).to(tl.int32), 0)
         smallest = tl.where((counts & 0xFFFF) >= k, one, smallest)
         smallest = tl.where((counts >> 16) >= k, two, smallest)

@@ -61,6 +61,15 @@ def load_vector(vector, k, K: tl.constexpr, ROWS: tl.constexpr, EVEN: tl.constex
 
 
 @triton.jit
+def load_scale(norm, k, K: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, EVEN: tl.constexpr):
+    """The norm's scale of inputs k, float32, as `load_vector` shapes it; 1 without a norm."""
+    if NORM:
+        return load_vector(norm, k, K, ROWS, EVEN).to(tl.float32)
+    else:
+        return 1.0
+
+
+@triton.jit
 def load_inputs(x, scale, k, r, rows, K: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, EVEN: tl.constexpr):
     """Inputs k of all rows times the norm's scale, (K', ROWS), and the sums of their squares, (ROWS,); for one row
     both are (1, K'): its squares are summed up at the end."""
@@ -160,7 +169,7 @@ def pair_kernel(
         k = tl.arange(0, BLOCK_K)
         w_one = load_weights(w, first, live, k, K, EVEN, POLICY)
         w_two = load_weights(w, second, live, k, K, EVEN, POLICY)
-        scale = load_vector(norm, k, K, ROWS, EVEN).to(tl.float32)
+        scale = load_scale(norm, k, K, True, ROWS, EVEN)
         if ROPE and FIXED:
             position, kept, c, s = load_turns(cos, sin, lengths, active, p, live, r, rows, positions, TURNED, HALF)
         wait_for_previous(OVERLAP)
@@ -175,7 +184,7 @@ def pair_kernel(
             k = start + tl.arange(0, BLOCK_K)
             w_one = load_weights(w, first, live, k, K, EVEN, POLICY)
             w_two = load_weights(w, second, live, k, K, EVEN, POLICY)
-            scale = load_vector(norm, k, K, ROWS, EVEN).to(tl.float32)
+            scale = load_scale(norm, k, K, True, ROWS, EVEN)
             inputs, square = load_inputs(x, scale, k, r, rows, K, True, ROWS, EVEN)
             one = multiply(w_one, inputs, one, dtype, ROWS, EMULATE)
             two = multiply(w_two, inputs, two, dtype, ROWS, EMULATE)
@@ -221,11 +230,11 @@ def pair_kernel(
 
 
 @triton.jit
-def store_outputs(acc, old, out, n, live, r, rows, dtype: tl.constexpr, N: tl.constexpr, ADD: tl.constexpr):
-    """acc (N', ROWS) to its place in out (rows, N), added to what is there, `old`, with ADD."""
+def store_outputs(acc, old, place, mask, dtype: tl.constexpr, ADD: tl.constexpr):
+    """acc (N', ROWS) to its place, added to what is there, `old`, with ADD."""
     if ADD:
         acc = acc.to(dtype).to(tl.float32) + old.to(tl.float32)
-    tl.store(out + r[None, :] * N + n[:, None], acc.to(dtype), mask=live[:, None] & (r < rows)[None, :])
+    tl.store(place, acc.to(dtype), mask=mask)
 
 
 @triton.jit
@@ -273,9 +282,7 @@ def single_kernel(
     if K <= BLOCK_K:  # all weights are under way before there is anything to wait for
         k = tl.arange(0, BLOCK_K)
         tile = load_weights(w, n, live, k, K, EVEN, POLICY)
-        scale = 1.0
-        if NORM:
-            scale = load_vector(norm, k, K, ROWS, EVEN).to(tl.float32)
+        scale = load_scale(norm, k, K, NORM, ROWS, EVEN)
         wait_for_previous(OVERLAP)
         old = tl.load(place, mask=mask & ADD, other=0.0)
         inputs, squares = load_inputs(x, scale, k, r, rows, K, NORM, ROWS, EVEN)
@@ -286,9 +293,7 @@ def single_kernel(
         for start in tl.range(0, SPAN, BLOCK_K, num_stages=STAGES):
             k = begin + start + tl.arange(0, BLOCK_K)
             tile = load_weights(w, n, live, k, K, EVEN, POLICY)
-            scale = 1.0
-            if NORM:
-                scale = load_vector(norm, k, K, ROWS, EVEN).to(tl.float32)
+            scale = load_scale(norm, k, K, NORM, ROWS, EVEN)
             inputs, square = load_inputs(x, scale, k, r, rows, K, NORM, ROWS, EVEN)
             acc = multiply(tile, inputs, acc, dtype, ROWS, EMULATE)
             if NORM:
@@ -305,7 +310,7 @@ def single_kernel(
     if SCALED:
         acc = acc * own_scale
     if SPLITS == 1:
-        store_outputs(acc, old, out, n, live, r, rows, dtype, N, ADD)
+        store_outputs(acc, old, place, mask, dtype, ADD)
     else:
         part = parts + r[None, :] * N + n[:, None]
         tl.store(part + tl.program_id(1) * rows * N, acc, mask=mask)
@@ -315,5 +320,5 @@ def single_kernel(
             acc = tl.zeros([BLOCK_N, ROWS], tl.float32)
             for split in range(SPLITS):
                 acc += tl.load(part + split * rows * N, mask=mask, other=0.0, cache_modifier=".cg")
-            store_outputs(acc, old, out, n, live, r, rows, dtype, N, ADD)
+            store_outputs(acc, old, place, mask, dtype, ADD)
             tl.store(arrivals + tl.program_id(0), 0)

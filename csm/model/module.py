@@ -19,13 +19,15 @@ ROWS_AT_ONCE = 256  # whose columns' embeddings are held at a time: 2 048 rows o
 
 
 class CSM(nn.Module):
+    stack: type[Transformer] = Transformer  # what the backbone and the depth decoder are
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         backbone, decoder = config.backbone, config.decoder
         k, vocab = config.num_codebooks, config.audio_vocab_size
-        self.backbone = Transformer(backbone, config.max_positions)
-        self.decoder = Transformer(decoder, k + 1)
+        self.backbone = self.stack(backbone, config.max_positions)
+        self.decoder = self.stack(decoder, k + 1)
         self.text_embeddings = nn.Embedding(config.text_vocab_size, backbone.dim)
         self.audio_embeddings = nn.Embedding(vocab * k, backbone.dim)
         self.projection = nn.Linear(backbone.dim, decoder.dim, bias=False)

@@ -181,13 +181,12 @@ class _Head:
 class PackedCSM(CSM):
     """A `CSM` for inference on a CPU. Embeddings stay as they were loaded; everything computed is float32."""
 
+    stack = RecordedTransformer
     packing: Packing
 
     def __init__(self, config: ModelConfig, packing: Packing) -> None:
         super().__init__(config)
         self.packing = packing
-        self.backbone = RecordedTransformer(config.backbone, config.max_positions)
-        self.decoder = RecordedTransformer(config.decoder, config.num_codebooks + 1)
 
     def depth_logits(self, state: Tensor, codes: Tensor) -> Tensor:
         hidden = self.decoder(self.depth_inputs(state, codes[:, :-1]))[:, 1:]

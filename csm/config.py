@@ -84,6 +84,8 @@ class ModelConfig:
     """A whole CSM. `audio_vocab_size` counts the codec's codes and three that never reach the codec.
 
     `temperature` and `topk` are how it samples when nobody says otherwise: a small model is better off calm.
+    `slots_in_frames`: every row of sound has its speaker's slot in the text column, and so has a row behind each text.
+    The published models must find out from the text before a frame whose it is; a small one is told.
     """
 
     backbone: TransformerConfig
@@ -95,6 +97,7 @@ class ModelConfig:
     max_positions: int = 2_048
     temperature: float = 0.9
     topk: int = 50
+    slots_in_frames: bool = False
 
     @property
     def num_codebooks(self) -> int:

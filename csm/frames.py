@@ -1,7 +1,7 @@
 """Segments to rows: the (S, K+1) ids and mask that the backbone reads, and the position budget.
 
 A segment is text rows, then audio rows, then one row of zeros that ends the turn. In a text row only the last
-column is in use; in an audio row, all but the last.
+column is in use; in an audio row all but the last and, in models that want it so, there the speaker's slot.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csm.config import FRAME_RATE
+from csm.config import FRAME_RATE, ModelConfig
 from csm.errors import InputError
 from csm.text import Tokenizer, turn_text
+
+SLOT_AT = 2  # among the ids of a turn, behind BOS and the bracket
 
 
 @dataclass
@@ -45,32 +47,49 @@ class Rows:
         return Rows(torch.cat([part.ids for part in parts]), torch.cat([part.mask for part in parts]))
 
 
-def text_rows(tokenizer: Tokenizer, text: str, speaker: int, num_codebooks: int) -> Rows:
-    """One row for every id of the turn's text."""
-    tokens = torch.tensor(tokenizer.encode(turn_text(text, speaker)), dtype=torch.int64)
-    ids = torch.zeros(len(tokens), num_codebooks + 1, dtype=torch.int64)
-    ids[:, -1] = tokens
-    mask = torch.zeros_like(ids, dtype=torch.bool)
-    mask[:, -1] = True
-    return Rows(ids, mask)
-
-
-def audio_rows(codes: Tensor) -> Rows:
-    """codes int64 (frames, K) -> one row a frame."""
-    ids = torch.cat([codes, codes.new_zeros(codes.shape[0], 1)], dim=1)
+def audio_rows(codes: Tensor, slot_id: int | None = None) -> Rows:
+    """codes int64 (frames, K) -> one row a frame, with `slot_id` in the text column where the model wants it there."""
+    ids = torch.cat([codes, codes.new_full((codes.shape[0], 1), slot_id or 0)], dim=1)
     mask = torch.ones_like(ids, dtype=torch.bool)
-    mask[:, -1] = False
+    mask[:, -1] = slot_id is not None
     return Rows(ids, mask)
 
 
-def spoken_rows(codes: Tensor) -> Rows:
-    """What is said in a whole turn: its frames, codes int64 (frames, K), and the zero frame that ends it."""
-    return audio_rows(torch.cat([codes, codes.new_zeros(1, codes.shape[1])]))
+@dataclass(frozen=True)
+class RowFormat:
+    """How one model's rows are written: its tokenizer, its K codebooks, and whether frames carry their speaker's slot
+    (`ModelConfig.slots_in_frames`)."""
 
+    tokenizer: Tokenizer
+    num_codebooks: int
+    slots_in_frames: bool = False
 
-def segment_rows(tokenizer: Tokenizer, segment: Segment, codes: Tensor) -> Rows:
-    """A whole turn: its text, its frames, and the zero frame that ends it."""
-    return Rows.join([text_rows(tokenizer, segment.text, segment.speaker, codes.shape[1]), spoken_rows(codes)])
+    @classmethod
+    def of(cls, config: ModelConfig, tokenizer: Tokenizer) -> RowFormat:
+        return cls(tokenizer, config.num_codebooks, config.slots_in_frames)
+
+    def slot_id(self, speaker: int) -> int | None:
+        """The id of a slot's number, as it stands in brackets before the text; None where frames carry none."""
+        return self.tokenizer.encode(turn_text("", speaker))[SLOT_AT] if self.slots_in_frames else None
+
+    def text(self, text: str, speaker: int) -> Rows:
+        """One row for every id of the turn's text, and one for the slot where frames carry it: whatever a frame is
+        sampled from says whose it is."""
+        slot = self.slot_id(speaker)
+        tokens = [*self.tokenizer.encode(turn_text(text, speaker)), *([] if slot is None else [slot])]
+        ids = torch.zeros(len(tokens), self.num_codebooks + 1, dtype=torch.int64)
+        ids[:, -1] = torch.tensor(tokens, dtype=torch.int64)
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        mask[:, -1] = True
+        return Rows(ids, mask)
+
+    def spoken(self, codes: Tensor, speaker: int) -> Rows:
+        """What is said in a whole turn: its frames, codes int64 (frames, K), and the zero frame that ends it."""
+        return audio_rows(torch.cat([codes, codes.new_zeros(1, codes.shape[1])]), self.slot_id(speaker))
+
+    def turn(self, text: str, speaker: int, codes: Tensor) -> Rows:
+        """A whole turn: its text, its frames, and the zero frame that ends it."""
+        return Rows.join([self.text(text, speaker), self.spoken(codes, speaker)])
 
 
 def frames_in(seconds: float) -> int:

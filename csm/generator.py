@@ -70,7 +70,7 @@ class Conversation:
         self.slide = slide
         self.turns: list[Turn] = []
         rows = generator.prompt_rows(prompts) if prompts else None
-        self._window = Window(generator.engine, rows, self.turns, generator.turn_rows, generator.prompt_contexts)
+        self._window = Window(generator.engine, rows, self.turns, generator.prompts.format, generator.prompt_contexts)
         self._context = self._window.context
 
     @property

@@ -13,9 +13,9 @@ from torch import Tensor
 from csm.codec import Codec, codec_key
 from csm.config import FRAME_SIZE, ModelConfig
 from csm.errors import InputError
-from csm.frames import Budget, Rows, Segment, spoken_rows, text_rows
+from csm.frames import Budget, RowFormat, Rows, Segment
 from csm.recent import Recent
-from csm.text import Tokenizer, turn_text
+from csm.text import Tokenizer
 
 ROOM_FOR_A_TURN = 160  # positions that prompts must leave: a sentence of 100 letters and 5 s of speech
 REMEMBERED = 256, 16 << 20  # how many recordings' codes, and their bytes; 30 s in CSM-1B's codes are 48 kB
@@ -27,15 +27,16 @@ class Prompts:
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, codec: Codec, device: torch.device) -> None:
         self.codec_key = codec_key(codec)
         self.codes: Recent[Tensor] = Recent(*REMEMBERED)
-        self._config, self.tokenizer, self._codec, self._device = config, tokenizer, codec, device
+        self._config, self._codec, self._device = config, codec, device
+        self.format = RowFormat.of(config, tokenizer)
         self._budget = Budget(config.max_positions)
 
     def turn_rows(self, text: str, speaker: int) -> Rows:
         """The rows of a turn's text. Raises `InputError` when nothing in it can be spoken."""
         if speaker < 0:
             raise InputError(f"The speaker is {speaker}; speakers are numbered from 0.")
-        rows = text_rows(self.tokenizer, text.strip(), speaker, self._config.num_codebooks)
-        if len(rows) <= len(self.tokenizer.encode(turn_text("", speaker))) or not any(map(str.isalnum, text)):
+        rows = self.format.text(text.strip(), speaker)
+        if len(rows) <= len(self.format.text("", speaker)) or not any(map(str.isalnum, text)):
             raise InputError("There is nothing to say in this turn: write some words.")
         return rows
 
@@ -50,7 +51,7 @@ class Prompts:
                 self._budget.check_prompt(frames, len(text), used, ROOM_FOR_A_TURN)
             codes = self.segment_codes(segment)
             self._budget.check_prompt(len(codes), len(text), used, ROOM_FOR_A_TURN)
-            parts += [text, spoken_rows(codes)]
+            parts += [text, self.format.spoken(codes, segment.speaker)]
         return Rows.join(parts)
 
     def segment_codes(self, segment: Segment) -> Tensor:

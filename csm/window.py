@@ -4,13 +4,13 @@ reads rows, and the conversation, which has turns."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from csm.engine import Context, Engine, Snapshot
-from csm.frames import Budget, Rows, spoken_rows
+from csm.frames import Budget, RowFormat, Rows
 from csm.recent import Recent
 
 
@@ -37,19 +37,13 @@ class Window:
         engine: Engine,
         prompts: Rows | None,
         turns: Sequence[Said],
-        text_rows: Callable[[str, int], Rows],
+        rows: RowFormat,
         known: Recent[Context],
     ) -> None:
         self.prompt_positions = len(prompts) if prompts else 0
         self.heard_from = 0  # number of the first turn that is heard ...
         self._cached_from = 0  # ... and of the first one in the cache
-        self._engine, self._prompts, self._turns, self._text_rows, self._known = (
-            engine,
-            prompts,
-            turns,
-            text_rows,
-            known,
-        )
+        self._engine, self._prompts, self._turns, self._rows, self._known = engine, prompts, turns, rows, known
         self._budget = Budget(engine.config.max_positions)
         self._key = _key_of(prompts) if prompts else ""
         kept = known.get(self._key) if prompts else None
@@ -107,7 +101,7 @@ class Window:
         at, parts = self.prompt_positions, []
         for turn in self._turns[self.heard_from :]:
             if at >= self.context.length:
-                parts += [self._text_rows(turn.text, turn.speaker), spoken_rows(turn.codes)]
+                parts.append(self._rows.turn(turn.text.strip(), turn.speaker, turn.codes))
             at += turn.positions
         return parts
 

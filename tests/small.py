@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from csm.checkpoint import Loaded
@@ -37,10 +39,12 @@ def small_config(codec: MimiConfig | SpectralConfig = SMALL_LIGHT, max_positions
     )
 
 
-def small_generator(codec: MimiConfig | SpectralConfig = SMALL_LIGHT, max_positions: int = 256) -> Generator:
+def small_generator(
+    codec: MimiConfig | SpectralConfig = SMALL_LIGHT, max_positions: int = 256, slots_in_frames: bool = False
+) -> Generator:
     """A random model that never ends by itself (an all-zero frame is as good as impossible)."""
     torch.manual_seed(0)
-    config = small_config(codec, max_positions)
+    config = replace(small_config(codec, max_positions), slots_in_frames=slots_in_frames)
     model = CSM(config).init_weights()
     for parameter in model.parameters():
         if parameter.dim() > 1:

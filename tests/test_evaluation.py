@@ -15,11 +15,12 @@ import torch
 from csm.audio import load_audio
 from csm.errors import InputError
 from csm.evaluation import evaluate as evaluation
+from csm.evaluation.context import Speech, cast_lines, casts, converse
 from csm.evaluation.evaluate import EvaluationSettings, Judges, evaluate, held_out_clips
 from csm.evaluation.metrics import Naturalness, SpeakerSimilarity, normalise, word_error_rate
 from csm.listening import recogniser
 from csm.training.corpus import Utterance
-from csm.training.held_out import SENTENCES
+from csm.training.held_out import CONVERSATION, SENTENCES
 from csm.voices import Voice, load_prompt, shipped_voices
 
 
@@ -247,6 +248,50 @@ def test_a_folder_that_can_not_be_made_is_refused_before_anything_is_spoken(stan
 def test_nothing_to_evaluate_is_refused_in_one_sentence(stand):
     with pytest.raises(InputError, match="at least one voice"):
         evaluate(stand, {}, FOUR_WORDS, Judges(stand))
+
+
+def test_casts_are_of_two_and_three_in_either_order_and_in_all_slots():
+    made = casts(["a", "b", "c", "d", "e", "f"])
+    assert [len(cast.voices) for cast in made] == [2] * 6 + [3] * 2
+    assert {cast.reversed for cast in made} == {True, False} and {slot for cast in made for slot in cast.slots} == set(
+        range(8)
+    )
+    assert all(len(set(cast.slots)) == len(cast.slots) == len(set(cast.voices)) for cast in made)
+    third = [made[-1].speaker(place, 10) for place in range(10)]
+    assert third == [0, 1, 2, 1, 0, 1, 0, 1, 0, 2], "six turns of the others between the third's two"
+    assert [len(cast.voices) for cast in casts(["a", "b"])] == [2] and casts(["a"]) == []
+
+
+class Mimic(Stand):
+    """Speaks in the voice of its first prompt, whoever is to speak: what a model does that binds no voice to a slot."""
+
+    bound = False
+
+    def conversation(self, prompts, seed):
+        def say(sentence, speaker, max_audio_length_ms):
+            self.asked.append(("", seed, sentence))
+            whose = next(prompt for prompt in prompts if not self.bound or prompt.speaker == speaker)
+            return SimpleNamespace(audio=whose.audio, state="ended")
+
+        return SimpleNamespace(say=say)
+
+
+def test_one_voice_for_all_can_not_hide_in_an_average(monkeypatch):
+    """Chance for who speaks in one voice, all for who speaks in each speaker's own; turn by turn."""
+    voices = {name: Voice(name, Path(name), f"I am {name}.") for name in "abcdef"}
+    sound = {name: torch.full((24_000,), float(number)) for number, name in enumerate(voices)}
+    monkeypatch.setattr("csm.evaluation.context.load_prompt", lambda voice: sound[voice.name])
+    similarity = SimpleNamespace(embed=lambda wave: np.eye(6)[int(wave[0])])
+    for bound, nearest in ((False, 0.5), (True, 1.0)):
+        model = Mimic()
+        model.bound = bound
+        found = converse(model, voices, CONVERSATION, Judges(model, similarity), Speech(), lambda line: None)
+        assert found["casts_of_2"]["turns"] == 60 and found["casts_of_3"]["turns"] == 20
+        assert found["casts_of_2"]["nearest_is_own"] == nearest == found["casts_of_2"]["similarity_own"]
+        assert len(found["all"]["by_turn"]) == 10 and found["all"]["ended"] == 1
+        lines = cast_lines(found)
+        assert lines[0].startswith(f"casts of 2: 60 turns, nearest to their own prompt {100 * nearest:.0f} %")
+        assert "turn by turn" in lines[1]
 
 
 def _arguments(*words: str) -> argparse.Namespace:

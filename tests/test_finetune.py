@@ -16,6 +16,7 @@ from csm import InputError
 from csm.audio import load_audio
 from csm.checkpoint import describe, load_model, save_folder
 from csm.cli import main
+from csm.frames import RowFormat
 from csm.model import CSM
 from csm.text import ByteTokenizer
 from csm.training.codes import Batch
@@ -283,7 +284,7 @@ def own_conversations(speech: Path, small: str, tmp_path: Path, seed: int = 1) -
     loaded = load_model(small)
     recordings = check_manifest(speech, loaded.tokenizer, 200).recordings
     codes = encode(recordings, loaded.codec, tmp_path / "codes", report=lambda line: None)
-    return OwnConversations(list(zip(recordings, codes)), loaded.tokenizer, seed)
+    return OwnConversations(list(zip(recordings, codes)), RowFormat.of(loaded.model.config, loaded.tokenizer), seed)
 
 
 def turns_of(batch: Batch, row: int) -> list[str]:

@@ -7,7 +7,6 @@ import torch
 
 from csm import InputError, Segment
 from csm.config import FRAME_SIZE
-from csm.frames import text_rows
 from csm.recent import Recent
 from tests.small import SMALL_MIMI, end_after, small_generator
 
@@ -23,7 +22,7 @@ def light():
 
 
 def text_positions(generator, text, speaker=0):
-    return len(text_rows(generator.tokenizer, text, speaker, generator.config.num_codebooks))
+    return len(generator.prompts.format.text(text, speaker))
 
 
 def prompt(generator, seconds=1.0, speaker=0):

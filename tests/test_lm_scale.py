@@ -99,7 +99,7 @@ class Noise:
         mask = torch.zeros(rows, length, PRESETS["nano"].num_codebooks + 1, dtype=torch.bool)
         mask[:, 0, -1] = mask[:, 1:, :-1] = True
         ids = torch.randint(1, 258, mask.shape, generator=torch.Generator().manual_seed(step)) * mask
-        return Batch(ids, mask, torch.full((rows, length, 2), 3), torch.full((rows, length, 2), 2))
+        return Batch.of(ids, mask, guide=torch.full((rows, length, 2), 3), voice=torch.full((rows, length, 2), 2))
 
 torch.set_num_threads(1)
 settings = LMSettings(steps=2, every=2, log_every=1, positions=256, depth_share=float(sys.argv[2]))

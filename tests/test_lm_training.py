@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from csm.model import CSM
 from csm.text import ByteTokenizer
 from csm.training.codes import Batch, Conversations
 from csm.training.corpus import Corpus
-from csm.training.lm import LMSettings, Objective, choose_frames, train_lm
+from csm.training.lm import LMSettings, Objective, choose_frames, misheard, train_lm
 from csm.training.plots import read_metrics
 from tests.letters import CONFIG, SETTINGS, curve, new_model, weights
 
@@ -51,7 +51,7 @@ def test_a_resumed_run_has_bit_for_bit_the_curve_and_weights_of_an_unbroken_one(
     def dies(*arguments):
         nonlocal calls
         calls += 1
-        if calls > 9 + 4:  # four of them to validate
+        if calls > 9 + 4 + 4:  # those to validate: held-out losses, and slots swapped
             raise KeyboardInterrupt
         return forward(*arguments)
 
@@ -113,9 +113,7 @@ def test_accumulated_batches_count_every_frame_alike(talk, tmp_path):
     class Both:
         def batch(self, step, rows, length):
             pair = [talk.batch(2 * step + i, 1, length) for i in range(2)]
-            return Batch(
-                *(torch.cat([getattr(part, name) for part in pair]) for name in ("ids", "mask", "guide", "voice"))
-            )
+            return Batch(*(torch.cat([getattr(part, field.name) for part in pair]) for field in fields(Batch)))
 
     exact = replace(SETTINGS, precision="float32", optimiser="adamw", code_noise=0.0)
     settings = replace(exact, steps=1, depth_share=1.0, warmup=1)
@@ -149,11 +147,10 @@ def test_half_of_the_chosen_frames_begin_a_turn_where_the_voice_is_decided():
     mask = torch.zeros(3, 64, 5, dtype=torch.bool)
     mask[:, :4, -1] = mask[:, 30:40, -1] = True
     mask[:, 4:30, :-1] = mask[:, 40:60, :-1] = True
-    unknown = torch.full((3, 64, 2), -1)
-    batch = Batch(mask.long(), mask, unknown, unknown)
+    batch = Batch.of(mask.long(), mask)
     chosen = choose_frames(batch, 0.25, (1, 0), 0.5)
     assert chosen.sum() == 34 and chosen[:, 4:10].sum() + chosen[:, 40:46].sum() == 17
-    heard = unknown.clone()
+    heard = batch.voice.clone()
     heard[:, 39:59] = torch.tensor([4, 29])
     chosen = choose_frames(replace(batch, voice=heard), 0.25, (1, 0), 0.5)
     assert chosen.sum() == 34 and chosen[:, 40:46].sum() == 17
@@ -167,6 +164,46 @@ def test_guidance_adds_a_loss_and_changes_nothing_in_what_is_computed(talk):
     plain = model.losses(batch.ids, batch.mask, frames)
     assert torch.allclose(torch.stack([first, depth]), torch.stack(plain), atol=1e-5)
     assert guide > 0 and voice > 0
+
+
+def test_a_trial_s_two_batches_differ_in_the_asked_turn_s_slot_alone(talk):
+    right, swapped, asked = talk.trials(0, 6)
+    assert torch.equal(right.mask, swapped.mask) and torch.equal(right.ids[..., :-1], swapped.ids[..., :-1])
+    for row in range(6):
+        changed = (right.ids[row, :, -1] != swapped.ids[row, :, -1]).nonzero()[:, 0].tolist()
+        first = int(asked[row].nonzero()[0])
+        assert len(changed) == 1 and changed[0] < first, (
+            "the digit in the brackets, before the frames that are asked for"
+        )
+        slots = [_slot(right, row, int(at)) for at in right.mask[row, :, 0].nonzero()[:, 0]]
+        assert len(set(slots)) == 2, "two speakers are heard before"
+        assert right.mask[row, first:, 0].sum() == asked[row].sum(), "and the asked turn is the last"
+
+
+def test_where_frames_carry_slots_a_trial_changes_those_of_the_asked_turn(speech):
+    config = replace(CONFIG, slots_in_frames=True)
+    right, swapped, asked = Conversations(Corpus(speech), speech, ByteTokenizer(), config).trials(0, 2)
+    changed = right.ids[..., -1] != swapped.ids[..., -1]
+    assert (changed & right.mask[..., 0]).equal(asked) and changed.sum() == asked.sum() + 2 * len(asked)
+
+
+def test_training_says_what_is_lost_under_the_other_speaker_s_slot(talk, tmp_path):
+    train_lm(new_model(), talk, talk, tmp_path, replace(SETTINGS, steps=2, every=2))
+    last = read_metrics(tmp_path)[-1]
+    assert {f"held_out_swap_{part}" for part in ("first", "turn")} <= set(last)
+    assert abs(last["held_out_swap_turn"]) < 0.05, "after two steps nothing is bound to a slot"
+
+
+def test_a_confused_turn_is_heard_in_a_foreign_voice_and_learned_in_its_own(talk):
+    batch = next(batch for step in range(20) if (batch := talk.batch(step, 4, 512)).confused.any())
+    heard, confused = misheard(batch, 0.0, (1, 2)), batch.confused
+    assert torch.equal(heard[..., 0], batch.ids[..., 0]) and torch.equal(heard[..., -1], batch.ids[..., -1])
+    assert (heard[confused][:, 1:-1] != batch.ids[confused][:, 1:-1]).any(-1).float().mean() > 0.5
+    assert torch.equal(heard[~confused], batch.ids[~confused])
+    for row, at in confused.nonzero().tolist():
+        assert batch.voice[row, at - 1, 0] >= 0, "only who was heard before can be mistaken"
+    chosen = choose_frames(batch, 0.05, (1, 0), 1.0)
+    assert chosen.sum() > 0 and (chosen & confused).any()
 
 
 def test_no_guide_is_computed_where_it_counts_for_nothing(talk):

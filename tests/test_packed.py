@@ -125,7 +125,7 @@ def stepped(model: CSM, rows: int) -> list[torch.Tensor]:
     state = model.backbone(torch.randn(rows, 3, SMALL.dim, generator=noise), cache)[:, -1]
     for _ in range(6):
         codes = model.sample_frame(state, Sampling(), torch.rand(rows, 4, 35, generator=noise) + 0.1)
-        state = model.backbone(model.embed_frames(codes)[:, None], cache)[:, -1]
+        state = model.backbone(model.embed_frames(codes, torch.zeros(rows, dtype=torch.int64))[:, None], cache)[:, -1]
         found += [codes, state]
     return found
 

@@ -11,7 +11,6 @@ from csm.audio import load_audio
 from csm.config import FRAME_SIZE, SAMPLE_RATE
 from csm.conversation import parse_script
 from csm.events import Performed, Settings, TurnChunk, TurnFinished, TurnStarted
-from csm.frames import text_rows
 from csm.positions import positions
 from csm.session import Session
 from csm.voices import shipped_voices
@@ -51,7 +50,7 @@ def codes_of(session):
 
 def text_positions(generator, session, index):
     turn = session.turns[index]
-    rows = text_rows(generator.tokenizer, turn.text, session.slots[turn.speaker], generator.config.num_codebooks)
+    rows = generator.prompts.format.text(turn.text, session.slots[turn.speaker])
     return len(rows)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from csm.codec.source import NOISE_SAMPLES, SourceState, fixed_noise, source
 from csm.config import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE, SpectralConfig
+from csm.model.precision import quick_in_bfloat16
 
 HOP = 240
 STEPS_PER_FRAME = FRAME_SIZE // HOP
@@ -206,13 +207,14 @@ class SpectralCodec(nn.Module):
         reconstructions (B, samples) that differ in their noise, commitment loss, code 0's vectors (B, frames, dim),
         pitch in octaves (B, n).
 
-        The two stacks run in bfloat16; spectra and quantiser stay in float32, where they have to be.
+        The two stacks run in bfloat16 where that is quick; spectra and quantiser stay in float32, as they have to.
         """
         mel = self.encoder.log_mel(wave)
-        with torch.autocast(wave.device.type, torch.bfloat16):
+        quick = quick_in_bfloat16(wave.device.type)
+        with torch.autocast(wave.device.type, torch.bfloat16, enabled=quick):
             latents = self.encoder(mel).transpose(1, 2)
         vectors, semantic, commitment = self._quantise(latents.float(), quantise)
-        with torch.autocast(wave.device.type, torch.bfloat16):
+        with torch.autocast(wave.device.type, torch.bfloat16, enabled=quick):
             features, _ = self.decoder(vectors.transpose(1, 2))
         octaves, filters = self.decoder.controls(features.float())
         hertz = octaves.detach().exp2() if pitch is None else pitch

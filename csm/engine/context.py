@@ -20,13 +20,15 @@ class Snapshot:
 class Context:
     """One growing context. `length` positions are in use; `prefilled` counts those that were read in, not sampled.
 
-    It only grows, except when it is rewound to a snapshot.
+    It only grows, except when it is rewound to a snapshot. `slot_id` is the text column of the newest row that was
+    read: what sampled frames carry, in a model whose frames carry their speaker's slot.
     """
 
     def __init__(self, cache: KVCache) -> None:
         self.cache = cache
         self.state: Tensor | None = None
         self.prefilled = 0
+        self.slot_id = 0
 
     @property
     def length(self) -> int:

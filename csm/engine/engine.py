@@ -49,6 +49,7 @@ class Engine:
         """Read rows into the context. Raises `IndexError` when they don't fit."""
         self._read(context, rows)
         context.prefilled += len(rows)
+        context.slot_id = int(rows.ids[-1, -1])
 
     def speak(
         self,
@@ -96,7 +97,7 @@ class Engine:
         if not sampling.greedy:
             noise = frame_noise([generator], self.config.num_codebooks, self.config.audio_vocab_size, self.device)
         codes = self.model.sample_frame(context.speaking_state(), sampling, noise)
-        self._read(context, audio_rows(codes))
+        self._read(context, self._frames(context, codes))
         return codes[0]
 
     @torch.inference_mode()
@@ -106,14 +107,14 @@ class Engine:
         made = Context(KVCache(self.config.backbone, length + room, 1, state))
         for own, theirs in ((made.cache.keys, past.keys), (made.cache.values, past.values)):
             own[:, :, :, :length] = theirs[:, :, :, :length]
-        made.cache.length, made.state = length, state
+        made.cache.length, made.state, made.slot_id = length, state, context.slot_id
         return made
 
     @torch.inference_mode()
     def close(self, context: Context) -> None:
         """End a turn that did not end itself: feed the zero frame."""
         zeros = torch.zeros(1, self.config.num_codebooks, dtype=torch.int64, device=self.device)
-        self._read(context, audio_rows(zeros))
+        self._read(context, self._frames(context, zeros))
 
     def decoding(self) -> AbstractContextManager[object]:
         """Within it frames are decoded to sound. On CUDA that is a stream of its own, beside the next frame's.
@@ -126,6 +127,10 @@ class Engine:
             self._beside = torch.cuda.Stream(self.device)
             self._beside.wait_stream(torch.cuda.current_stream(self.device))  # once, for the codec's weights
         return torch.cuda.stream(self._beside)
+
+    def _frames(self, context: Context, codes: Tensor) -> Rows:
+        """The rows of sampled frames, int64 (n, K)."""
+        return audio_rows(codes, context.slot_id if self.config.slots_in_frames else None)
 
     def _read(self, context: Context, rows: Rows) -> None:
         ids, mask = rows.ids.to(self.device), rows.mask.to(self.device)

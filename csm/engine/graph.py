@@ -80,6 +80,9 @@ class GraphedStep:
     def set_sampling(self, sampling: Sampling, slot: int) -> None:
         self.inner.set_sampling(sampling, slot)
 
+    def set_slot_id(self, slot_id: int, slot: int) -> None:
+        self.inner.set_slot_id(slot_id, slot)
+
     def fit(self, rows: int, longest: int) -> Hashable:
         self._shape = self.inner.fit(rows, longest)
         return self._shape

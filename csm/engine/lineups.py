@@ -72,7 +72,7 @@ class Lineups:
     def _frame_step(self, slots: int) -> FrameStep:
         """The fastest there is for this device: fused kernels if they run, else plain torch. Raises `InputError` for
         unknown weights."""
-        if available(self._device):
+        if available(self._device) and not self._model.config.slots_in_frames:
             try:
                 return self._kernels(slots)
             except InputError:

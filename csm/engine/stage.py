@@ -69,6 +69,7 @@ class Stage:
         self._state[slot] = state[0]
         self._lengths[slot] = self._held[slot] = length
         self._step.set_sampling(sampling, slot)
+        self._step.set_slot_id(context.slot_id, slot)
         self._greedy[slot] = sampling.greedy
         if sampling.greedy:
             self._noise[slot] = 1

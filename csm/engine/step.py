@@ -38,6 +38,10 @@ class FrameStep(Protocol):
         """How `slot` samples from the next frame on."""
         ...
 
+    def set_slot_id(self, slot_id: int, slot: int) -> None:
+        """What the frames of `slot` carry in the text column from the next one on, in a model whose frames do."""
+        ...
+
     def fit(self, rows: int, longest: int) -> Hashable:
         """Get ready for a frame of the first `rows` slots, none of which will have more than `longest` positions.
 
@@ -89,6 +93,7 @@ class EagerStep:
         self._temperature = torch.ones(slots, 1, device=like.device)
         self._topk = torch.ones(slots, 1, dtype=torch.int64, device=like.device)
         self._widths = [width_for(1, model.config.audio_vocab_size)] * slots
+        self._slot_ids = torch.zeros(slots, dtype=torch.int64, device=like.device)
         self._cuda = like.device.type == "cuda"
         self._shape = (slots, positions, model.config.audio_vocab_size)
 
@@ -105,6 +110,9 @@ class EagerStep:
         self._temperature[slot] = 1.0 if sampling.greedy else sampling.temperature
         self._topk[slot] = min(sampling.topk, vocab)
         self._widths[slot] = width_for(sampling.topk, vocab)
+
+    def set_slot_id(self, slot_id: int, slot: int) -> None:
+        self._slot_ids[slot] = slot_id
 
     def fit(self, rows: int, longest: int) -> Hashable:
         """-> rows, positions and top-k width of the frame."""
@@ -123,7 +131,8 @@ class EagerStep:
         state, noise, lengths, active = state[:rows], noise[:rows], lengths[:rows], active[:rows]
         codes = self._model.sample_frame(state, RowSampling(self._temperature[:rows], self._topk[:rows], width), noise)
         window = self._cache.window(lengths, active, span)
-        hidden = self._model.backbone(self._model.embed_frames(codes)[:, None], window)[:, 0]
+        embedded = self._model.embed_frames(codes, self._slot_ids[:rows])
+        hidden = self._model.backbone(embedded[:, None], window)[:, 0]
         codes_out[:rows] = codes
         state.copy_(torch.where(active[:, None], hidden, state))
         lengths.add_(active)
@@ -131,7 +140,7 @@ class EagerStep:
 
 class KernelStep:
     """The fused kernels of `csm.kernels` as a `FrameStep`: they stop at each slot's own length, so all frames have
-    one shape."""
+    one shape. They embed codes alone, so they are for models whose frames carry no slot."""
 
     def __init__(self, kernels: Any) -> None:
         self._kernels = kernels
@@ -146,6 +155,9 @@ class KernelStep:
     @property
     def values(self) -> Tensor:
         return self._kernels.values
+
+    def set_slot_id(self, slot_id: int, slot: int) -> None:
+        pass
 
     def fit(self, rows: int, longest: int) -> Hashable:
         return ()

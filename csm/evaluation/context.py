@@ -1,4 +1,5 @@
-"""Whether context matters: a long conversation in which the voices must not drift, and voices the model never heard.
+"""Whether context matters: conversations in which every speaker must keep the own voice, and voices the model never
+heard.
 
 Part of `python -m csm evaluate --context`, beside the single sentences of `evaluate.py`.
 """
@@ -21,6 +22,7 @@ from csm.generator import Generator
 from csm.training.corpus import SHIFTS
 from csm.voices import Voice, load_prompt
 
+SLOTS = 8
 NEW_SHIFTS = (0.86, 1.15)  # halfway between those of training
 
 
@@ -36,9 +38,58 @@ class Speech:
         return {"max_audio_length_ms": self.max_turn_seconds * 1000, **(self.sampling or {})}
 
 
+@dataclass(frozen=True)
+class Cast:
+    """Voices that speak together, their slots, and whether their prompts come in the opposite order."""
+
+    voices: tuple[str, ...]
+    slots: tuple[int, ...]
+    reversed: bool
+
+    def speaker(self, place: int, turns: int) -> int:
+        """Who says turn `place` (from 0) of so many: two take turns, and a third comes third and last."""
+        if len(self.voices) == 3 and place in (2, turns - 1):
+            return 2
+        return place % 2
+
+
+@dataclass(frozen=True)
+class CastTurn:
+    """Turn `place` (from 0) of a cast's conversation, and its likeness to the prompt of its own speaker and of the
+    others."""
+
+    place: int
+    text: str
+    heard: str
+    state: str
+    own: float | None
+    others: list[float | None]
+
+    @property
+    def nearest_is_own(self) -> bool | None:
+        known = [other for other in self.others if other is not None]
+        return self.own > max(known) if self.own is not None and known else None
+
+
 def shifted(wave: Tensor, factor: float) -> Tensor:
     """float32 (num_samples,) played `factor` times as fast: pitch, vocal tract and pace change together."""
     return resample(wave, round(SAMPLE_RATE * factor), SAMPLE_RATE)
+
+
+def casts(names: Sequence[str]) -> list[Cast]:
+    """Who speaks with whom: every voice with the next, as many casts as voices, then casts of three of every second.
+
+    Every other cast has its prompts in the opposite order of its speakers' first turns; slots wander from 0 to 7.
+    """
+    count = len(names)
+    groups = [[names[i], names[(i + 1) % count]] for i in range(count if count > 2 else count // 2)]
+    if count >= 3:
+        step = 2 if count > 4 else 1
+        groups += [[names[(start + step * i) % count] for i in range(3)] for start in (0, 1)]
+    return [
+        Cast(tuple(group), tuple((number + 3 * i) % SLOTS for i in range(len(group))), number % 2 == 1)
+        for number, group in enumerate(groups)
+    ]
 
 
 def converse(
@@ -49,37 +100,75 @@ def converse(
     speech: Speech,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Speak one conversation in each pair of `voices` and compare every speaker's first and last turn to the prompt.
+    """Speak the texts of one conversation in `casts` of two and of three of the `voices`, and see whose voice each turn
+    has: is it nearest to its own prompt among those of the cast?
 
-    Returns word error rate, share of turns that ended, and mean similarities to the prompts of first and last turns.
+    In casts of three the third speaker says the third turn and the last one, and nothing in between. Returns for each
+    size of cast the share of turns nearest to their own prompt and the likeness to it and to the others', in all and
+    turn by turn, the share of turns that ended, and the word error rate.
     """
-    names = list(voices)
-    pairs = [tuple(names[i : i + 2]) for i in range(0, len(names) - 1, 2)]
+    texts = [text for _, text in conversation]
     prompts = {name: load_prompt(voice) for name, voice in voices.items()}
-    texts, heard, ended = [], [], 0
-    first: list[float | None] = []
-    last: list[float | None] = []
-    for number, pair in enumerate(pairs):
-        segments = [Segment(slot, voices[name].transcript, prompts[name]) for slot, name in enumerate(pair)]
-        talk = generator.conversation(segments, seed=speech.seed + number)
-        similarities: dict[int, list[float | None]] = {slot: [] for slot in range(len(pair))}
-        for slot, text in conversation:
-            turn = talk.say(text, slot, **speech.options())
-            ended += turn.state == "ended"
-            texts.append(text)
-            heard.append(judges.recogniser.transcribe(turn.audio))
-            similarities[slot].append(cosine(judges.embed(turn.audio), judges.embed(prompts[pair[slot]])))
-            report(f"{pair[slot]:>10}  {turn.state}  {_rounded(similarities[slot][-1])}  heard: {heard[-1]}")
-        for own in similarities.values():
-            first.append(own[0])
-            last.append(own[-1])
+    identities = {name: judges.embed(prompt) for name, prompt in prompts.items()}
+    turns: dict[int, list[CastTurn]] = {}
+    for number, cast in enumerate(casts(list(voices))):
+        segments = [
+            Segment(slot, voices[name].transcript, prompts[name]) for name, slot in zip(cast.voices, cast.slots)
+        ]
+        talk = generator.conversation(segments[::-1] if cast.reversed else segments, seed=speech.seed + number)
+        for place, text in enumerate(texts):
+            who = cast.speaker(place, len(texts))
+            turn = talk.say(text, cast.slots[who], **speech.options())
+            spoken = judges.embed(turn.audio)
+            own, *others = (
+                cosine(spoken, identities[name])
+                for name in (cast.voices[who], *(name for name in cast.voices if name != cast.voices[who]))
+            )
+            heard = judges.recogniser.transcribe(turn.audio)
+            turns.setdefault(len(cast.voices), []).append(CastTurn(place, text, heard, turn.state, own, others))
+            report(
+                f"{'+'.join(cast.voices):>15}  {cast.voices[who]:>5}  {turn.state}  {_rounded(own)} "
+                f"({', '.join(str(_rounded(other)) for other in others)})  heard: {heard}"
+            )
+    figures = {f"casts_of_{size}": _of_casts(spoken) for size, spoken in sorted(turns.items())}
+    return figures | {"all": _of_casts([turn for spoken in turns.values() for turn in spoken])}
+
+
+def _of_casts(turns: Sequence[CastTurn]) -> dict[str, Any]:
+    def judged(some: Sequence[CastTurn]) -> dict[str, Any]:
+        return {
+            "nearest_is_own": _rounded(mean([turn.nearest_is_own for turn in some])),
+            "similarity_own": _rounded(mean([turn.own for turn in some])),
+            "similarity_others": _rounded(mean([other for turn in some for other in turn.others])),
+        }
+
+    places = sorted({turn.place for turn in turns})
     return {
-        "turns": len(texts),
-        "word_error_rate": round(word_error_rate(texts, heard), 4),
-        "ended": round(ended / len(texts), 4),
-        "similarity_first_turns": _rounded(mean(first)),
-        "similarity_last_turns": _rounded(mean(last)),
+        "turns": len(turns),
+        **judged(turns),
+        "ended": _rounded(mean([turn.state == "ended" for turn in turns])),
+        "word_error_rate": _rounded(word_error_rate([turn.text for turn in turns], [turn.heard for turn in turns])),
+        "by_turn": [judged([turn for turn in turns if turn.place == place]) for place in places],
     }
+
+
+def cast_lines(figures: dict[str, Any]) -> list[str]:
+    """What `converse` found, for people: a line for each size of cast, and one for its turns one by one."""
+
+    def percent(share: float | None) -> str:
+        return "-" if share is None else f"{100 * share:.0f} %"
+
+    lines = []
+    for key, found in figures.items():
+        lines += [
+            f"{key.replace('_', ' ')}: {found['turns']} turns, nearest to their own prompt "
+            f"{percent(found['nearest_is_own'])}, likeness {found['similarity_own']} to it and "
+            f"{found['similarity_others']} to the others', ended {percent(found['ended'])}, "
+            f"word error rate {percent(found['word_error_rate'])}",
+            "  turn by turn: "
+            + ", ".join(f"{percent(turn['nearest_is_own'])} {turn['similarity_own']}" for turn in found["by_turn"]),
+        ]
+    return lines
 
 
 def new_voices(

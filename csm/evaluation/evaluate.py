@@ -24,7 +24,7 @@ from csm.audio import write_audio
 from csm.codec import Codec
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
-from csm.evaluation.context import Speech, converse, new_voices
+from csm.evaluation.context import Speech, cast_lines, converse, new_voices
 from csm.evaluation.judges import Judges, Report
 from csm.evaluation.metrics import cosine, mean, word_error_rate
 from csm.frames import Segment
@@ -54,9 +54,9 @@ COLUMNS = {  # key of a figure: heading, format, factor
 class EvaluationSettings:
     """`seed` is that of the first sentence, each later one has the next. Turns are cut at `max_turn_seconds`.
 
-    Without a `temperature` or `topk` the model's own is used. `context`: a long conversation and new voices, too.
-    `out` is a folder for the sound that was judged, watermarked, and what was heard in it. `rhvoice` is where
-    RHVoice is installed, which with Flite makes the recordings.
+    Without a `temperature` or `topk` the model's own is used. `context`: conversations of two and three speakers, too,
+    and new voices. `out` is a folder for the sound that was judged, watermarked, and what was heard in it. `rhvoice` is
+    where RHVoice is installed, which with Flite makes the recordings.
     """
 
     seed: int = 7
@@ -187,9 +187,10 @@ def table(figures: Figures) -> str:
         lines.append(f"{title:<{width}}" + "".join(f"{cell:>11}" for cell in cells))
     if figures["codec"] is not None:
         lines.append("* its own voice is the recording that went in")
-    for key in ("conversation", "new_voices"):
-        if key in figures:
-            lines += ["", f"{key.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in figures[key].items())]
+    if "conversation" in figures:
+        lines += ["", *cast_lines(figures["conversation"])]
+    if "new_voices" in figures:
+        lines += ["", "new voices: " + ", ".join(f"{key} {value}" for key, value in figures["new_voices"].items())]
     return "\n".join(lines)
 
 
@@ -200,7 +201,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=7, help="seed of the first sentence (default: %(default)s)")
     parser.add_argument("--temperature", type=float, help="default: the model's own")
     parser.add_argument("--topk", type=int, help="default: the model's own")
-    parser.add_argument("--context", action="store_true", help="also ten turns in a row, and voices made new")
+    parser.add_argument(
+        "--context",
+        action="store_true",
+        help="also conversations of two and of three, turn by turn, and voices made new",
+    )
     parser.add_argument("--codec", type=Path, metavar="RUN", help="judge a run of `train codec` alone, on N clips of")
     parser.add_argument("--data", type=Path, default=Path("runs/speech"), help="the speech it was trained on")
     parser.add_argument("--recogniser", choices=recognisers.ENGINES, help="default: the most accurate one installed")

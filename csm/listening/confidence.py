@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from csm.errors import InputError
-from csm.frames import Rows, Segment, audio_rows, segment_rows
+from csm.frames import Rows, Segment, audio_rows
 from csm.generator import Generator
 
 DEPTH_BATCH = 64  # frames that the depth decoder reads at a time
@@ -39,7 +39,7 @@ def confidence(
     The newest segments of the context are heard, as many as fit. Raises `InputError` when text and codes alone don't
     fit, when there is nothing to say, and when the codes are not this model's.
     """
-    model, config = generator.engine.model, generator.config
+    model, config, written = generator.engine.model, generator.config, generator.prompts.format
     said, frames = generator.turn_rows(text, speaker), len(codes)
     if codes.ndim != 2 or codes.shape[1] != config.num_codebooks or not frames:
         raise InputError(
@@ -50,12 +50,12 @@ def confidence(
         raise InputError("The clip and its text are longer than the model's memory: choose a shorter clip.")
     parts: list[Rows] = []
     for segment in reversed(context):
-        rows = segment_rows(generator.tokenizer, segment, generator.segment_codes(segment))
+        rows = written.turn(segment.text, segment.speaker, generator.segment_codes(segment))
         if len(rows) > free:
             break
         free -= len(rows)
         parts.insert(0, rows)
-    rows = Rows.join([*parts, said, audio_rows(codes.to(torch.int64).cpu())])
+    rows = Rows.join([*parts, said, audio_rows(codes.to(torch.int64).cpu(), written.slot_id(speaker))])
     ids, mask = rows.ids.to(generator.device), rows.mask.to(generator.device)
     hidden = model.backbone(model.embed_rows(ids[None], mask[None]))[0]
     states, wanted = hidden[-frames - 1 : -1], ids[-frames:, :-1]

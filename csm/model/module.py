@@ -66,9 +66,11 @@ class CSM(nn.Module):
         text = self.text_embeddings(rows[..., -1:])
         return (torch.cat([audio, text], dim=-2) * mask.unsqueeze(-1)).sum(dim=-2)
 
-    def embed_frames(self, codes: Tensor) -> Tensor:
-        """Whole frames, int64 (B, K) -> their rows' embeddings (B, dim); what `embed_rows` gives for audio rows."""
-        return self.embed_codes(codes).sum(dim=-2)
+    def embed_frames(self, codes: Tensor, slot_ids: Tensor) -> Tensor:
+        """Whole frames, int64 (B, K), and their slots' ids (B,), which count in models whose frames carry them -> their
+        rows' embeddings (B, dim); what `embed_rows` gives for audio rows."""
+        embedded = self.embed_codes(codes).sum(dim=-2)
+        return embedded + self.text_embeddings(slot_ids) if self.config.slots_in_frames else embedded
 
     def depth_inputs(self, state: Tensor, codes: Tensor) -> Tensor:
         """Backbone states (N, dim) and codes (N, n) of codebooks 0.. -> decoder inputs (N, n + 1, decoder dim)."""

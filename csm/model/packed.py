@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from csm.config import ModelConfig
 from csm.errors import InputError
 from csm.model.module import CSM
+from csm.model.precision import quick_in_bfloat16
 from csm.model.recorded import RecordedTransformer
 from csm.model.transformer import Attention, FeedForward, RMSNorm, rotate
 
@@ -59,7 +60,7 @@ class Bfloat16Linear(PackedLinear):
 
     def __init__(self, weight: Tensor) -> None:
         weight = weight.detach().bfloat16().contiguous()
-        self._ordered = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        self._ordered = torch.backends.mkldnn.is_available() and quick_in_bfloat16("cpu")
         super().__init__(weight.shape, torch.ops.mkldnn._reorder_linear_weight(weight, 1) if self._ordered else weight)
 
     def forward(self, x: Tensor) -> Tensor:

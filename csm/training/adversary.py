@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from csm.model.precision import quick_in_bfloat16
+
 WINDOWS = (2048, 1024, 512)  # samples at 24 kHz
 POWER = 0.3  # loudness is closer to this power of the amplitude than to the amplitude
 FLOOR = 1e-4  # amplitude below which the power turns linear, so that silence has a finite gradient
@@ -56,7 +58,7 @@ class SpectrumDiscriminator(nn.Module):
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
         x = self.spectrum(wave).contiguous(memory_format=torch.channels_last)
         features = []
-        with torch.autocast(wave.device.type, torch.bfloat16):
+        with torch.autocast(wave.device.type, torch.bfloat16, enabled=quick_in_bfloat16(wave.device.type)):
             for conv in self.convs:
                 x = F.leaky_relu(conv(x), 0.2)
                 features.append(x)

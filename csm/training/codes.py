@@ -7,7 +7,7 @@ earlier turn of the same speaker, and the model learns to carry the voice on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ from csm.codec import Codec
 from csm.codec.spectral import SpectralCodec
 from csm.config import FRAME_RATE, FRAME_SIZE, ModelConfig
 from csm.errors import InputError
-from csm.text import ByteTokenizer, Tokenizer, turn_text
+from csm.frames import RowFormat, audio_rows
+from csm.text import ByteTokenizer, Tokenizer
 from csm.training.corpus import Corpus, Utterance, speaker_shares
 from csm.training.run import say
 from csm.training.shapes import keep_shape
@@ -26,6 +27,9 @@ from csm.training.shapes import keep_shape
 FRAME_SECONDS = 1 / FRAME_RATE
 SLOTS = 8
 SENTENCES_IN_A_TURN = (0.6, 0.3, 0.1)  # shares of turns with one, two and three
+SPEAKERS_IN_A_ROW = (0.10, 0.45, 0.30, 0.15)  # shares of conversations with one to four
+ANSWERED = 0.8  # share of turns that another speaker takes next
+CONFUSED = 0.25  # share of turns that are heard in a foreign voice, where the speaker's own was heard before
 
 
 def frames_of(utterance: Utterance) -> int:
@@ -73,24 +77,33 @@ def encode_corpus(
 
 @dataclass
 class Clip:
-    """One clip ready for packing: its text ids, its codes (frames + 1, K) with the zero frame, and for each frame
+    """One clip ready for packing: its text, its codes int16 (frames + 1, K) with the zero frame, and for each frame
     the first and last text id being spoken (-1 where unknown)."""
 
     speaker: str
     text: str
-    codes: np.ndarray
+    codes: Tensor
     guide: np.ndarray
 
 
 @dataclass(frozen=True)
 class Batch:
     """ids int64 and mask bool (B, S, K+1). For the frame that each row predicts, int64 (B, S, 2), first and last row of
-    the text being spoken (`guide`) and of the sound of the speaker's turn before (`voice`), or -1 where unknown."""
+    the text being spoken (`guide`) and of the sound of the speaker's turn before (`voice`), or -1 where unknown.
+    `confused` bool (B, S): frames that are to be heard in a foreign voice."""
 
     ids: Tensor
     mask: Tensor
     guide: Tensor
     voice: Tensor
+    confused: Tensor
+
+    @classmethod
+    def of(cls, ids: Tensor, mask: Tensor, **known: Tensor) -> Batch:
+        """A batch of which nothing is known but what is given."""
+        unknown = torch.full((*ids.shape[:2], 2), -1)
+        nowhere = torch.zeros(ids.shape[:2], dtype=torch.bool)
+        return cls(ids, mask, **{"guide": unknown, "voice": unknown, "confused": nowhere, **known})
 
 
 def spoken_text(utterance: Utterance, frames: int, prefix: int) -> np.ndarray:
@@ -140,12 +153,11 @@ class Conversations:
         seed: int = 1,
     ) -> None:
         """Clips without codes are left out. Raises `InputError` when none have, or the codes are another model's."""
-        self.tokenizer, self.k, self.seed = tokenizer, config.num_codebooks, seed
-        self.letters = isinstance(tokenizer, ByteTokenizer)  # then words' places in the text are places in the rows
+        self.format, self.seed = RowFormat.of(config, tokenizer), seed
         self.clips: dict[str, list[Clip]] = {}
         shards = {shard: _read_codes(folder, shard, config) for shard in sorted({u.shard for u in corpus.utterances})}
         offsets = dict.fromkeys(shards, 0)
-        zero = np.zeros((1, self.k), np.int16)
+        zero = torch.zeros(1, config.num_codebooks, dtype=torch.int16)
         for utterance in corpus.utterances:
             codes = shards[utterance.shard]
             if codes is None:
@@ -155,7 +167,7 @@ class Conversations:
             if start + frames > len(codes):
                 raise InputError(f"The codes in {folder.name} are not of this speech: make them again.")
             if utterance.held_out == held_out:
-                ended = np.concatenate([codes[start : start + frames], zero])
+                ended = torch.cat([torch.from_numpy(codes[start : start + frames]), zero])
                 clip = Clip(utterance.speaker, utterance.text, ended, spoken_text(utterance, frames, 1 + len("[0]")))
                 self.clips.setdefault(utterance.speaker, []).append(clip)
         if not self.clips:
@@ -172,35 +184,91 @@ class Conversations:
             codes.append(clip.codes)
             guides.append(clip.guide + len(text) + 1)
             text = f"{text} {clip.text}"
-        return Clip(chosen[0].speaker, text, np.concatenate(codes), np.concatenate(guides))
+        return Clip(chosen[0].speaker, text, torch.cat(codes), np.concatenate(guides))
 
-    def _conversation(self, rng: np.random.Generator, length: int):
-        ids = np.zeros((length, self.k + 1), np.int64)
-        mask = np.zeros((length, self.k + 1), bool)
-        guide, voice = np.full((2, length, 2), -1, np.int64)
-        heard: dict[int, tuple[int, int]] = {}
-        count = min(len(self.clips), int(rng.integers(1, 4)))
+    def _conversation(self, rng: np.random.Generator, length: int) -> _Row:
+        """Turns of one to four speakers, any as likely as another, each of whom mostly answers somebody else."""
+        row = _Row(self.format, length)
+        count = min(len(self.clips), 1 + int(rng.choice(4, p=SPEAKERS_IN_A_ROW)))
         names = rng.choice(list(self.clips), size=count, replace=False, p=self._shares)
-        slots = rng.permutation(SLOTS if rng.random() < 0.3 else len(names))
-        at, misses = 0, 0
+        slots = rng.permutation(SLOTS if rng.random() < 0.5 else count)
+        who, misses = int(rng.integers(count)), 0
         while misses < 4:
-            who = int(rng.integers(len(names)))
             clip = self._turn(rng, self.clips[names[who]])
-            tokens = self.tokenizer.encode(turn_text(clip.text, int(slots[who])))
-            t, f = len(tokens), len(clip.codes)
-            if at + t + f > length:
-                misses += 1
-                continue
-            ids[at : at + t, -1], mask[at : at + t, -1] = tokens, True
-            ids[at + t : at + t + f, :-1], mask[at + t : at + t + f, :-1] = clip.codes, True
-            if self.letters and t == len(clip.text) + len("[0]") + 2:
-                guide[at + t - 1 : at + t + f - 1] = at + clip.guide
-            voice[at + t - 1 : at + t + f - 1] = heard.get(who, (-1, -1))
-            heard[who] = at + t, at + t + f - 2  # all but the zero frame
-            at += t + f
-        return ids, mask, guide, voice
+            misses += not row.add(clip, int(slots[who]), confused=rng.random() < CONFUSED)
+            others = [other for other in range(count) if other != who]
+            who = int(rng.choice(others)) if others and rng.random() < ANSWERED else int(rng.integers(count))
+        return row
 
     def batch(self, step: int, rows: int, length: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
-        parts = [self._conversation(rng, length) for _ in range(rows)]
-        return Batch(*(torch.from_numpy(np.stack(column)) for column in zip(*parts)))
+        return _batch([self._conversation(rng, length) for _ in range(rows)])
+
+    def trials(self, number: int, rows: int) -> tuple[Batch, Batch, Tensor]:
+        """Whether voices are bound to slots: two prompts of different voices, then a turn of one of them, under its own
+        slot and under the other's; and bool (B, S), the frames of those turns.
+
+        Neither the order of the prompts nor the text tells whose turn it is: only the slot does.
+        """
+        rng = np.random.default_rng((self.seed, number, 5))
+        length = 512
+        right: list[_Row] = []
+        swapped: list[_Row] = []
+        starts: list[int] = []
+        while len(right) < rows:
+            names = rng.choice(list(self.clips), size=2, replace=False, p=self._shares)
+            chosen = [self.clips[name][int(rng.integers(len(self.clips[name])))] for name in (*names, names[0])]
+            slots, order = rng.permutation(SLOTS)[:2].tolist(), rng.permutation(2)
+            pair = [_Row(self.format, length) for _ in range(2)]
+            if not all(row.add(chosen[who], slots[who]) for row in pair for who in order):
+                continue
+            start = pair[0].at
+            if pair[0].add(chosen[2], slots[0]) and pair[1].add(chosen[2], slots[1]):
+                right.append(pair[0])
+                swapped.append(pair[1])
+                starts.append(start)
+        one, other = _batch(right), _batch(swapped)
+        asked = one.mask[..., 0] & (torch.arange(length) >= torch.tensor(starts)[:, None])
+        return one, other, asked
+
+
+class _Row:
+    """One row of training: turns packed one after the other, and what is known of each position."""
+
+    def __init__(self, written: RowFormat, length: int) -> None:
+        self.ids = np.zeros((length, written.num_codebooks + 1), np.int64)
+        self.mask = np.zeros((length, written.num_codebooks + 1), bool)
+        self.guide, self.voice = np.full((2, length, 2), -1, np.int64)
+        self.confused = np.zeros(length, bool)
+        self.at = 0
+        self._format = written
+        # Then words' places in the text are places in the rows.
+        self._letters = isinstance(written.tokenizer, ByteTokenizer)
+        self._heard: dict[int, tuple[int, int]] = {}  # by slot: where the speaker's newest turn sounds
+
+    def add(self, clip: Clip, slot: int, confused: bool = False) -> bool:
+        """Put a turn at the end; False where it doesn't fit. A `confused` one is to be heard in a foreign voice, and
+        tells nobody how its speaker sounds."""
+        text, sound = self._format.text(clip.text, slot), audio_rows(clip.codes.long(), self._format.slot_id(slot))
+        t, f, at = len(text), len(sound), self.at
+        if at + t + f > len(self.ids):
+            return False
+        speaking = slice(at + t - 1, at + t + f - 1)
+        self.ids[at : at + t], self.mask[at : at + t] = text.ids, text.mask
+        self.ids[at + t : at + t + f], self.mask[at + t : at + t + f] = sound.ids, sound.mask
+        if self._letters and t == len(clip.text) + len(self._format.text("", slot)):
+            self.guide[speaking] = at + clip.guide
+        self.voice[speaking] = self._heard.get(slot, (-1, -1))
+        if confused and slot in self._heard:
+            self.confused[at + t : at + t + f - 1] = True
+        else:
+            self._heard[slot] = at + t, at + t + f - 2  # all but the zero frame
+        self.at += t + f
+        return True
+
+
+def _batch(rows: list[_Row]) -> Batch:
+    def column(name: str) -> Tensor:
+        return torch.from_numpy(np.stack([getattr(row, name) for row in rows]))
+
+    return Batch(*(column(field.name) for field in fields(Batch)))

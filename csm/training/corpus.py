@@ -74,7 +74,8 @@ def load_engines(rhvoice: Path | None = None, report: Callable[[str], object] | 
 
 @dataclass
 class Utterance:
-    """One clip: where its samples lie, what is said, by whom, and when (seconds from the clip's start)."""
+    """One clip: where its samples lie, what is said, by whom, and when (seconds from the clip's start); `origin` tells
+    what a mixed voice is made of."""
 
     shard: int
     offset: int
@@ -83,6 +84,7 @@ class Utterance:
     speaker: str
     phones: list[tuple[str, float]] = field(default_factory=list)
     words: list[tuple[int, int, float, float]] = field(default_factory=list)
+    origin: str = ""
 
     @property
     def held_out(self) -> bool:

@@ -23,16 +23,21 @@ from torch.utils.checkpoint import checkpoint
 from csm.config import ModelConfig
 from csm.errors import InputError
 from csm.model import CSM
+from csm.model.precision import quick_in_bfloat16
 from csm.model.transformer import Layer
-from csm.training.codes import Batch
+from csm.training.codes import Batch, Conversations
 from csm.training.distributed import Processes, shard
+from csm.training.muon import Muon
 from csm.training.run import Run, warmup_cosine
 from csm.training.shapes import keep_shape
 
 LENGTHS, LENGTH_SHARES = (256, 512, 1024), (0.45, 0.40, 0.12)  # shorter conversations than the longest, and how often
 MOST_SKIPPED = 20
 OPENING = 6  # frames
-LOSSES = ("code0", "depth", "guide", "voice")
+TRIALS = 16  # rows of 512 positions, to see whether voices are bound to slots
+GUIDED_EVERY = 4  # rows; neighbours look at the same, and each costs as much as its attention
+GUIDES = ("guide", "voice")
+LOSSES = ("code0", "depth", *GUIDES)
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,8 @@ class LMSettings:
     shows the first heads of one layer the text being spoken, and `voice_weight` that of the other, which shows the last
     heads of a later layer where the speaker was heard before; both fade out to the end, and 0 leaves one out.
     `code_noise` is the part of the frames that the backbone hears wrongly, as other frames of the batch, and learns to
-    go on from, as it must from its own mistakes. `precision` is that of the matrix products: weights, their updates,
-    norms and losses are float32.
+    go on from, as it must from its own mistakes. `precision` is that of the matrix products, "auto" bfloat16
+    where the device is quick in it: weights, their updates, norms and losses are float32.
     """
 
     steps: int = 15_000
@@ -65,7 +70,7 @@ class LMSettings:
     code_noise: float = 0.05
     optimiser: Literal["muon", "adamw"] = "muon"
     weight_decay: float = 0.05
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
     checkpointing: bool = False
     seed: int = 1
     every: int = 250
@@ -82,6 +87,10 @@ class LMSettings:
             raise InputError(f"The part of openings is {self.openings}; choose one from 0 to 1.")
         if not 0 < self.rate < 1:
             raise InputError(f"The learning rate is {self.rate}; choose one above 0 and below 1.")
+
+    def bfloat16(self, device: str = "cuda") -> bool:
+        """Whether matrix products are in bfloat16 on that kind of device."""
+        return quick_in_bfloat16(device) if self.precision == "auto" else self.precision == "bfloat16"
 
     def shapes(self) -> tuple[list[tuple[int, int]], list[float]]:
         """Conversations x positions of the batches, and how often each comes: the same work in every batch."""
@@ -107,19 +116,19 @@ class Batches(Protocol):
 
 def guide_loss(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, guide: Tensor, heads: Sequence[int]) -> Tensor:
     """How little some of a layer's heads look where `guide` (B, S, 2) shows, from its first to its last row: mean
-    negative log of their attention to it, over the rows where it is known."""
+    negative log of their attention to it, over every fourth of the rows where it is known."""
     q, k = layer.attn.queries_keys(layer.sa_norm(x), cos, sin)
     group = layer.attn.heads // layer.attn.kv_heads
-    scores = q[:, list(heads)] @ k[:, [head // group for head in heads]].transpose(-1, -2)
+    scores = q[:, list(heads), ::GUIDED_EVERY] @ k[:, [head // group for head in heads]].transpose(-1, -2)
     scores = scores.float() / layer.attn.head_dim**0.5
-    positions = torch.arange(x.shape[1], device=x.device)
-    future = positions[None] > positions[:, None]
+    positions, guide = torch.arange(x.shape[1], device=x.device), guide[:, ::GUIDED_EVERY]
+    future = positions > positions[::GUIDED_EVERY, None]
     total = scores.masked_fill(future, -torch.inf).logsumexp(-1)
     first, last = guide[..., :1], guide[..., 1:]
     shown = (positions >= first) & (positions <= last)
     inside = scores.masked_fill(~shown.unsqueeze(1), -torch.inf).logsumexp(-1)
     guided = (guide[..., 0] >= 0).unsqueeze(1).expand_as(total)
-    return (total - inside)[guided].mean()
+    return (total - inside)[guided].mean() if guided.any() else scores.new_zeros(())
 
 
 class Guided(NamedTuple):
@@ -148,7 +157,7 @@ class Objective(nn.Module):
         self.guided = guided_heads(model.config, settings)
 
     def guides(self, batch: Batch) -> dict[str, Tensor]:
-        """What of a batch's `guide` and `voice` is known somewhere, and counts."""
+        """What of a batch's `GUIDES` is known somewhere, and counts."""
         spans = {name: cast(Tensor, getattr(batch, name)) for name in self.guided}
         return {name: span for name, span in spans.items() if (span[..., 0] >= 0).any()}
 
@@ -166,24 +175,32 @@ class Objective(nn.Module):
         model = self.model
         x = model.embed_rows(ids if heard is None else heard, mask)
         cos, sin = model.backbone.rotary(torch.arange(x.shape[1], device=x.device))
-        guided = {name: x.new_zeros(()) for name in ("guide", "voice")}
+        guided = {name: x.new_zeros(()) for name in GUIDES}
         for index, module in enumerate(model.backbone.layers):
             for name, guide in guides.items():
                 if self.guided[name].layer == index:
                     guided[name] = guide_loss(cast(Layer, module), x, cos, sin, guide, self.guided[name].heads)
             x = module(x, cos, sin, index, None)
         first, depth = model.losses(ids, mask, depth_frames, model.backbone.norm(x))
-        return first, depth, guided["guide"], guided["voice"]
+        return first, depth, *guided.values()
 
 
 def misheard(batch: Batch, share: float, seed: tuple[int, ...]) -> Tensor:
-    """A batch's ids (B, S, K+1) with a random `share` of the frames replaced by others of it; ends stay ends."""
+    """A batch's ids (B, S, K+1) with a random `share` of the frames replaced by others of it; ends stay ends.
+
+    Confused turns keep code 0 and have the other codes of a stretch of sound from elsewhere: what was said, in a voice
+    that is not the speaker's, so that the voice has to be taken from turns before.
+    """
     sound = batch.mask[..., 0] & (batch.ids[..., :-1] != 0).any(-1)
-    frames = batch.ids[sound]
+    frames = batch.ids[sound][:, :-1]
     rng = np.random.default_rng(seed)
+    foreign = frames.roll(int(rng.integers(1, max(2, len(frames)))), dims=0)
+    foreign[:, 0] = frames[:, 0]
+    frames = torch.where(batch.confused[sound][:, None], foreign, frames)
     wrong = torch.from_numpy(rng.random((len(frames), 1)) < share)
     heard = batch.ids.clone()
-    heard[sound] = torch.where(wrong, frames[torch.from_numpy(rng.permutation(len(frames)))], frames)
+    mixed = frames[torch.from_numpy(rng.permutation(len(frames)))]
+    heard[..., :-1][sound] = torch.where(wrong, mixed, frames)
     return heard
 
 
@@ -202,7 +219,7 @@ def choose_frames(batch: Batch, share: float, seed: tuple[int, ...], openings: f
     early = since <= OPENING
     known = nn.functional.pad(batch.voice[:, :-1, 0] >= 0, (1, 0))  # of the frame itself, not of the next
     if known.any():
-        early &= known
+        early = (early | batch.confused) & known
     opening = (audio & early).flatten().nonzero()[:, 0].numpy()
     later = (audio & ~early).flatten().nonzero()[:, 0].numpy()
     frames = len(opening) + len(later)
@@ -231,9 +248,7 @@ def optimisers(model: nn.Module, settings: LMSettings) -> list[torch.optim.Optim
         groups = [{"params": inner, "weight_decay": decay}, {"params": outer, "weight_decay": 0.0}]
         # One parameter after the other: all at once needs another copy of all weights.
         return [torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, betas=betas, foreach=False)]
-    made: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(inner, lr=rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw")
-    ]
+    made: list[torch.optim.Optimizer] = [Muon(inner, lr=rate, weight_decay=decay)]
     return [*made, torch.optim.AdamW(outer, lr=rate, betas=betas, weight_decay=0.0, foreach=False)] if outer else made
 
 
@@ -280,12 +295,12 @@ def train_lm(
     def losses(batch: Batch, depth_frames: Tensor, heard: Tensor | None = None) -> tuple[Tensor, ...]:
         guides = {name: span.to(device) for name, span in objective.guides(batch).items()}
         heard = None if heard is None else heard.to(device)
-        bfloat16 = settings.precision == "bfloat16"
+        bfloat16 = settings.bfloat16(device.type)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=several == 1):
             return objective(batch.ids.to(device), batch.mask.to(device), depth_frames.to(device), guides, heard)
 
     def counts(batch: Batch, depth_frames: Tensor) -> Tensor:
-        guided = [(span[..., 0] >= 0).sum() for span in (batch.guide, batch.voice)]
+        guided = [(getattr(batch, name)[:, ::GUIDED_EVERY, 0] >= 0).sum() for name in GUIDES]
         return torch.stack([batch.mask[:, 1:, 0].sum(), depth_frames.sum(), *guided]).double()
 
     def train_step(step: int) -> dict[str, float | Tensor]:
@@ -302,12 +317,14 @@ def train_lm(
         own = [counts(batch, chosen_frames) for batch, chosen_frames in zip(batches, frames)]
         in_all = together.sum(torch.stack(own).sum(0).to(device)).clamp_min(1).cpu()
         fading = 1 - step / settings.steps
-        guiding = [settings.guide_weight * fading, settings.voice_weight * fading]
-        weights = torch.tensor([1.0, 1.0, *guiding], device=device)
+        guiding = settings.guide_weight, settings.voice_weight
+        weights = torch.tensor([1.0, 1.0, *(weight * fading for weight in guiding)], device=device)
         model.zero_grad(set_to_none=True)
         seen = torch.zeros(len(LOSSES), device=device)
         for number, batch, depth_frames, count in zip(numbers, batches, frames, own):
-            heard = misheard(batch, settings.code_noise, (settings.seed, number, 4)) if settings.code_noise else None
+            heard = None
+            if settings.code_noise or batch.confused.any():
+                heard = misheard(batch, settings.code_noise, (settings.seed, number, 4))
             part = (count / in_all).float().to(device)  # so that every frame counts the same, whichever batch it is in
             values = torch.stack(losses(batch, depth_frames, heard)).float() * part
             (values @ weights * several).backward()  # times the processes, since sharding averages over them
@@ -338,7 +355,17 @@ def train_lm(
         for number in range(4):
             batch = held_out.batch(number, rows, length)
             found.append(torch.stack(losses(batch, choose_frames(batch, 1.0, (0, number)))).float())
-        return dict(zip(LOSSES, torch.stack(found).mean(0)))
+        return dict(zip(LOSSES, torch.stack(found).mean(0))) | bound()
+
+    def bound() -> dict[str, float | Tensor]:
+        """How much is lost when a turn comes under the other speaker's slot: codes 1.. in its first frame, and in all
+        of them. Near nothing: the model doesn't know who speaks."""
+        if not isinstance(held_out, Conversations):
+            return {}
+        *pair, asked = held_out.trials(0, TRIALS)
+        spans = {"first": asked & (asked.cumsum(1) == 1), "turn": asked}
+        found = {name: [losses(batch, span)[1].float() for batch in pair] for name, span in spans.items()}
+        return {f"swap_{name}": other - own for name, (own, other) in found.items()}
 
     run.loop(settings.steps, train_step, validate, settings.every, settings.log_every)
     for layer in layers if settings.checkpointing else []:

@@ -69,8 +69,16 @@ def add_arguments(lm: argparse.ArgumentParser) -> None:
         metavar="WEIGHT",
         help=f"the same to where the speaker was heard before (default: {LMSettings.voice_weight}; 0 with --init)",
     )
+    lm.add_argument(
+        "--tell-slots", action="store_true", help="with --init nano: from now on frames carry their speaker's slot"
+    )
     lm.add_argument("--optimiser", choices=["muon", "adamw"], help="default: muon; adamw under torchrun, --init")
-    lm.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16", help="of matrix products")
+    lm.add_argument(
+        "--precision",
+        choices=["auto", "bfloat16", "float32"],
+        default="auto",
+        help="of matrix products (auto: bfloat16 where the device is quick in it)",
+    )
     lm.add_argument("--checkpointing", action="store_true", help="less memory, a third more work: keep no activations")
     lm.add_argument("--seed", type=natural, default=1)
     lm.add_argument("--every", type=positive, default=LMSettings.every, help="steps between saves (default: 250)")
@@ -174,6 +182,7 @@ def run(arguments: argparse.Namespace) -> None:
     from csm.training.codes import Conversations
     from csm.training.corpus import Corpus
     from csm.training.lm import train_lm
+    from csm.training.slots import tell_slots
 
     with processes(arguments.device) as together:
         if arguments.lora or is_own_speech(arguments.data, arguments.init):
@@ -181,6 +190,9 @@ def run(arguments: argparse.Namespace) -> None:
             return
         corpus = Corpus(arguments.data)
         model, tokenizer, codec = starting_model(arguments)
+        if arguments.tell_slots:
+            plain = Conversations(corpus, arguments.codes, tokenizer, model.config)
+            model = tell_slots(model, tokenizer, plain.batch(0, 4, min(512, model.config.max_positions)))
         settings = settings_of(arguments, model.config, together.count > 1)
         train = Conversations(corpus, arguments.codes, tokenizer, model.config, seed=arguments.seed)
         held_out = None

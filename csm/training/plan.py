@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from csm.config import ModelConfig
 from csm.model import CSM, Transformer
 from csm.training.lm import LMSettings, check_positions, guided_heads, optimisers
+from csm.training.muon import Muon
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def plan(
     check_positions(config, settings)
     with torch.device("meta"):
         model = prepare(CSM(config))
-    bfloat16 = settings.precision == "bfloat16"
+    bfloat16 = settings.bfloat16()
     length, k, vocab = settings.positions, config.num_codebooks, config.audio_vocab_size
     batch = max(1, settings.batch_positions // length)
     frames = min(frames or batch * length, batch * (length - 1))
@@ -139,7 +140,7 @@ def plan(
     moments = 0
     for optimiser in optimisers(model, settings):
         size = sum(parameter.nbytes for group in optimiser.param_groups for parameter in group["params"])
-        moments += size if isinstance(optimiser, torch.optim.Muon) else 2 * size
+        moments += size if isinstance(optimiser, Muon) else 2 * size
     return Plan(
         weights=weights // processes,
         gradients=sum(trained) // processes,
@@ -167,9 +168,10 @@ def table(
     )
     rows, length = max(1, settings.batch_positions // settings.positions), settings.positions
     share = f"{settings.depth_share:.3g} of frames"
+    precision = "bfloat16" if settings.bfloat16() else "float32"
     where = "one process" if processes == 1 else f"each of {processes} processes"
     lines = [
-        f"{name} on {where}, {rows} x {length} rows a batch, {settings.precision}, {settings.optimiser}"
+        f"{name} on {where}, {rows} x {length} rows a batch, {precision}, {settings.optimiser}"
         + (", activation checkpointing" if settings.checkpointing else ""),
         f"{'GB':<22}{share:>18}{'all frames':>14}",
     ]

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from csm.audio import load_audio
 from csm.codec import Codec
-from csm.frames import Rows, Segment, segment_rows
-from csm.text import Tokenizer
+from csm.frames import RowFormat, Rows
 from csm.training.codes import SENTENCES_IN_A_TURN, SLOTS, Batch
 from csm.training.distributed import Processes
 from csm.training.manifest import Recording
@@ -105,8 +104,8 @@ class OwnConversations:
     learn to repeat instead of to read.
     """
 
-    def __init__(self, encoded: Sequence[tuple[Recording, Tensor]], tokenizer: Tokenizer, seed: int = 1) -> None:
-        self.tokenizer, self.seed = tokenizer, seed
+    def __init__(self, encoded: Sequence[tuple[Recording, Tensor]], written: RowFormat, seed: int = 1) -> None:
+        self.format, self.seed = written, seed
         self.single: dict[str, list[Spoken]] = {}
         talks: dict[str, list[tuple[float, Spoken]]] = {}
         for recording, made in encoded:
@@ -132,8 +131,7 @@ class OwnConversations:
         made = [self._conversation(rng, length) for _ in range(rows)]
         length = max(len(ids) for ids, _ in made)
         ids, mask = (torch.stack([_padded(part, length) for part in parts]) for parts in zip(*made))
-        unknown = torch.full((rows, length, 2), -1)
-        return Batch(ids, mask, guide=unknown, voice=unknown)
+        return Batch.of(ids, mask)
 
     def _conversation(self, rng: np.random.Generator, length: int) -> tuple[Tensor, Tensor]:
         """ids and mask (positions, K+1), at most `length` positions, at least one turn."""
@@ -153,7 +151,7 @@ class OwnConversations:
         return joined.ids, joined.mask
 
     def _rows(self, turn: Spoken, slot: int) -> Rows:
-        return segment_rows(self.tokenizer, Segment(slot, turn.text), turn.codes)
+        return self.format.turn(turn.text, slot, turn.codes)
 
     def _talk(self, rng: np.random.Generator) -> tuple[list[str], Iterable[Spoken]]:
         """A real conversation, from its beginning or from a later turn on; the more turns it has, the more often."""

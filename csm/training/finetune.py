@@ -125,11 +125,11 @@ def finetune(
     held = split(manifest.recordings, options.held_out, settings.seed)
     learned = [(recording, made) for recording, made, out in zip(manifest.recordings, codes, held) if not out]
     unheard = [(recording, made) for recording, made, out in zip(manifest.recordings, codes, held) if out]
-    written = RowFormat.of(loaded.model.config, loaded.tokenizer)
-    train = OwnConversations(learned, written, settings.seed)
+    rows = RowFormat.of(loaded.model.config, loaded.tokenizer)
+    train = OwnConversations(learned, rows, settings.seed)
     settings = _paced(settings, options, train.positions / together.count)
     tell(f"{len(learned)} recordings to learn from, {len(unheard)} held out, {settings.steps} steps")
-    held_out = OwnConversations(unheard, written, seed=0) if unheard else None
+    held_out = OwnConversations(unheard, rows, seed=0) if unheard else None
     model = add_lora(loaded.model, options.lora, settings.seed) if options.lora else loaded.model
     train_lm(model, train, held_out, folder, settings, together)
     written = folder / ("adapter" if options.lora else "model")

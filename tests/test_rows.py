@@ -91,7 +91,8 @@ def processor():
 def generator(ours):
     """A small model with Mimi's layers and Llama 3's vocabulary: its rows are made as the published model's are."""
     made = small_generator(MIMI, max_positions=2_048)
-    made.tokenizer = made.prompts.tokenizer = ours
+    made.tokenizer = ours
+    made.prompts.format = replace(made.prompts.format, tokenizer=ours)
     return made
 
 

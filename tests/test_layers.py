@@ -7,7 +7,7 @@ import pytest
 
 TOP = Path(__file__).parent.parent
 ROWS = [
-    ["errors", "version"],
+    ["errors", "threads", "version"],
     ["config", "conversation", "recent"],
     ["audio", "text", "model"],
     ["kernels"],

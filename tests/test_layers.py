@@ -8,7 +8,7 @@ import pytest
 TOP = Path(__file__).parent.parent
 ROWS = [
     ["errors", "threads", "version"],
-    ["config", "conversation", "recent"],
+    ["config", "conversation", "extras", "recent"],
     ["audio", "text", "model"],
     ["kernels"],
     ["codec", "frames", "checkpoint", "voices", "watermark"],

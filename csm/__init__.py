@@ -1,5 +1,12 @@
 """Conversational speech with Sesame's CSM: a script and a voice for each speaker in, a conversation out."""
 
+import os
+
+from csm.threads import wait_briefly
+
+wait_briefly(os.environ)  # before torch, which what follows imports
+
+# isort: split
 from csm.errors import InputError
 from csm.frames import Segment
 from csm.generator import Conversation, Generator, Turn, load

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,13 @@ FORMATS: dict[str, tuple[str, str]] = {
     ".mp3": ("MP3", "MPEG_LAYER_III"),
     ".ogg": ("OGG", "VORBIS"),
 }
+# What plays a file from the command line, and the formats it is asked to; the first that is installed does it.
+PLAYERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("paplay",), (".wav", ".flac", ".ogg")),
+    (("aplay", "-q"), (".wav",)),
+    (("afplay",), (".wav", ".flac", ".mp3")),
+    (("ffplay", "-nodisp", "-autoexit", "-loglevel", "error"), tuple(FORMATS)),
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,16 @@ def write_audio(path: str | Path, wave: Tensor, sample_rate: int = SAMPLE_RATE) 
     finally:
         if os.path.lexists(part):
             part.unlink()
+
+
+def play_audio(path: str | Path) -> bool:
+    """Play a file to its end with a program of this machine; False where none that is there can."""
+    for command, formats in PLAYERS:
+        if Path(path).suffix.lower() in formats and shutil.which(command[0]):
+            played = subprocess.run([*command, str(path)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            if played.returncode == 0:
+                return True
+    return False
 
 
 def _open(path: str | Path) -> soundfile.SoundFile:

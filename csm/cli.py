@@ -1,4 +1,4 @@
-"""`python -m csm`: the command line. Every subcommand is a thin layer over the module that does the work.
+"""`csm`, or `python -m csm`: the command line. Every subcommand is a thin layer over the module that does the work.
 
 Exit status: 0 done; 2 for input that can't be used, with one plain sentence on standard error.
 """
@@ -9,9 +9,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from csm.errors import InputError
+from csm.extras import need
+
+if TYPE_CHECKING:
+    from csm.conversation import Line
+    from csm.voices import Voice
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,17 +55,46 @@ def _check_target(path: str, what: str) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
+    from csm.conversation import parse_script, speakers
+    from csm.voices import find_voice, voices_for
+
+    lines = parse_script(_read_script(arguments.script))
+    transcripts = _pairs(arguments.transcript, "--transcript")
+    given = _pairs(arguments.voice, "--voice")
+    chosen = {who: find_voice(voice, transcripts.get(who)) for who, voice in given.items()}
+    voices = voices_for(speakers(lines), chosen)
+    free = [f"{who}={voice.name}" for who, voice in voices.items() if who not in chosen]
+    notice = f"With the shipped voices {', '.join(free)}; --voice chooses others." if free else ""
+    _speak(arguments, lines, voices, notice)
+    return 0
+
+
+def _say(arguments: argparse.Namespace) -> int:
+    from csm.audio import play_audio
+    from csm.conversation import Line
+    from csm.voices import find_voice, voices_for
+
+    text = " ".join(" ".join(arguments.text).split())
+    if not any(character.isalnum() for character in text):
+        raise InputError('There is nothing to say: write a sentence, as in `csm say "Good morning."`.')
+    chosen = {"A": find_voice(arguments.voice, arguments.transcript)} if arguments.voice else {}
+    _speak(arguments, [Line("A", text, 1)], voices_for(["A"], chosen))
+    print(f"Written to {arguments.out}.", file=sys.stderr)
+    if sys.stdout.isatty():
+        play_audio(arguments.out)
+    return 0
+
+
+def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, Voice], notice: str = "") -> None:
+    """Speak `lines` into the files that `arguments` name, and say `notice` once all is checked."""
     from csm import exports, load
     from csm.audio import check_output, write_audio
-    from csm.conversation import parse_script
     from csm.events import Performed, Settings, TurnFinished
     from csm.judges import installed_judges
     from csm.project import check_project, save_project
     from csm.session import Session
     from csm.takes import NOBODY
-    from csm.voices import find_voice
 
-    lines = parse_script(_read_script(arguments.script))
     check_output(arguments.out)
     for wanted, check in (
         (arguments.project, check_project),
@@ -71,14 +105,6 @@ def _generate(arguments: argparse.Namespace) -> int:
             check(wanted)
     if arguments.json and arguments.json != "-":
         _check_target(arguments.json, "report")
-    transcripts = _pairs(arguments.transcript, "--transcript")
-    chosen = _pairs(arguments.voice, "--voice")
-    voices = {who: find_voice(voice, transcripts.get(who)) for who, voice in chosen.items()}
-    if mute := next((line.speaker for line in lines if line.speaker not in voices), None):
-        raise InputError(
-            f"Speaker {mute} has no voice: add --voice {mute}=NAME, of those that `python -m csm voices` lists, or "
-            "a recording's path."
-        )
     settings = Settings(
         arguments.seed, arguments.temperature, arguments.topk, arguments.max_turn_seconds, arguments.takes
     )
@@ -86,6 +112,9 @@ def _generate(arguments: argparse.Namespace) -> int:
     session = Session(lines, voices, settings)
 
     for event in session.speak(generator, judges=installed_judges() if settings.takes > 1 else NOBODY, live=False):
+        if notice:
+            print(notice, file=sys.stderr)
+            notice = ""
         if isinstance(event, TurnFinished):
             turn = event.turn
             why = f" {turn.reason}" if settings.takes > 1 else ""
@@ -109,6 +138,19 @@ def _generate(arguments: argparse.Namespace) -> int:
                 Path(arguments.json).write_text(report + "\n", encoding="utf-8")
             if "notice" in event.report:
                 print(event.report["notice"], file=sys.stderr)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    need("web", "The app", "gradio", "spaces")
+
+    from csm import load
+    from csm.web import serve
+
+    generator = load(arguments.model, arguments.device, adapter=arguments.adapter, weights=arguments.weights)
+    try:
+        serve(generator, arguments.host, arguments.port)
+    except OSError as error:
+        raise InputError(f"{error} Choose another with --port.") from error
     return 0
 
 
@@ -160,6 +202,24 @@ def _convert(arguments: argparse.Namespace) -> int:
 def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="nano, a folder with weights, or a hub id (default: CSM_MODEL, else nano)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    parser.add_argument("--adapter", metavar="FOLDER", help="a PEFT adapter to merge, a folder or a hub id")
+    parser.add_argument("--weights", help="float32, bfloat16, or on a CPU float16 or int8 (default: CSM_WEIGHTS)")
+
+
+def _speaking_options(parser: argparse.ArgumentParser) -> None:
+    """How speech is made, and what else is written of it."""
+    parser.add_argument("--seed", type=int, default=7, help="same seed, same speech (default 7)")
+    parser.add_argument("--temperature", type=float, help="default: the model's own")
+    parser.add_argument("--topk", type=int, help="default: the model's own")
+    parser.add_argument("--max-turn-seconds", type=float, default=20.0, help="a longer turn is capped (default 20)")
+    parser.add_argument("--takes", type=int, default=1, help="speak each turn this often and keep the best (default 1)")
+    parser.add_argument("--stems", metavar="FOLDER", help="also write a sound file for each speaker, silent elsewhere")
+    parser.add_argument("--subtitles", metavar="FILE", help="also write subtitles: .srt or .vtt")
+    parser.add_argument(
+        "--project", metavar="FILE.csm", help="also save script, voices, takes and codes, to go on with"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the report here, - for standard output")
+    _model_options(parser)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -167,13 +227,17 @@ def _parser() -> argparse.ArgumentParser:
     from csm.evaluation import evaluate
     from csm.training import commands as training
 
-    parser = _Parser(prog="python -m csm", description="Conversational speech from a script.")
+    parser = _Parser(prog="csm", description="Conversational speech from a script.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     generate = commands.add_parser("generate", help="speak a script", description="Speak a script into a file.")
     generate.add_argument("--script", required=True, help="a text file, or - for standard input")
     generate.add_argument(
-        "--voice", action="append", default=[], metavar="A=NAME", help="a shipped voice or a sound file, once a speaker"
+        "--voice",
+        action="append",
+        default=[],
+        metavar="A=NAME",
+        help="a shipped voice or a sound file, once a speaker (default: the shipped ones in order)",
     )
     generate.add_argument(
         "--transcript",
@@ -183,25 +247,22 @@ def _parser() -> argparse.ArgumentParser:
         help="what is said in speaker A's sound file (or put it in a .txt file beside it)",
     )
     generate.add_argument("--out", required=True, help="the sound file to write: .wav, .flac, .mp3 or .ogg")
-    generate.add_argument("--seed", type=int, default=7, help="same seed, same speech (default 7)")
-    generate.add_argument("--temperature", type=float, help="default: the model's own")
-    generate.add_argument("--topk", type=int, help="default: the model's own")
-    generate.add_argument("--max-turn-seconds", type=float, default=20.0, help="a longer turn is capped (default 20)")
-    generate.add_argument(
-        "--takes", type=int, default=1, help="speak each turn this often and keep the best (default 1)"
-    )
-    generate.add_argument(
-        "--stems", metavar="FOLDER", help="also write a sound file for each speaker, silent elsewhere"
-    )
-    generate.add_argument("--subtitles", metavar="FILE", help="also write subtitles: .srt or .vtt")
-    generate.add_argument(
-        "--project", metavar="FILE.csm", help="also save script, voices, takes and codes, to go on with"
-    )
-    generate.add_argument("--json", metavar="FILE", help="write the report here, - for standard output")
-    generate.add_argument("--adapter", metavar="FOLDER", help="a PEFT adapter to merge, a folder or a hub id")
-    generate.add_argument("--weights", help="float32, bfloat16, or on a CPU float16 or int8 (default: CSM_WEIGHTS)")
-    _model_options(generate)
+    _speaking_options(generate)
     generate.set_defaults(run=_generate)
+
+    say = commands.add_parser("say", help="speak one line", description="Speak one line into a file, and play it.")
+    say.add_argument("text", nargs="+", help="what to say")
+    say.add_argument("--voice", metavar="NAME", help="a shipped voice or a sound file (default: the first shipped one)")
+    say.add_argument("--transcript", metavar="TEXT", help="what is said in that sound file")
+    say.add_argument("--out", default="speech.wav", help="the sound file to write (default speech.wav)")
+    _speaking_options(say)
+    say.set_defaults(run=_say)
+
+    serve = commands.add_parser("serve", help="start the app", description="Serve the page and the API.")
+    serve.add_argument("--host", help="the address to listen at (default: GRADIO_SERVER_NAME, else 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else 7860")
+    _model_options(serve)
+    serve.set_defaults(run=_serve)
 
     voices = commands.add_parser("voices", help="list the voices that ship, and those published with a model")
     voices.add_argument("--model", help="sesame/csm-1b also has the six voices that were published with it")

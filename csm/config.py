@@ -191,16 +191,16 @@ class Environment:
 
     CSM_FALLBACK names the hub ids, separated by commas, that may stand in for the gated model; `none` forbids it.
     CSM_API_KEY is what programs must send to the app's `/v1` routes; without it those are open. CSM_WEIGHTS is the
-    precision of the language model's matrices, such as int8; without it `load` decides.
+    precision of the language model's matrices, such as int8; without it `load` decides. OMP_NUM_THREADS is OpenMP's.
     """
 
     model: str | None
     device: str
     token: str | None
-    watermark_key: str | None
     fallback: tuple[str, ...]
     api_key: str | None
     weights: str | None = None
+    threads: str | None = None
 
     @classmethod
     def read(cls) -> Environment:
@@ -209,10 +209,10 @@ class Environment:
             model=os.environ.get("CSM_MODEL") or None,
             device=os.environ.get("CSM_DEVICE") or "auto",
             token=os.environ.get("HF_TOKEN") or None,
-            watermark_key=os.environ.get("CSM_WATERMARK_KEY") or None,
             fallback=tuple(name for name in names if name and name != "none"),
             api_key=os.environ.get("CSM_API_KEY") or None,
             weights=os.environ.get("CSM_WEIGHTS") or None,
+            threads=os.environ.get("OMP_NUM_THREADS") or None,
         )
 
     def __repr__(self) -> str:  # a token must not reach a log

@@ -12,7 +12,9 @@ import math
 import os
 import secrets
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ from csm.checkpoint.hub import fetch_prompt
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 
-PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
+PACKAGED = Path(__file__).resolve().parent / "assets" / "prompts"  # in a wheel; in a clone they lie at its top
+PROMPTS = PACKAGED if PACKAGED.is_dir() else PACKAGED.parents[2] / "prompts"
 SHORTEST = 1.0  # seconds of sound
 LONGEST = 30.0  # seconds
 SILENCE = 0.003  # RMS of the loudest window (-50 dBFS) below which a recording counts as silent
@@ -119,6 +122,14 @@ def find_voice(name_or_path: str, transcript: str | None = None) -> Voice:
             f"for example in a file {path.stem}.txt beside it."
         )
     return Voice(path.stem, path, text)
+
+
+def voices_for(speakers: Sequence[str], chosen: Mapping[str, Voice]) -> dict[str, Voice]:
+    """A voice for each speaker: the chosen one, or else the next shipped one that nobody has, and then all again."""
+    taken = {voice.name for voice in chosen.values()}
+    shipped = list(shipped_voices().values())
+    free = cycle([voice for voice in shipped if voice.name not in taken] or shipped)
+    return {speaker: chosen[speaker] if speaker in chosen else next(free) for speaker in speakers}
 
 
 def load_prompt(voice: Voice) -> Tensor:

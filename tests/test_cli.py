@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from csm.cli import main
-from csm.voices import shipped_voices
+from csm.voices import shipped_voices, voices_for
 
 VOICES = ["--voice", "A=slt", "--voice", "B=rms"]
 
@@ -47,6 +47,43 @@ def test_a_script_comes_from_standard_input_and_the_same_seed_gives_the_same_fil
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_speakers_without_a_voice_are_given_shipped_ones_and_told_so_in_one_line(script, tmp_path, capsys):
+    out = tmp_path / "out.wav"
+    first, second = list(shipped_voices())[:2]
+    assert main(["generate", "--script", script, "--voice", f"B={first}", "--out", str(out)]) == 0
+    assert out.is_file()
+    told = [line for line in capsys.readouterr().err.splitlines() if "--voice" in line]
+    assert told == [f"With the shipped voices A={second}; --voice chooses others."]
+
+
+def test_voices_are_given_in_their_order_and_again_when_all_are_taken():
+    names, speakers = list(shipped_voices()), [f"S{number}" for number in range(8)]
+    given = [voice.name for voice in voices_for(speakers, {}).values()]
+    assert given == [*names, *names][:8]
+    assert voices_for(["A", "B"], {"B": shipped_voices()[names[0]]})["A"].name == names[1]
+
+
+def test_say_writes_one_line_as_the_same_seed_does_and_plays_it_only_to_a_terminal(tmp_path, capsys, monkeypatch):
+    played: list[str] = []
+    monkeypatch.setattr("csm.audio.play_audio", lambda path: bool(played.append(path)) or True)
+    files = [str(tmp_path / name) for name in ("one.wav", "two.wav")]
+    for file, terminal in zip(files, (False, True)):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal, raising=False)
+        assert main(["say", "A: Good", "morning.", "--voice", "bdl", "--seed", "3", "--out", file]) == 0
+        assert "1/1 A: A: Good morning." in capsys.readouterr().err
+    assert Path(files[0]).read_bytes() == Path(files[1]).read_bytes()
+    assert played == [files[1]]
+    assert main(["say", "...", "--out", str(tmp_path / "three.wav")]) == 2
+    assert "nothing to say" in capsys.readouterr().err
+
+
+def test_a_command_whose_extra_is_missing_names_the_install_that_brings_it(monkeypatch, capsys):
+    monkeypatch.setattr("csm.extras.find_spec", lambda name: None)
+    assert main(["serve"]) == 2
+    (sentence,) = capsys.readouterr().err.strip().splitlines()
+    assert sentence == "The app needs gradio and spaces: run `pip install 'csm-conversations[web]'`."
+
+
 def test_voices_prints_one_voice_a_line_its_name_first(capsys):
     assert main(["voices"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -65,13 +102,27 @@ def test_info_prints_the_published_size(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "generate", "train", "train lm", "evaluate", "bench", "watermark", "voices", "info", "convert"]
+    "command",
+    [
+        "",
+        "generate",
+        "say",
+        "serve",
+        "train",
+        "train lm",
+        "evaluate",
+        "bench",
+        "watermark",
+        "voices",
+        "info",
+        "convert",
+    ],
 )
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*command.split(), "--help"])
     assert stopped.value.code == 0
-    assert "usage: python -m csm" in capsys.readouterr().out
+    assert "usage: csm" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [[], ["sing"], ["generate"], ["generate", "--seed", "x"], ["watermark", "check"]])
@@ -115,7 +166,6 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "an empty script": (generate(script=str(folder / "empty.txt")), "script"),
         "a script that is not there": (generate(script=str(folder / "nowhere.txt")), "script"),
         "a script that is not text": (generate(script=str(folder / "latin.txt")), "UTF-8"),
-        "a speaker without a voice": (generate()[:5] + ["--out", out], "Speaker B has no voice: add --voice B=NAME"),
         "an unknown voice": (generate(a="nobody"), "slt"),
         "a silent prompt": (generate(a=silent), "silent"),
         "a short prompt": (generate(a=short), "short"),
@@ -133,7 +183,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
 
 
 NAMES = sorted(
-    "an empty script,a script that is not there,a script that is not text,a speaker without a voice,an unknown voice,"
+    "an empty script,a script that is not there,a script that is not text,an unknown voice,"
     "a silent prompt,a short prompt,a long prompt,a prompt that is not audio,a prompt without a transcript,"
     "an unknown sound format,a folder that is not there,an unknown model,an unknown device,an impossible temperature,"
     "a voice without a name,a watermark check of nothing".split(",")

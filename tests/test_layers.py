@@ -7,8 +7,8 @@ import pytest
 
 TOP = Path(__file__).parent.parent
 ROWS = [
-    ["errors", "version"],
-    ["config", "conversation", "recent"],
+    ["errors", "threads", "version"],
+    ["config", "conversation", "extras", "recent"],
     ["audio", "text", "model"],
     ["kernels"],
     ["codec", "frames", "checkpoint", "voices", "watermark"],

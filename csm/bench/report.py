@@ -12,6 +12,7 @@ from csm.bench.figures import FRAME_SECONDS, Figures, frame_at
 from csm.bench.plot import draw
 from csm.bench.targets import reached
 from csm.errors import InputError
+from csm.extras import install
 
 FOLDER = Path(__file__).parent.parent / "assets" / "bench"
 README = Path(__file__).parent.parent.parent / "README.md"
@@ -143,7 +144,7 @@ def save(folder: Path, figures: Figures) -> str:
         raise InputError(f"The figures can't be written to {folder}: {error.strerror}.") from error
     words = f"Written to {folder}: {name}.json, {TABLE}" + (f", {PLOT}." if drawn else ".")
     if not drawn:
-        words += ' The plot needs matplotlib: pip install -e ".[train]".'
+        words += f" The plot needs matplotlib: {install('train')}."
     return words + (" The README shows them." if shown else "")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from csm.engine.context import Context
 from csm.engine.lineup import Stream
 from csm.engine.lineups import Lineups
+from csm.engine.threads import StepThreads
 from csm.frames import Rows, audio_rows
 from csm.model import CSM, KVCache, Sampling, frame_noise
 
@@ -27,6 +28,7 @@ class Engine:
         self.model = model
         self.config = model.config
         self.lineups = lineups or Lineups(model, weights)
+        self.threads = StepThreads(self.config, self.device)
         self._beside: torch.cuda.Stream | None = None
 
     @property
@@ -96,8 +98,9 @@ class Engine:
         noise = None
         if not sampling.greedy:
             noise = frame_noise([generator], self.config.num_codebooks, self.config.audio_vocab_size, self.device)
-        codes = self.model.sample_frame(context.speaking_state(), sampling, noise)
-        self._read(context, self._frames(context, codes))
+        with self.threads.few():
+            codes = self.model.sample_frame(context.speaking_state(), sampling, noise)
+            self._read(context, self._frames(context, codes))
         return codes[0]
 
     @torch.inference_mode()

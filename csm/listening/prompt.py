@@ -14,6 +14,7 @@ from torch import Tensor
 
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
+from csm.extras import install
 from csm.listening import recogniser as recognisers
 from csm.listening.recogniser import Recogniser
 from csm.listening.speakers import SpeakerSimilarity, unity
@@ -30,7 +31,7 @@ from csm.listening.speech import (
 from csm.listening.words import Difference, differences, letters_apart, normalise
 from csm.voices import LONGEST, SHORTEST
 
-INSTALL = 'pip install -e ".[listening]"'
+INSTALL = install("listening")
 SILENT_DB = -50.0  # of full scale, in the loudest 20 ms
 QUIET_DB = -45.0  # of full scale, speech
 SHORT = 3.0  # seconds of sound; less gives a poor likeness

@@ -13,6 +13,7 @@ from csm.web.gpu import reading_with, warm_up_beside
 from csm.web.openai import speech_api
 from csm.web.pages import Pages
 from csm.web.routes import PageRoutes
+from csm.web.ui import build_app, launch_options
 from csm.web.waiting import Queue
 
 
@@ -28,3 +29,14 @@ def warm_up(generator: Generator) -> threading.Thread | None:
     """Begin to get the model and the usual voices ready, so that the first click is like any other."""
     offered = generator.voices()
     return warm_up_beside(generator, {name: offered[name] for name in default_voices() if name in offered})
+
+
+def serve(generator: Generator, host: str | None = None, port: int | None = None) -> None:
+    """The app over `generator`, until it is stopped. Without `host` and `port` Gradio's environment decides, else it is
+    127.0.0.1:7860. Raises `OSError` where the port is taken."""
+    queue = Queue()
+    pages = Pages(generator, queue)
+    app = build_app(generator, queue, pages)
+    warm_up(generator)
+    options = launch_options() | server_options(generator, queue, pages)
+    app.launch(**options, server_name=host, server_port=port)

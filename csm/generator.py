@@ -180,24 +180,22 @@ class Conversation:
         prefilled = context.prefilled
         text_positions, longest = self._begin(text, speaker, max_audio_length_ms)
         try:
-            with generator.engine.lineups.lend(len(seeds)) as lineup:
-                streams = [
-                    lineup.join(Stream(lambda: context, sampling, self._noise(seed), longest, keep=False))
-                    for seed in seeds
-                ]
-                while not (all(stream.done for stream in streams) or stop()):
-                    lineup.step()
-                lineup.clear()
-                turns = []
-                for stream in streams:
-                    if stream.error is not None:
-                        raise stream.error
-                    codes = self._codes(stream.frames)
-                    read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
-                    audio, first = generator.decode(codes), self._window.heard_from
-                    turns.append(Turn(speaker, text, codes, audio, stream.state, read, positions, first))
-                chosen = choose(turns)
-                lineup.adopt(streams[chosen], context)
+            takes = [context.copy(longest + 1) for _ in seeds]
+            streams = [
+                Stream(lambda take=take: take, sampling, self._noise(seed), longest)  # type: ignore[misc]
+                for take, seed in zip(takes, seeds)
+            ]
+            generator.engine.speak_side_by_side(streams, stop)
+            turns = []
+            for stream in streams:
+                if stream.error is not None:
+                    raise stream.error
+                codes = self._codes(stream.frames)
+                read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
+                audio, first = generator.decode(codes), self._window.heard_from
+                turns.append(Turn(speaker, text, codes, audio, stream.state, read, positions, first))
+            chosen = choose(turns)
+            generator.engine.adopt(context, takes[chosen], len(turns[chosen].codes))
             generator.engine.close(context)
         except BaseException:
             self._window.step_back()

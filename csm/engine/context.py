@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from csm.model import KVCache
@@ -37,6 +38,14 @@ class Context:
         if self.state is None:
             raise ValueError("Nothing has been prefilled: there is no state to speak from.")
         return self.state
+
+    @torch.inference_mode()
+    def copy(self, room: int) -> Context:
+        """A context of its own that is where this one is, with `room` more positions."""
+        state, past = self.speaking_state(), self.cache
+        made = Context(past.copy(past.length + room))
+        made.state = state
+        return made
 
     def snapshot(self) -> Snapshot:
         return Snapshot(self.cache.length, self.state)

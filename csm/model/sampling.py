@@ -51,11 +51,19 @@ def width_for(topk: int, vocab: int) -> int:
     return min(USUAL_WIDTH, vocab) if topk <= USUAL_WIDTH else vocab
 
 
-def frame_noise(generators: Sequence[torch.Generator], codebooks: int, vocab: int, device: torch.device) -> Tensor:
-    """The noise of one frame, exponential with mean 1, float32 (B, K, V): one draw for each row's generator."""
-    noise = torch.empty(len(generators), codebooks, vocab, device=device)
-    for row, generator in zip(noise, generators):
-        row.exponential_(1, generator=generator)
+def frame_noise(
+    generators: Sequence[torch.Generator],
+    codebooks: int,
+    vocab: int,
+    device: torch.device,
+    sampling: Sequence[Sampling] | None = None,
+) -> Tensor:
+    """The noise of one frame, exponential with mean 1, float32 (B, K, V): one draw for each row's generator, and ones
+    for rows whose `sampling` is greedy."""
+    noise = torch.ones(len(generators), codebooks, vocab, device=device)
+    for number, (row, generator) in enumerate(zip(noise, generators)):
+        if sampling is None or not sampling[number].greedy:
+            row.exponential_(1, generator=generator)
     return noise
 
 

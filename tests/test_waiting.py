@@ -120,7 +120,7 @@ def test_the_model_is_warm_before_the_first_click_and_says_nothing_to_anybody():
     thread = warm_up(generator)
     thread.join(60)
     model = generator.engine.model
-    assert not thread.is_alive() and all(model.backbone._steps.values()) and all(model.decoder._steps.values())
+    assert not thread.is_alive() and model.backbone.step.made[0] and model.frame[False].made[0]
     assert len(generator.prompts.codes) == 2 and len(generator.prompt_contexts) == 1  # the usual voices are read in
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from csm.engine.context import Context
 from csm.engine.stage import Launched
 from csm.frames import audio_rows
-from csm.model import CSM, RowSampling, Sampling, SideBySide, frame_noise, width_for
+from csm.model import CSM, RowSampling, Sampling, SideBySide, frame_noise
 
 
 @torch.inference_mode()
@@ -24,10 +24,10 @@ def next_frames(
     """Sample a frame of each context, int64 (B, K), with its own sampling and generator, and feed it back."""
     alone, config = len(contexts) == 1, model.config
     states = [context.speaking_state() for context in contexts]
-    drawn = None
+    drawn, vocab = None, config.audio_vocab_size
     if not all(one.greedy for one in sampling):
-        drawn = frame_noise(noise, config.num_codebooks, config.audio_vocab_size, states[0].device, sampling)
-    how = sampling[0] if len(set(sampling)) == 1 else _by_row(sampling, config.audio_vocab_size, states[0].device)
+        drawn = frame_noise(noise, config.num_codebooks, vocab, states[0].device, sampling)
+    how = sampling[0] if len(set(sampling)) == 1 else RowSampling.new(sampling, vocab, states[0].device)
     codes = model.sample_frame(states[0] if alone else torch.cat(states), how, drawn)
     rows = audio_rows(codes)
     embedded = model.embed_rows(rows.ids.unsqueeze(1), rows.mask.unsqueeze(1))
@@ -36,13 +36,6 @@ def next_frames(
     for context, state in zip(contexts, hidden.unbind()):
         context.state = state
     return codes
-
-
-def _by_row(sampling: Sequence[Sampling], vocab: int, device: torch.device) -> RowSampling:
-    temperature = [[1.0 if one.greedy else one.temperature] for one in sampling]
-    topk = [[min(one.topk, vocab)] for one in sampling]
-    width = max(width_for(one.topk, vocab) for one in sampling)
-    return RowSampling(torch.tensor(temperature, device=device), torch.tensor(topk, device=device), width)
 
 
 class InPlaceStage:
@@ -71,10 +64,10 @@ class InPlaceStage:
         states = {slot: context.speaking_state()[0] for slot, context in zip(speaking, contexts)}
         return Launched(tuple(speaking), codes, states, None)
 
-    def leave(self, slot: int, context: Context, frames: int, state: Tensor | None) -> None:
-        """Let the context that entered `slot` go on behind the `frames` frames it spoke, at `state` (dim,), if known."""
+    def leave(self, slot: int, context: Context, frames: int, state: Tensor) -> None:
+        """Let the context that entered `slot` go on behind the `frames` frames it spoke, at `state` (dim,)."""
         context.cache.length = self._contexts[slot][2] + frames
-        context.state = None if state is None else state[None]
+        context.state = state[None]
 
     def warm_up(self) -> None:
         """Nothing is compiled or recorded here that would depend on the number of streams."""

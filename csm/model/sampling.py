@@ -45,6 +45,14 @@ class RowSampling:
     topk: Tensor
     width: int
 
+    @classmethod
+    def new(cls, sampling: Sequence[Sampling], vocab: int, device: torch.device) -> RowSampling:
+        """A row for each of `sampling`."""
+        temperature = [[1.0 if one.greedy else one.temperature] for one in sampling]
+        topk = [[min(one.topk, vocab)] for one in sampling]
+        width = max(width_for(one.topk, vocab) for one in sampling)
+        return cls(torch.tensor(temperature, device=device), torch.tensor(topk, device=device), width)
+
 
 def width_for(topk: int, vocab: int) -> int:
     """The `RowSampling.width` for rows whose largest top-k is `topk`: of two kinds only, since each is a graph."""

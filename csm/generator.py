@@ -17,7 +17,7 @@ from torch import Tensor
 from csm.checkpoint import HUB_MODEL, Loaded, load_model
 from csm.codec import Codec
 from csm.config import PRESETS, SAMPLE_RATE, Environment, ModelConfig
-from csm.engine import Context, Engine, Stream
+from csm.engine import Context, Engine
 from csm.errors import InputError
 from csm.frames import Budget, Rows, Segment, longest_turn, room_for
 from csm.model import Sampling
@@ -181,11 +181,8 @@ class Conversation:
         text_positions, longest = self._begin(text, speaker, max_audio_length_ms)
         try:
             takes = [context.copy(longest + 1) for _ in seeds]
-            streams = [
-                Stream(lambda take=take: take, sampling, self._noise(seed), longest)  # type: ignore[misc]
-                for take, seed in zip(takes, seeds)
-            ]
-            generator.engine.speak_side_by_side(streams, stop)
+            noises = [self._noise(seed) for seed in seeds]
+            streams = generator.engine.speak_side_by_side(takes, sampling, noises, longest, stop)
             turns = []
             for stream in streams:
                 if stream.error is not None:

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from csm.batching import Batch, shared
+from csm.batching import LEAD, Batch, shared
 from csm.errors import InputError
 from csm.frames import Rows, Segment
 from csm.generator import ConversationFull
@@ -173,8 +173,8 @@ def test_a_thread_that_stops_taking_frames_holds_up_nobody():
     first = next(slow)
     options = dict(text="I am quick.", speaker=1, max_audio_length_ms=4000, seed=2)
     assert torch.equal(together.generate_codes(**options), generator.generate_codes(**options))
-    (stream,) = together.engine._lineup._speaking.values()
-    assert stream.paused and len(stream.frames) < 20
+    (stream,) = together.engine._stepper._present
+    assert stream.paused and len(stream.frames) == LEAD + 1
     assert sum(map(len, [first, *slow])) == 100 * 1920
 
 

@@ -39,6 +39,10 @@ class Context:
             raise ValueError("Nothing has been prefilled: there is no state to speak from.")
         return self.state
 
+    def itself(self) -> Context:
+        """What `Stream.begin` is for a context that is there already."""
+        return self
+
     @torch.inference_mode()
     def copy(self, room: int) -> Context:
         """A context of its own that is where this one is, with `room` more positions."""

@@ -84,7 +84,7 @@ class Engine:
     ) -> Generator[Tensor, None, None]:
         """What `speak` does, in a slot that is lent for the turn; nothing is allocated or recorded the second time."""
         with self.lineups.lend(1) as lineup:
-            stream = lineup.join(Stream(lambda: context, sampling, generator, longest, endless=endless))
+            stream = lineup.join(Stream(context.itself, sampling, generator, longest, endless=endless))
             while not stream.done:
                 yield from lineup.step().values()
             if stream.error is not None:
@@ -94,13 +94,24 @@ class Engine:
         """Sample the next frame in plain torch, int64 (K,), and feed it back. All zeros is the end of the turn."""
         return next_frames(self.model, [context], [sampling], [generator])[0]
 
-    def speak_side_by_side(self, streams: Sequence[Stream], stop: Callable[[], bool] = lambda: False) -> None:
-        """Speak all `streams` to their ends in one batch; those that are not done when `stop` says so are stopped."""
-        with self.lineups.lend(len(streams)) as lineup:
-            for stream in streams:
-                lineup.join(stream)
+    def speak_side_by_side(
+        self,
+        contexts: Sequence[Context],
+        sampling: Sampling,
+        generators: Sequence[torch.Generator],
+        longest: int,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[Stream]:
+        """Speak a turn from each of `contexts`, all in one batch, to their ends. Those that are not done when `stop`,
+        asked at every frame, says so are stopped."""
+        with self.lineups.lend(len(contexts)) as lineup:
+            streams = [
+                lineup.join(Stream(context.itself, sampling, generator, longest))
+                for context, generator in zip(contexts, generators, strict=True)
+            ]
             while not (all(stream.done for stream in streams) or stop()):
                 lineup.step()
+        return streams
 
     @torch.inference_mode()
     def adopt(self, context: Context, spoken: Context, frames: int) -> None:

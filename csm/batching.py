@@ -20,6 +20,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from csm.config import Environment
 from csm.engine import Context, Engine, Lineup, Stream
 from csm.frames import Rows, Segment, longest_turn
 from csm.generator import ConversationFull, Generator
@@ -27,6 +28,8 @@ from csm.model import Sampling
 
 LEAD = 12  # frames (1 s) that a stream may be ahead of the thread that takes them
 IDLE_SECONDS = 5.0  # without a stream, after which the stepping thread ends
+MOST_SLOTS = 32
+SLOTS_ON_CPU = 8
 STOP_SECONDS = 0.1  # how often takes that wait for a slot ask whether they are still wanted
 
 
@@ -313,3 +316,18 @@ def shared(generator: Generator, slots: int) -> Generator:
     together = copy.copy(generator)
     together.engine = SharedEngine(generator.engine, slots)
     return together
+
+
+def usual_slots(generator: Generator) -> int:
+    """How many turns to speak at once on this generator's device: CSM_SLOTS, if it is set; else 8 on a CPU, where more
+    would each be slower than real time, and on CUDA a power of two, at most 32, whose keys and values take at most half
+    of the memory that is free. Raises `InputError` for a CSM_SLOTS that is no number."""
+    if (wanted := Environment.read().slots) is not None:
+        return wanted
+    if generator.device.type != "cuda":
+        return SLOTS_ON_CPU
+    config, width = generator.config, generator.engine.model.projection.weight.dtype.itemsize
+    backbone = config.backbone
+    each = 2 * backbone.layers * backbone.kv_heads * backbone.head_dim * config.max_positions * width
+    fit = torch.cuda.mem_get_info(generator.device)[0] // 2 // (2 * each)  # in its slot, and in the context behind it
+    return 1 << max(0, min(MOST_SLOTS, fit).bit_length() - 1)

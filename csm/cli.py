@@ -144,6 +144,18 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(arguments: argparse.Namespace) -> int:
+    from csm import load
+    from csm.web import Pages, build_app, for_many, launch_options, server_options, warm_up
+
+    generator, queue = for_many(load(arguments.model, arguments.device))
+    pages = Pages(generator, queue)
+    app = build_app(generator, queue, pages)
+    warm_up(generator)
+    app.launch(**launch_options(), **server_options(generator, queue, pages))
+    return 0
+
+
 def _convert(arguments: argparse.Namespace) -> int:
     import torch
 
@@ -216,6 +228,10 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="print a model's layout, sizes, memory needed and licence")
     info.add_argument("model", nargs="?", help="a preset, a folder, a weight file or a hub id (default nano)")
     info.set_defaults(run=_info)
+
+    serve = commands.add_parser("serve", help="serve the app and its API on 127.0.0.1:7860")
+    _model_options(serve)
+    serve.set_defaults(run=_serve)
 
     convert = commands.add_parser(
         "convert",

@@ -190,8 +190,8 @@ class Environment:
 
     CSM_FALLBACK names the hub ids, separated by commas, that may stand in for the gated model; `none` forbids it.
     CSM_API_KEY is what programs must send to the app's `/v1` routes; without it those are open. CSM_WEIGHTS is the
-    precision of the language model's matrices, such as int8; without it `load` decides. CSM_SLOTS is how many the server
-    speaks for at the same time; without it the device decides.
+    precision of the language model's matrices, such as int8; without it `load` decides. CSM_SLOTS is how many the
+    server speaks for at the same time; without it the device decides.
     """
 
     model: str | None

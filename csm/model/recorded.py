@@ -27,14 +27,18 @@ Frame = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class _Recording(Generic[Work]):
-    """Work that is recorded when it is first asked for, by whichever thread."""
+    """Work that is recorded when it is first asked for, by whichever thread; one at a time, as torch's warnings are
+    everybody's."""
+
+    _making = threading.Lock()
 
     def __init__(self) -> None:
         self.made: list[Work | None] = []  # nothing yet, or what came of it
-        self._making = threading.Lock()
 
     def get(self, record: Callable[[], Work]) -> Work | None:
         """What `record` made, now or before; None if it could not."""
+        if self.made:
+            return self.made[0]
         with self._making:
             if not self.made:
                 try:

@@ -254,9 +254,9 @@ class SharedEngine(Engine):
         self._reading = _InOrder()
         self._stepper = _Stepper(lambda: self.lineups.new(slots))
 
-    def prefill(self, context: Context, rows: Rows) -> None:
+    def _read(self, context: Context, rows: Rows) -> None:
         with self._reading:
-            super().prefill(context, rows)
+            super()._read(context, rows)
 
     def speak(
         self,

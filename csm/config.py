@@ -223,6 +223,9 @@ class Environment:
         """The environment of a process to be started, with `changes`."""
         return os.environ | changes
 
+    def __repr__(self) -> str:  # a token must not reach a log
+        return f"Environment(model={self.model!r}, device={self.device!r})"
+
 
 def _whole_number(name: str) -> int | None:
     value = os.environ.get(name)
@@ -231,6 +234,3 @@ def _whole_number(name: str) -> int | None:
     if not value.isdecimal() or int(value) < 1:
         raise InputError(f"{name} is {value!r}: give a whole number from 1 on, or leave it out.")
     return int(value)
-
-    def __repr__(self) -> str:  # a token must not reach a log
-        return f"Environment(model={self.model!r}, device={self.device!r})"

@@ -4,10 +4,9 @@ import spaces  # noqa: F401  ZeroGPU patches torch, so this comes before anythin
 
 # isort: split
 import csm
-from csm.web import Pages, Queue, build_app, launch_options, server_options, warm_up
+from csm.web import Pages, build_app, for_many, launch_options, server_options, warm_up
 
-generator = csm.load()
-queue = Queue()  # one model, one queue: the page and programs wait in the same
+generator, queue = for_many(csm.load())  # one model, one queue: the page and programs wait in the same
 pages = Pages(generator, queue)
 demo = build_app(generator, queue, pages)
 

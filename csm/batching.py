@@ -9,18 +9,28 @@ from __future__ import annotations
 import copy
 import secrets
 import threading
+from collections import deque
+from collections.abc import Callable, Sequence
 from collections.abc import Generator as Frames
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
+from queue import Empty, SimpleQueue
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from csm.config import Environment
 from csm.engine import Context, Engine, Lineup, Stream
 from csm.frames import Rows, Segment, longest_turn
 from csm.generator import ConversationFull, Generator
 from csm.model import Sampling
 
 LEAD = 12  # frames (1 s) that a stream may be ahead of the thread that takes them
+IDLE_SECONDS = 5.0  # without a stream, after which the stepping thread ends
+MOST_SLOTS = 32
+SLOTS_ON_CPU = 8
+STOP_SECONDS = 0.1  # how often takes that wait for a slot ask whether they are still wanted
 
 
 class Batch:
@@ -84,7 +94,7 @@ class Batch:
 
         noise = torch.Generator(engine.device).manual_seed(secrets.randbits(31) if seed is None else seed)
         chosen = sampling or self.generator.sampling()
-        return self._lineup.join(Stream(begin, chosen, noise, min(longest, free), keep=False, endless=endless))
+        return self._lineup.join(Stream(begin, chosen, noise, min(longest, free), endless=endless))
 
     def step(self) -> dict[Stream, Tensor]:
         """Advance everyone by one frame -> the frames, int64 (K,) on the host, by stream; the rest is in `Stream`.
@@ -105,21 +115,148 @@ class Batch:
 
 
 @dataclass(eq=False)
-class _Pulled(Stream):
-    taken: int = 0  # frames that its thread has
+class _Heard(Stream):
+    """A stream whose frames another thread takes out of `given`, where None is the end; it may be `lead` frames ahead
+    of that thread."""
+
+    given: SimpleQueue[Tensor | None] = field(default_factory=SimpleQueue, repr=False)
+    taken: int = 0
+    lead: float = LEAD
+
+    @property
+    def far_ahead(self) -> bool:
+        return len(self.frames) - self.taken >= self.lead
+
+
+class _Stepper:
+    """Steps streams for whichever threads ask, in one of its own, which ends when nobody has spoken for a while.
+
+    One thread for all, because the steps hold Python for a moment each, and those who take frames decode them
+    meanwhile.
+    """
+
+    def __init__(self, new_lineup: Callable[[], Lineup]) -> None:
+        self._new_lineup = new_lineup
+        self._lineup = new_lineup()
+        self._changed = threading.Condition()
+        self._joining: list[_Heard] = []
+        self._leaving: list[_Heard] = []
+        self._present: list[_Heard] = []  # the lineup's; this thread's own
+        self._thread: threading.Thread | None = None
+
+    def join(self, streams: Sequence[_Heard]) -> None:
+        """Let `streams` speak from the next frame on, or once slots are free."""
+        with self._changed:
+            self._joining += streams
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def leave(self, streams: Sequence[_Heard]) -> None:
+        """Take `streams` out; when this returns, nobody works on their contexts any more."""
+        with self._changed:
+            self._leaving += streams
+            self._changed.notify_all()
+            if threading.current_thread() is not self._thread:  # which collects what others dropped
+                self._changed.wait_for(lambda: all(stream.done for stream in streams))
+
+    def taken(self, stream: _Heard) -> None:
+        """Somebody took a frame of `stream`."""
+        stream.taken += 1
+        if stream.paused:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _run(self) -> None:
+        while self._anybody():
+            try:
+                given = self._lineup.step()
+            except Exception as error:  # nobody may wait for ever for what does not come
+                self._fail(error)
+            else:
+                for stream, frame in given.items():
+                    cast(_Heard, stream).given.put(frame)
+            self._tell()
+
+    def _anybody(self) -> bool:
+        """Wait until a stream has a frame to come; False when that takes too long."""
+        with self._changed:
+            while not self._ready():
+                if not self._changed.wait(IDLE_SECONDS) and not self._present and not self._joining:
+                    self._thread = None
+                    return False
+            return True
+
+    def _ready(self) -> bool:
+        """Bring the lineup up to date -> whether it has something to do."""
+        for stream in self._joining:
+            self._lineup.join(stream)
+            self._present.append(stream)
+        for stream in self._leaving:
+            self._lineup.leave(stream)
+        if self._leaving:
+            self._tell()
+        self._joining, self._leaving = [], []
+        for stream in self._present:
+            stream.paused = stream.far_ahead
+        if self._lineup.waiting and self._lineup.speaking < self._lineup.stage.slots:
+            return True
+        return any(stream.state == "speaking" and not stream.paused for stream in self._present)
+
+    def _tell(self) -> None:
+        """Let those go whose streams are done."""
+        if over := [stream for stream in self._present if stream.done]:
+            self._present = [stream for stream in self._present if not stream.done]
+            for stream in over:
+                stream.given.put(None)
+            with self._changed:
+                self._changed.notify_all()
+
+    def _fail(self, error: Exception) -> None:
+        """End all streams with `error`, and begin anew for those to come."""
+        for stream in self._present:
+            stream.state, stream.error = "failed", error
+        self._lineup = self._new_lineup()
+
+
+class _InOrder:
+    """A lock that is given in the order in which it was asked for, so that nobody waits for ever."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._places: deque[threading.Event] = deque()
+
+    def __enter__(self) -> None:
+        place = threading.Event()
+        with self._guard:
+            self._places.append(place)
+            self._places[0].set()
+        place.wait()
+
+    def __exit__(self, *error: object) -> None:
+        with self._guard:
+            self._places.popleft()
+            if self._places:
+                self._places[0].set()
 
 
 class SharedEngine(Engine):
     """An engine whose turns are all spoken in one batch, whichever thread asks for them; it has `engine`'s weights.
 
-    The thread that wants a frame that isn't there yet makes one for everybody; the others find theirs ready. A stream
-    whose frames nobody takes pauses after a second of sound.
+    Whoever begins a turn reads its text in by itself, beside the frames of the others and one after the other. A
+    stream whose frames nobody takes pauses after a second of sound.
     """
 
     def __init__(self, engine: Engine, slots: int) -> None:
         super().__init__(engine.model, lineups=engine.lineups)
-        self._lineup = self.lineups.new(slots)
-        self._changed = threading.Condition()
+        self.slots = slots
+        self._reading = _InOrder()
+        self._stepper = _Stepper(lambda: self.lineups.new(slots))
+
+    def _read(self, context: Context, rows: Rows) -> None:
+        with self._reading:
+            super()._read(context, rows)
 
     def speak(
         self,
@@ -129,41 +266,49 @@ class SharedEngine(Engine):
         longest: int,
         endless: bool = False,
     ) -> Frames[Tensor, None, None]:
-        stream = _Pulled(lambda: context, sampling, generator, longest, endless=endless)
+        stream = _Heard(context.itself, sampling, generator, longest, endless=endless)
         before, heard_out = context.length, False
+        self._stepper.join([stream])
         try:
-            with self._changed:
-                self._lineup.join(stream)
-            while (frame := self._next(stream)) is not None:
+            while (frame := stream.given.get()) is not None:
+                self._stepper.taken(stream)
                 yield frame
             heard_out = True
         finally:
-            with self._changed:
-                self._lineup.leave(stream)
-                self._changed.notify_all()
+            self._stepper.leave([stream])
             if not heard_out:  # what was spoken ahead was never taken
                 context.cache.length = before + stream.taken
         if stream.error is not None:
             raise stream.error
 
-    def _next(self, stream: _Pulled) -> Tensor | None:
-        with self._changed:
-            while stream.taken == len(stream.frames):
-                if stream.done:
-                    return None
-                if not self._advance() and stream.state == "waiting":
-                    self._changed.wait(0.1)  # for somebody to take a frame, or to leave
-            stream.taken += 1
-            stream.paused = False
-            self._changed.notify_all()
-            return stream.frames[stream.taken - 1]
-
-    def _advance(self) -> bool:
-        given = self._lineup.step()
-        for stream in given:
-            assert isinstance(stream, _Pulled)
-            stream.paused = len(stream.frames) - stream.taken >= LEAD
-        return bool(given)
+    def speak_side_by_side(
+        self,
+        contexts: Sequence[Context],
+        sampling: Sampling,
+        generators: Sequence[torch.Generator],
+        longest: int,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[Stream]:
+        given: SimpleQueue[Tensor | None] = SimpleQueue()
+        streams = [
+            _Heard(context.itself, sampling, generator, longest, given=given, lead=inf)
+            for context, generator in zip(contexts, generators, strict=True)
+        ]
+        self._stepper.join(streams)
+        try:
+            asked_at, over = -1, 0
+            while over < len(streams):
+                newest = max(len(stream.frames) for stream in streams)
+                if newest != asked_at and stop():
+                    break
+                asked_at = newest
+                try:
+                    over += given.get(timeout=STOP_SECONDS) is None
+                except Empty:  # they wait for slots
+                    asked_at = -1
+        finally:
+            self._stepper.leave(streams)
+        return [*streams]
 
 
 def shared(generator: Generator, slots: int) -> Generator:
@@ -171,3 +316,18 @@ def shared(generator: Generator, slots: int) -> Generator:
     together = copy.copy(generator)
     together.engine = SharedEngine(generator.engine, slots)
     return together
+
+
+def usual_slots(generator: Generator) -> int:
+    """How many turns to speak at once on this generator's device: CSM_SLOTS, if it is set; else 8 on a CPU, where more
+    would each be slower than real time, and on CUDA a power of two, at most 32, whose keys and values take at most half
+    of the memory that is free. Raises `InputError` for a CSM_SLOTS that is no number."""
+    if (wanted := Environment.read().slots) is not None:
+        return wanted
+    if generator.device.type != "cuda":
+        return SLOTS_ON_CPU
+    config, width = generator.config, generator.engine.model.projection.weight.dtype.itemsize
+    backbone = config.backbone
+    each = 2 * backbone.layers * backbone.kv_heads * backbone.head_dim * config.max_positions * width
+    fit = torch.cuda.mem_get_info(generator.device)[0] // 2 // (2 * each)  # in its slot, and in the context behind it
+    return 1 << max(0, min(MOST_SLOTS, fit).bit_length() - 1)

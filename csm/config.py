@@ -11,6 +11,8 @@ import os
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from csm.errors import InputError
+
 SAMPLE_RATE = 24_000
 FRAME_RATE = 12.5
 FRAME_SIZE = 1_920  # samples at 24 kHz: 80 ms
@@ -191,7 +193,8 @@ class Environment:
 
     CSM_FALLBACK names the hub ids, separated by commas, that may stand in for the gated model; `none` forbids it.
     CSM_API_KEY is what programs must send to the app's `/v1` routes; without it those are open. CSM_WEIGHTS is the
-    precision of the language model's matrices, such as int8; without it `load` decides. OMP_NUM_THREADS is OpenMP's.
+    precision of the language model's matrices, such as int8; without it `load` decides. CSM_SLOTS is how many the
+    server speaks for at the same time; without it the device decides. OMP_NUM_THREADS is OpenMP's.
     """
 
     model: str | None
@@ -201,9 +204,11 @@ class Environment:
     api_key: str | None
     weights: str | None = None
     threads: str | None = None
+    slots: int | None = None
 
     @classmethod
     def read(cls) -> Environment:
+        """Raises `InputError` for a number that is none."""
         names = map(str.strip, (os.environ.get("CSM_FALLBACK") or UNGATED_COPIES).split(","))
         return cls(
             model=os.environ.get("CSM_MODEL") or None,
@@ -213,7 +218,22 @@ class Environment:
             api_key=os.environ.get("CSM_API_KEY") or None,
             weights=os.environ.get("CSM_WEIGHTS") or None,
             threads=os.environ.get("OMP_NUM_THREADS") or None,
+            slots=_whole_number("CSM_SLOTS"),
         )
+
+    @staticmethod
+    def changed(**changes: str) -> dict[str, str]:
+        """The environment of a process to be started, with `changes`."""
+        return os.environ | changes
 
     def __repr__(self) -> str:  # a token must not reach a log
         return f"Environment(model={self.model!r}, device={self.device!r})"
+
+
+def _whole_number(name: str) -> int | None:
+    value = os.environ.get(name)
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise InputError(f"{name} is {value!r}: give a whole number from 1 on, or leave it out.")
+    return int(value)

@@ -5,6 +5,7 @@ There is one way in which sound is made, `Conversation.stream`; everything else 
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor
 from csm.checkpoint import HUB_MODEL, Loaded, load_model
 from csm.codec import Codec
 from csm.config import PRESETS, SAMPLE_RATE, Environment, ModelConfig
-from csm.engine import Context, Engine, Stream
+from csm.engine import Context, Engine
 from csm.errors import InputError
 from csm.frames import Budget, Rows, Segment, longest_turn, room_for
 from csm.model import Sampling
@@ -27,10 +28,16 @@ from csm.recent import Recent
 from csm.voices import Voice, official_voices, shipped_voices
 from csm.window import Window
 
-LONGEST_CHUNK = 8  # frames; the first chunk is one frame, each next one twice as long up to this
+CHUNKS = 1, 1, 2, 4, 8  # frames of a turn's first chunks, and the last number of all that follow
 PROMPT_CONTEXTS = 32, 128 << 20  # how many, and their bytes; two voices of 10 s are 11 MB of CSM-1B's KV cache
 
 Stop = Callable[[], bool]  # asked again and again; True ends the turn with what was made
+
+
+def chunk_sizes() -> Iterator[int]:
+    """How many frames are decoded at once, of a turn's first chunk and of those that follow: few where somebody waits
+    for the first sound (live marking is four frames behind), more where the work of a chunk counts."""
+    return itertools.chain(CHUNKS, itertools.repeat(CHUNKS[-1]))
 
 
 class ConversationFull(InputError):
@@ -123,7 +130,8 @@ class Conversation:
         speaking = generator.engine.speak(context, sampling, noise, longest)
         frames: list[Tensor] = []
         chunks: list[Tensor] = []
-        state, sent, chunk = "stopped", 0, 1
+        state, sent, sizes = "stopped", 0, chunk_sizes()
+        chunk = next(sizes)
 
         def decoded(upto: int) -> Tensor:
             with generator.engine.decoding():
@@ -140,7 +148,7 @@ class Conversation:
                     break
                 frames.append(frame)
                 if len(frames) - sent >= chunk:
-                    wave, sent, chunk = decoded(len(frames)), len(frames), min(2 * chunk, LONGEST_CHUNK)
+                    wave, sent, chunk = decoded(len(frames)), len(frames), next(sizes)
                     yield wave
             else:
                 state = "capped"
@@ -180,24 +188,19 @@ class Conversation:
         prefilled = context.prefilled
         text_positions, longest = self._begin(text, speaker, max_audio_length_ms)
         try:
-            with generator.engine.lineups.lend(len(seeds)) as lineup:
-                streams = [
-                    lineup.join(Stream(lambda: context, sampling, self._noise(seed), longest, keep=False))
-                    for seed in seeds
-                ]
-                while not (all(stream.done for stream in streams) or stop()):
-                    lineup.step()
-                lineup.clear()
-                turns = []
-                for stream in streams:
-                    if stream.error is not None:
-                        raise stream.error
-                    codes = self._codes(stream.frames)
-                    read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
-                    audio, first = generator.decode(codes), self._window.heard_from
-                    turns.append(Turn(speaker, text, codes, audio, stream.state, read, positions, first))
-                chosen = choose(turns)
-                lineup.adopt(streams[chosen], context)
+            takes = [context.copy(longest + 1) for _ in seeds]
+            noises = [self._noise(seed) for seed in seeds]
+            streams = generator.engine.speak_side_by_side(takes, sampling, noises, longest, stop)
+            turns = []
+            for stream in streams:
+                if stream.error is not None:
+                    raise stream.error
+                codes = self._codes(stream.frames)
+                read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
+                audio, first = generator.decode(codes), self._window.heard_from
+                turns.append(Turn(speaker, text, codes, audio, stream.state, read, positions, first))
+            chosen = choose(turns)
+            generator.engine.adopt(context, takes[chosen], len(turns[chosen].codes))
             generator.engine.close(context)
         except BaseException:
             self._window.step_back()
@@ -351,10 +354,11 @@ class Generator:
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes int64 (frames, K) -> float32 (1920 frames,) on the CPU, bit for bit what `stream` gave for them."""
-        stream, chunks, at, chunk = self.codec.stream(), [], 0, 1
+        stream, chunks, at, sizes = self.codec.stream(), [], 0, chunk_sizes()
         while at < len(codes):
-            chunks.append(stream.push(codes[at : at + chunk].to(self.device)).cpu())
-            at, chunk = at + chunk, min(2 * chunk, LONGEST_CHUNK)
+            chunk = codes[at : at + next(sizes)]
+            chunks.append(stream.push(chunk.to(self.device)).cpu())
+            at += len(chunk)
         return torch.cat([*chunks, stream.flush().cpu()])
 
     def turn_rows(self, text: str, speaker: int) -> Rows:

@@ -48,7 +48,7 @@ class Window:
         self._key = _key_of(prompts) if prompts else ""
         kept = known.get(self._key) if prompts else None
         room = engine.config.max_positions - self.prompt_positions
-        self.context: Context = engine.copy(kept, room) if kept else engine.new_context()
+        self.context: Context = kept.copy(room) if kept else engine.new_context()
 
     @property
     def used(self) -> int:
@@ -91,7 +91,7 @@ class Window:
         """Have the prompts in the cache. Copied ones count as read in, so that a report is the same every time."""
         if self.context.length < len(prompts):
             self._engine.prefill(self.context, prompts)
-            kept = self._engine.copy(self.context, 0)
+            kept = self.context.copy(0)
             self._known.put(self._key, kept, kept.cache.keys.nbytes + kept.cache.values.nbytes)
         elif self.context.prefilled == 0:
             self.context.prefilled = len(prompts)

@@ -2,14 +2,18 @@
 
 import random
 import threading
+import time
 
 import pytest
 import torch
 
-from csm.batching import Batch, shared
+from csm import batching
+from csm.batching import LEAD, Batch, shared, usual_slots
+from csm.engine import Engine
 from csm.errors import InputError
 from csm.frames import Rows, Segment
 from csm.generator import ConversationFull
+from csm.model.packed import packed
 from tests.small import small_generator
 
 TEXTS = ["Hello.", "How are you?", "I am well, and I have a lot to say today.", "Yes!", "Not now, thank you."]
@@ -173,8 +177,8 @@ def test_a_thread_that_stops_taking_frames_holds_up_nobody():
     first = next(slow)
     options = dict(text="I am quick.", speaker=1, max_audio_length_ms=4000, seed=2)
     assert torch.equal(together.generate_codes(**options), generator.generate_codes(**options))
-    (stream,) = together.engine._lineup._speaking.values()
-    assert stream.paused and len(stream.frames) < 20
+    (stream,) = together.engine._stepper._present
+    assert stream.paused and len(stream.frames) == LEAD + 1
     assert sum(map(len, [first, *slow])) == 100 * 1920
 
 
@@ -202,3 +206,144 @@ def test_what_was_spoken_ahead_of_a_thread_that_closes_its_turn_is_forgotten():
         stream.close()
         spoken.append([turn.codes for turn in (*conversation.turns, conversation.say("Go on.", 0, 800))])
     assert len(spoken[0][0]) == 1 and all(torch.equal(*pair) for pair in zip(*spoken))
+
+
+def spoken_by_threads(works):
+    """What each of `works` returns or raises, each in a thread of its own, all at once."""
+    found = {}
+
+    def run(number, work):
+        try:
+            found[number] = work()
+        except Exception as error:
+            found[number] = error
+
+    threads = [threading.Thread(target=run, args=each) for each in enumerate(works)]
+    [thread.start() for thread in threads]
+    [thread.join(120) for thread in threads]
+    return [found[number] for number in range(len(works))]
+
+
+def test_in_int8_streams_side_by_side_are_those_alone_to_the_last_bit():
+    plain = small_generator()
+    plain.engine = Engine(packed(plain.engine.model, "int8", keep=True))
+    together = shared(plain, slots=4)
+    options = [
+        dict(text=TEXTS[number % 5], speaker=number, max_audio_length_ms=1600, seed=number) for number in range(6)
+    ]
+    ours = spoken_by_threads([lambda one=one: together.generate(**one) for one in options])
+    assert all(torch.equal(our, plain.generate(**one)) for our, one in zip(ours, options))
+
+
+def test_takes_are_spoken_in_the_batch_that_others_speak_in(generator):
+    together = shared(generator, slots=3)
+
+    def compare(speaking):
+        conversation = speaking.conversation(seed=1)
+        takes = conversation.say_best("How are you?", 0, [5, 6, 7, 8, 9], lambda turns: 3, 1600)
+        return [*takes, conversation.say("Go on.", 1, 800)]
+
+    def talk(speaking):
+        conversation = speaking.conversation(seed=2)
+        return [conversation.say(text, 0, 1600) for text in TEXTS]
+
+    for ours, alone in zip(spoken_by_threads([lambda: compare(together), lambda: talk(together)]), (compare, talk)):
+        for turn, expected in zip(ours, alone(generator), strict=True):
+            assert turn.state == expected.state and torch.equal(turn.codes, expected.codes)
+
+
+def test_takes_that_nobody_wants_any_more_stop_at_the_next_frame_even_while_they_wait_for_a_slot():
+    generator = small_generator()
+    together = shared(generator, slots=1)
+    asked = iter([False] * 5)
+    conversation = together.conversation(seed=1)
+    takes = conversation.say_best("Hello.", 0, [1, 2], lambda turns: 0, stop=lambda: next(asked, True))
+    assert [turn.state for turn in takes] == ["stopped"] * 2 and len(takes[0].codes) < 20 and not len(takes[1].codes)
+    speaking = together.stream("I have the only slot.", 0, max_audio_length_ms=8000)
+    next(speaking)
+    waiting = together.conversation(seed=2).say_best("Hello.", 0, [1], lambda turns: 0, stop=lambda: True)
+    assert waiting[0].state == "stopped" and not len(waiting[0].codes)
+    speaking.close()
+
+
+def test_a_thread_that_dies_in_the_middle_of_a_turn_frees_its_slot(generator):
+    together = shared(generator, slots=1)
+
+    def die():
+        for _ in together.stream("I have a lot to say.", 0, max_audio_length_ms=8000, seed=1):
+            raise RuntimeError("the client has gone")
+
+    options = dict(text="Hello.", speaker=0, max_audio_length_ms=800, seed=2)
+    died, *others = spoken_by_threads([die, *[lambda: together.generate_codes(**options)] * 2])
+    assert str(died) == "the client has gone"
+    assert all(torch.equal(codes, generator.generate_codes(**options)) for codes in others)
+
+
+def test_what_fails_for_one_is_told_to_that_one_alone(generator, monkeypatch):
+    together = shared(generator, slots=2)
+    prefill = Engine.prefill
+
+    def out_of_memory(self, context, rows):
+        if len(rows) > 30:
+            raise RuntimeError("out of memory")
+        prefill(self, context, rows)
+
+    monkeypatch.setattr(Engine, "prefill", out_of_memory)
+    options = dict(speaker=0, max_audio_length_ms=800, seed=2)
+    bad, good = spoken_by_threads(
+        [lambda text=text: together.generate_codes(text, **options) for text in ("long " * 8, "Hello.")]
+    )
+    assert str(bad) == "out of memory" and torch.equal(good, generator.generate_codes("Hello.", **options))
+
+
+def test_a_step_that_fails_ends_the_turns_it_was_for_and_no_later_one(generator, monkeypatch):
+    together, model = shared(generator, slots=2), generator.engine.model
+    sample, broken = model.sample_frame, []
+
+    def sample_frame(state, sampling, noise):
+        if not broken:
+            broken.append(True)
+            raise RuntimeError("the device is lost")
+        return sample(state, sampling, noise)
+
+    options = dict(text="Hello.", speaker=0, max_audio_length_ms=800, seed=2)
+    monkeypatch.setattr(model, "sample_frame", sample_frame)
+    with pytest.raises(RuntimeError, match="the device is lost"):
+        together.generate_codes(**options)
+    assert torch.equal(together.generate_codes(**options), generator.generate_codes(**options))
+
+
+def test_texts_are_read_in_one_after_the_other_beside_the_frames(generator, monkeypatch):
+    reading, most, read = [], [], Engine._read
+
+    def counted(self, context, rows):
+        reading.append(1)
+        most.append(len(reading))
+        read(self, context, rows)
+        reading.pop()
+
+    monkeypatch.setattr(Engine, "_read", counted)
+    together = shared(generator, slots=4)
+    options = dict(speaker=0, max_audio_length_ms=800, seed=2)
+    spoken_by_threads([lambda text=text: list(together.stream(text, **options)) for text in TEXTS * 2])
+    assert len(most) >= 10 and max(most) == 1
+
+
+def test_the_stepping_thread_ends_when_nobody_has_spoken_for_a_while(monkeypatch):
+    monkeypatch.setattr(batching, "IDLE_SECONDS", 0.01)
+    together = shared(small_generator(), slots=2)
+    for _ in range(2):
+        assert len(together.generate("Hello.", 0, max_audio_length_ms=400, seed=1)) == 5 * 1920
+        while together.engine._stepper._thread is not None:
+            time.sleep(0.01)
+
+
+def test_slots_are_chosen_by_device_and_the_environment_overrides(generator, monkeypatch):
+    monkeypatch.delenv("CSM_SLOTS", raising=False)
+    assert usual_slots(generator) == 8
+    monkeypatch.setenv("CSM_SLOTS", "3")
+    assert usual_slots(generator) == 3
+    for wrong in ("0", "many", "-1", "1.5"):
+        monkeypatch.setenv("CSM_SLOTS", wrong)
+        with pytest.raises(InputError, match="whole number from 1"):
+            usual_slots(generator)

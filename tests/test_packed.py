@@ -24,7 +24,7 @@ from csm.model.packed import (
     rounded_by_kernels,
     usual_packing,
 )
-from csm.model.recorded import RecordedTransformer
+from csm.model.recorded import RecordedCSM, RecordedTransformer
 from csm.model.transformer import Transformer
 
 if "fbgemm" not in torch.backends.quantized.supported_engines:
@@ -131,10 +131,10 @@ def stepped(model: CSM, rows: int) -> list[torch.Tensor]:
 
 
 def recordings(model: CSM) -> list[bool]:
-    """Whether each short step that was taken could be recorded."""
-    steps = [*model.backbone._steps.items(), *model.decoder._steps.items()]
-    assert [kind for kind, _ in steps] == [(1, False), (2, True), (1, False)]
-    return [step is not None for _, step in steps]
+    """Whether sampling a frame and stepping behind it could be recorded; either was tried once."""
+    made = [*model.backbone.step.made, *(work for frame in model.frame.values() for work in frame.made)]
+    assert len(made) == 2
+    return [work is not None for work in made]
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -142,9 +142,10 @@ def test_recorded_steps_give_what_the_plain_ones_give_to_the_last_bit(packing, m
     recorded, plain = packed(random_model(0), packing), packed(random_model(0), packing)
     found = [stepped(recorded, rows) for rows in (1, 3)]
     monkeypatch.setattr(RecordedTransformer, "forward", Transformer.forward)
+    monkeypatch.setattr(RecordedCSM, "sample_frame", CSM.sample_frame)
     for rows, ours in zip((1, 3), found):
         assert all(map(torch.equal, ours, stepped(plain, rows)))
-    assert not plain.backbone._steps and not plain.decoder._steps
+    assert not plain.backbone.step.made
     assert all(recordings(recorded)) or packing == "bfloat16"  # whose weights no graph can hold
 
 

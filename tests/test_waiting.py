@@ -120,7 +120,7 @@ def test_the_model_is_warm_before_the_first_click_and_says_nothing_to_anybody():
     thread = warm_up(generator)
     thread.join(60)
     model = generator.engine.model
-    assert not thread.is_alive() and all(model.backbone._steps.values()) and all(model.decoder._steps.values())
+    assert not thread.is_alive() and model.backbone.step.made[0] and model.frame[False].made[0]
     assert len(generator.prompts.codes) == 2 and len(generator.prompt_contexts) == 1  # the usual voices are read in
 
 
@@ -137,3 +137,22 @@ def test_a_model_that_cannot_be_warmed_up_is_one_warning(monkeypatch):
 def test_on_zerogpu_nothing_is_warmed_up_where_there_is_no_accelerator(monkeypatch):
     monkeypatch.setattr(gpu.Config, "zero_gpu", True)
     assert warm_up(small_generator()) is None
+
+
+def test_as_many_are_served_at_once_as_there_are_slots_and_the_others_know_how_many_come_first():
+    queue = Queue(longest=5, slots=2)
+    places = [queue.join(2.0) for _ in range(4)]
+    assert [place.wait(0) for place in places] == [True, True, False, False]
+    assert [place.ahead for place in places] == [0, 0, 1, 2]
+    places[1].leave()
+    assert places[2].wait(0) and places[3].ahead == 1
+
+
+def test_everywhere_but_on_zerogpu_the_generator_speaks_for_as_many_as_the_queue_serves(monkeypatch):
+    monkeypatch.setenv("CSM_SLOTS", "3")
+    generator, queue = gpu.for_many(small_generator())
+    assert generator.engine.slots == queue.slots == 3
+    monkeypatch.setattr(gpu.Config, "zero_gpu", True)
+    alone = small_generator()
+    generator, queue = gpu.for_many(alone)
+    assert generator is alone and queue.slots == 1

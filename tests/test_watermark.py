@@ -10,7 +10,7 @@ import torch
 from csm.audio import load_audio, resample, write_audio
 from csm.config import SAMPLE_RATE
 from csm.voices import shipped_voices
-from csm.watermark import detect, mark
+from csm.watermark import LiveMark, detect, mark
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,25 @@ def test_without_the_watermark_package_nothing_leaves_unmarked(speech: torch.Ten
     with pytest.raises(RuntimeError, match="resemble-perth"):
         mark(speech)
     watermark._networks.cache_clear()
+
+
+@pytest.mark.parametrize("count", [0, 700, 1_535, 1_536, 6_000, 50_001])
+@pytest.mark.parametrize("pieces", [(1_920,), (1_200, 1_920, 3_840, 7_680), (97, 500, 3_000)])
+def test_sound_that_is_marked_in_pieces_has_the_mark_of_the_whole(speech: torch.Tensor, count: int, pieces: tuple):
+    whole, live = LiveMark(), LiveMark()
+    wanted = torch.cat([whole.push(speech[:count]), whole.flush()])
+    found, at, number = [], 0, 0
+    while at < count:
+        size = pieces[min(number, len(pieces) - 1)]
+        found.append(live.push(speech[at : min(at + size, count)]))
+        at, number = at + size, number + 1
+    joined = torch.cat([*found, live.flush()])
+    assert len(joined) == len(wanted) == count
+    torch.testing.assert_close(joined, wanted, rtol=0, atol=1e-6)
+
+
+def test_live_marking_is_a_fifth_of_a_second_behind(speech: torch.Tensor):
+    live, ready = LiveMark(), 0
+    for number, piece in enumerate(speech[:48_000].split(960), 1):
+        ready += len(live.push(piece))
+        assert 960 * number - ready < 0.22 * SAMPLE_RATE

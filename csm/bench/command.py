@@ -16,6 +16,7 @@ from csm.bench.figures import Figures, bench, compared, weights_name
 from csm.bench.machine import copy_bandwidth
 from csm.bench.measure import FRAME_SECONDS, Workload, context_at, spoken
 from csm.bench.report import FOLDER, save, table
+from csm.bench.server import ROUNDS, bench_server, server_table
 from csm.checkpoint import Loaded
 from csm.codec import build_codec
 from csm.config import PRESETS
@@ -37,6 +38,7 @@ from csm.voices import load_prompt, shipped_voices
 
 NAMES = tuple(dict.fromkeys((*EXACT, *PACKINGS, *IN_KERNELS)))
 PEER_POSITIONS = 64
+MOST_CLIENTS, MOST_ROUNDS = 64, 20
 PEER_SECONDS = 12.0  # for each of those compared, all rounds together
 
 
@@ -57,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batches", default="1,4,16,64", help="streams that step together (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=20, help="turns of the long conversation (default: %(default)s)")
+    parser.add_argument(
+        "--server", action="store_true", help="instead, what clients get of a server of its own, several at once"
+    )
+    parser.add_argument("--clients", default="1,2,4,8,16", help="clients at once of --server (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of --server (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument(
         "--save",
@@ -69,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table and, as the last line, the figures as JSON. Raises `InputError`."""
+    if arguments.server:
+        return _run_server(arguments)
     workload = _workload(arguments)
     names = _names(arguments)
     if arguments.peer and importlib.util.find_spec("transformers") is None:
@@ -82,6 +91,18 @@ def run(arguments: argparse.Namespace) -> int:
     print(table(figures))
     if arguments.save:
         print(save(Path(arguments.save), figures))
+    print(f"\n{json.dumps(figures)}")
+    return 0
+
+
+def _run_server(arguments: argparse.Namespace) -> int:
+    if not 1 <= arguments.rounds <= MOST_ROUNDS:
+        raise InputError(f"--rounds {arguments.rounds} is not possible: choose 1 to {MOST_ROUNDS}.")
+    clients = _numbers(arguments.clients, "--clients")
+    if not clients or max(clients) > MOST_CLIENTS:
+        raise InputError(f"--clients {arguments.clients} is not possible: choose numbers up to {MOST_CLIENTS}.")
+    figures = bench_server(arguments.model, arguments.device, clients, arguments.rounds)
+    print(server_table(figures))
     print(f"\n{json.dumps(figures)}")
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from csm.model import KVCache
@@ -39,6 +40,18 @@ class Context:
         if self.state is None:
             raise ValueError("Nothing has been prefilled: there is no state to speak from.")
         return self.state
+
+    def itself(self) -> Context:
+        """What `Stream.begin` is for a context that is there already."""
+        return self
+
+    @torch.inference_mode()
+    def copy(self, room: int) -> Context:
+        """A context of its own that is where this one is, with `room` more positions."""
+        state, past = self.speaking_state(), self.cache
+        made = Context(past.copy(past.length + room))
+        made.state, made.slot_id = state, self.slot_id
+        return made
 
     def snapshot(self) -> Snapshot:
         return Snapshot(self.cache.length, self.state)

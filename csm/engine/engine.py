@@ -6,18 +6,19 @@ and lineups that are lent for the length of a turn, so any number of contexts ca
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from csm.engine.context import Context
+from csm.engine.in_place import next_frames
 from csm.engine.lineup import Stream
 from csm.engine.lineups import Lineups
 from csm.engine.threads import StepThreads
 from csm.frames import Rows, audio_rows
-from csm.model import CSM, KVCache, Sampling, frame_noise
+from csm.model import CSM, KVCache, Sampling
 
 
 class Engine:
@@ -86,32 +87,46 @@ class Engine:
     ) -> Generator[Tensor, None, None]:
         """What `speak` does, in a slot that is lent for the turn; nothing is allocated or recorded the second time."""
         with self.lineups.lend(1) as lineup:
-            stream = lineup.join(Stream(lambda: context, sampling, generator, longest, endless=endless))
+            stream = lineup.join(Stream(context.itself, sampling, generator, longest, endless=endless))
             while not stream.done:
                 yield from lineup.step().values()
             if stream.error is not None:
                 raise stream.error
 
-    @torch.inference_mode()
     def step(self, context: Context, sampling: Sampling, generator: torch.Generator) -> Tensor:
         """Sample the next frame in plain torch, int64 (K,), and feed it back. All zeros is the end of the turn."""
-        noise = None
-        if not sampling.greedy:
-            noise = frame_noise([generator], self.config.num_codebooks, self.config.audio_vocab_size, self.device)
         with self.threads.few():
-            codes = self.model.sample_frame(context.speaking_state(), sampling, noise)
-            self._read(context, self._frames(context, codes))
-        return codes[0]
+            return next_frames(self.model, [context], [sampling], [generator])[0]
+
+    def speak_side_by_side(
+        self,
+        contexts: Sequence[Context],
+        sampling: Sampling,
+        generators: Sequence[torch.Generator],
+        longest: int,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[Stream]:
+        """Speak a turn from each of `contexts`, all in one batch, to their ends. Those that are not done when `stop`,
+        asked at every frame, says so are stopped."""
+        with self.lineups.lend(len(contexts)) as lineup:
+            streams = [
+                lineup.join(Stream(context.itself, sampling, generator, longest))
+                for context, generator in zip(contexts, generators, strict=True)
+            ]
+            while not (all(stream.done for stream in streams) or stop()):
+                lineup.step()
+        return streams
 
     @torch.inference_mode()
-    def copy(self, context: Context, room: int) -> Context:
-        """A context of its own that is where `context` is, with `room` more positions."""
-        state, past, length = context.speaking_state(), context.cache, context.length
-        made = Context(KVCache(self.config.backbone, length + room, 1, state))
-        for own, theirs in ((made.cache.keys, past.keys), (made.cache.values, past.values)):
-            own[:, :, :, :length] = theirs[:, :, :, :length]
-        made.cache.length, made.state, made.slot_id = length, state, context.slot_id
-        return made
+    def adopt(self, context: Context, spoken: Context, frames: int) -> None:
+        """Let `context` go on behind the next `frames` frames of `spoken`, which was a copy of it before.
+
+        The state behind them is not known: read on before anybody speaks."""
+        begin, end = context.length, context.length + frames
+        pairs = (context.cache.keys, spoken.cache.keys), (context.cache.values, spoken.cache.values)
+        for own, theirs in pairs:
+            own[:, :, :, begin:end] = theirs[:, :, :, begin:end]
+        context.cache.length, context.state = end, None
 
     @torch.inference_mode()
     def close(self, context: Context) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from csm.engine.context import Context
+from csm.engine.in_place import InPlaceStage
 from csm.engine.stage import Launched, Stage
 from csm.model import Sampling
 
@@ -59,7 +60,7 @@ class Lineup:
     they hold for a stream that turns out to have ended, or leaves, is dropped.
     """
 
-    def __init__(self, stage: Stage, ahead: int) -> None:
+    def __init__(self, stage: Stage | InPlaceStage, ahead: int) -> None:
         self.stage = stage
         self._ahead = ahead
         self._free = list(range(stage.slots))
@@ -92,12 +93,6 @@ class Lineup:
         """Let everyone leave."""
         for stream in [*self._waiting, *self._speaking.values()]:
             self.leave(stream)
-
-    def adopt(self, stream: Stream, context: Context) -> None:
-        """Let `context`, which `stream` began from, go on behind the frames that it was given. The stream is done, and
-        nobody has its slot since. The state behind them is not known: read on before anybody speaks."""
-        if stream.frames:
-            self.stage.leave(stream.slot, context, len(stream.frames), None)
 
     def step(self) -> dict[Stream, Tensor]:
         """Advance everyone by one frame -> the frames, int64 (K,) on the host, by stream.
@@ -138,7 +133,7 @@ class Lineup:
         try:
             context = stream.begin()
             slot = min(self._free)  # low slots: the fewer rows are stepped
-            self.stage.enter(slot, context, stream.sampling)
+            self.stage.enter(slot, context, stream.sampling, stream.keep)
         except Exception as error:  # its own trouble; the others speak on
             stream.state, stream.error = "failed", error
             return

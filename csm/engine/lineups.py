@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from csm.engine.graph import GraphedStep, Recorder
+from csm.engine.in_place import InPlaceStage
 from csm.engine.lineup import Lineup
 from csm.engine.stage import Stage
 from csm.engine.step import EagerStep, FrameStep, KernelStep, or_simpler
@@ -40,10 +41,13 @@ class Lineups:
         return self._model.projection.weight.device
 
     def new(self, slots: int, ahead: int | None = None, step: FrameStep | None = None) -> Lineup:
-        """Room for `slots` streams side by side. On CUDA their frames are graphs, launched one `ahead`.
+        """Room for `slots` streams side by side. On CUDA their frames are graphs, launched one `ahead`; elsewhere each
+        speaks in its own memory.
 
         `step` is what makes frames for `slots` slots, if it isn't to be the fastest there is."""
         cuda = self._device.type == "cuda"
+        if step is None and not cuda:
+            return Lineup(InPlaceStage(self._model, slots), ahead or 0)
         with self._building:
             if step is None:
                 step = self._frame_step(slots)

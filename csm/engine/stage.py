@@ -22,11 +22,12 @@ WARM_SPAN = 256  # positions: no step has shapes that are closer together
 
 @dataclass(frozen=True)
 class Launched:
-    """A frame under way: the slots that speak in it, their codes on the host once `done`, the states behind it."""
+    """A frame under way: the slots that speak in it, their codes on the host once `done`, the states behind it by
+    slot."""
 
     slots: tuple[int, ...]
     codes: Tensor
-    states: Tensor
+    states: Tensor | Mapping[int, Tensor]
     done: torch.cuda.Event | None
 
     def wait(self) -> Tensor:
@@ -61,8 +62,10 @@ class Stage:
         self._speaking: set[int] = set()  # `_active`
 
     @torch.inference_mode()
-    def enter(self, slot: int, context: Context, sampling: Sampling) -> None:
-        """Put a prefilled context into `slot`, to be spoken from. Raises `ValueError` if nothing was prefilled."""
+    def enter(self, slot: int, context: Context, sampling: Sampling, keep: bool = True) -> None:
+        """Put a prefilled context into `slot`, to be spoken from. Raises `ValueError` if nothing was prefilled.
+
+        What is spoken comes back with `leave`, whether or not it is to `keep` that."""
         state, length = context.speaking_state(), context.length
         for own, theirs in ((self._step.keys, context.cache.keys), (self._step.values, context.cache.values)):
             own[:, slot, :, :length] = theirs[:, 0, :, :length]

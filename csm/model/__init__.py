@@ -2,13 +2,14 @@
 
 from csm.model.module import CSM
 from csm.model.sampling import RowSampling, Sampling, frame_noise, sample, width_for
-from csm.model.transformer import KVCache, SlotCache, Transformer
+from csm.model.transformer import KVCache, SideBySide, SlotCache, Transformer
 
 __all__ = [
     "CSM",
     "KVCache",
     "RowSampling",
     "Sampling",
+    "SideBySide",
     "SlotCache",
     "Transformer",
     "frame_noise",

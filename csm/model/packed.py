@@ -18,7 +18,7 @@ from csm.config import ModelConfig
 from csm.errors import InputError
 from csm.model.module import CSM
 from csm.model.precision import quick_in_bfloat16
-from csm.model.recorded import RecordedTransformer
+from csm.model.recorded import RecordedCSM
 from csm.model.transformer import Attention, FeedForward, RMSNorm, rotate
 
 Packing = Literal["float32", "bfloat16", "float16", "int8"]
@@ -179,10 +179,9 @@ class _Head:
         return self._linear(hidden)
 
 
-class PackedCSM(CSM):
+class PackedCSM(RecordedCSM):
     """A `CSM` for inference on a CPU. Embeddings stay as they were loaded; everything computed is float32."""
 
-    stack = RecordedTransformer
     packing: Packing
 
     def __init__(self, config: ModelConfig, packing: Packing) -> None:

@@ -45,17 +45,33 @@ class RowSampling:
     topk: Tensor
     width: int
 
+    @classmethod
+    def new(cls, sampling: Sequence[Sampling], vocab: int, device: torch.device) -> RowSampling:
+        """A row for each of `sampling`."""
+        temperature = [[1.0 if one.greedy else one.temperature] for one in sampling]
+        topk = [[min(one.topk, vocab)] for one in sampling]
+        width = max(width_for(one.topk, vocab) for one in sampling)
+        return cls(torch.tensor(temperature, device=device), torch.tensor(topk, device=device), width)
+
 
 def width_for(topk: int, vocab: int) -> int:
     """The `RowSampling.width` for rows whose largest top-k is `topk`: of two kinds only, since each is a graph."""
     return min(USUAL_WIDTH, vocab) if topk <= USUAL_WIDTH else vocab
 
 
-def frame_noise(generators: Sequence[torch.Generator], codebooks: int, vocab: int, device: torch.device) -> Tensor:
-    """The noise of one frame, exponential with mean 1, float32 (B, K, V): one draw for each row's generator."""
-    noise = torch.empty(len(generators), codebooks, vocab, device=device)
-    for row, generator in zip(noise, generators):
-        row.exponential_(1, generator=generator)
+def frame_noise(
+    generators: Sequence[torch.Generator],
+    codebooks: int,
+    vocab: int,
+    device: torch.device,
+    sampling: Sequence[Sampling] | None = None,
+) -> Tensor:
+    """The noise of one frame, exponential with mean 1, float32 (B, K, V): one draw for each row's generator, and ones
+    for rows whose `sampling` is greedy."""
+    noise = torch.ones(len(generators), codebooks, vocab, device=device)
+    for number, (row, generator) in enumerate(zip(noise, generators)):
+        if sampling is None or not sampling[number].greedy:
+            row.exponential_(1, generator=generator)
     return noise
 
 

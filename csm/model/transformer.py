@@ -6,7 +6,9 @@ file loads as it is. Architecture: Llama 3 (arXiv:2407.21783), RoPE (arXiv:2104.
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +92,15 @@ class KVCache:
         """The next `count` positions, int64 (count,)."""
         return torch.arange(self.length, self.length + count, device=self.keys.device)
 
+    def copy(self, positions: int) -> KVCache:
+        """A cache of its own with the same in it and room for so many positions."""
+        made = copy.copy(self)
+        shape = (*self.keys.shape[:3], positions, self.keys.shape[4])
+        made.keys, made.values = self.keys.new_empty(shape), self.values.new_empty(shape)
+        for own, theirs in ((made.keys, self.keys), (made.values, self.values)):
+            own[:, :, :, : self.length] = theirs[:, :, :, : self.length]
+        return made
+
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put (B, kv_heads, S, head_dim) behind what is there; returns all keys and values of the layer."""
         end = self.length + keys.shape[2]
@@ -143,7 +154,31 @@ class SlotWindow:
         return own[:rows, :, : self._span], theirs[:rows, :, : self._span]
 
 
-Cache = KVCache | SlotWindow
+class SideBySide:
+    """The `KVCache`s of streams that step together, a row of the batch each: every one grows in its own memory.
+
+    A row attends to its own positions and to nothing else, just as it does alone."""
+
+    def __init__(self, caches: Sequence[KVCache]) -> None:
+        self.caches = caches
+
+    def ahead(self, count: int) -> Tensor:
+        """The next position of each row, int64 (B, 1)."""
+        like = self.caches[0].keys
+        return torch.tensor([[cache.length] for cache in self.caches], device=like.device)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Put (B, kv_heads, 1, head_dim) behind what each row has; returns the layer's keys and values of each."""
+        pairs = zip(keys.split(1), values.split(1))
+        return [cache.write(layer, *pair) for cache, pair in zip(self.caches, pairs, strict=True)]
+
+    def grow(self) -> None:
+        """What was written at one position of each row stays."""
+        for cache in self.caches:
+            cache.length += 1
+
+
+Cache = KVCache | SlotWindow | SideBySide
 
 
 class Attention(nn.Module):
@@ -169,6 +204,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: Cache | None) -> Tensor:
         q, k, v = self.queries_keys_values(x, cos, sin)
+        if isinstance(cache, SideBySide):
+            each = zip(q.split(1), cache.write(layer, k, v))
+            y = torch.cat([self._one_query(own, *past) for own, past in each])
+            return self.output_proj(y.transpose(1, 2).flatten(2))
         past = cache.length if isinstance(cache, KVCache) else 0
         if cache is not None:
             k, v = cache.write(layer, k, v)
@@ -228,11 +267,14 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """With a `KVCache`, x continues after `cache.length` positions, and the cache grows by S. With the window of
-        a `SlotCache`, S is 1, each row continues behind its own length, and the lengths are left to their owner."""
+        a `SlotCache`, S is 1, each row continues behind its own length, and the lengths are left to their owner.
+        `SideBySide`, S is 1, too, and each row's cache grows."""
         count = x.shape[1]
         cos, sin = self.rotary(torch.arange(count, device=x.device) if cache is None else cache.ahead(count))
         for index, layer in enumerate(self.layers):
             x = layer(x, cos, sin, index, cache)
         if isinstance(cache, KVCache):
             cache.length += count
+        elif isinstance(cache, SideBySide):
+            cache.grow()
         return self.norm(x)

@@ -22,6 +22,7 @@ import spaces
 from spaces.config import Config
 
 from csm.audio import write_audio
+from csm.batching import shared, usual_slots
 from csm.conversation import Line
 from csm.errors import InputError
 from csm.generator import Generator
@@ -30,7 +31,7 @@ from csm.reading import read_aloud
 from csm.studio import Performed, Settings, TurnFinished, TurnReport, TurnStarted, perform
 from csm.takes import NOBODY
 from csm.voices import Voice
-from csm.web.waiting import Queue
+from csm.web.waiting import LONGEST_QUEUE, Queue
 
 LETTERS_PER_SECOND = 12.0
 START_SECONDS = 15.0
@@ -137,6 +138,15 @@ def speech_seconds(job: Job | Reading) -> float:
 def lease_seconds(job: Job | Reading) -> int:
     """How long to ask for an accelerator: the sound that the text should give, at real time, and a start."""
     return min(LONGEST_LEASE, math.ceil(START_SECONDS + speech_seconds(job)))
+
+
+def for_many(generator: Generator) -> tuple[Generator, Queue]:
+    """`generator` to be spoken with by as many at once as its device has slots, and the queue for them. On ZeroGPU each
+    job has a process of its own, and one is served at a time."""
+    if Config.zero_gpu:
+        return generator, Queue()
+    slots = usual_slots(generator)
+    return shared(generator, slots), Queue(max(LONGEST_QUEUE, 2 * slots), slots)
 
 
 def warm_up_beside(generator: Generator, voices: dict[str, Voice]) -> threading.Thread | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from csm.generator import Generator
 from csm.web.endpoints import default_voices
-from csm.web.gpu import reading_with, warm_up_beside
+from csm.web.gpu import for_many, reading_with, warm_up_beside
 from csm.web.openai import speech_api
 from csm.web.pages import Pages
 from csm.web.routes import PageRoutes
@@ -34,7 +34,7 @@ def warm_up(generator: Generator) -> threading.Thread | None:
 def serve(generator: Generator, host: str | None = None, port: int | None = None) -> None:
     """The app over `generator`, until it is stopped. Without `host` and `port` Gradio's environment decides, else it is
     127.0.0.1:7860. Raises `OSError` where the port is taken."""
-    queue = Queue()
+    generator, queue = for_many(generator)
     pages = Pages(generator, queue)
     app = build_app(generator, queue, pages)
     warm_up(generator)

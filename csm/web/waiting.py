@@ -1,6 +1,7 @@
 """Whose turn it is with the model: one queue for the page and for programs, first come, first served.
 
-The model speaks for one at a time. Whoever wants it joins the queue, waits to be first, and leaves.
+The model speaks for as many at a time as there are `slots`. Whoever wants it joins the queue, waits to be among the
+first, and leaves.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ class Place:
 
 
 class Queue:
-    """The queue itself; one for each loaded model. `longest` bounds those who wait and the one who is served."""
+    """The queue itself; one for each loaded model. `longest` bounds those who wait and the `slots` who are served."""
 
-    def __init__(self, longest: int = LONGEST_QUEUE) -> None:
-        self.longest = longest
+    def __init__(self, longest: int = LONGEST_QUEUE, slots: int = 1) -> None:
+        self.longest, self.slots = longest, slots
         self.pace = 1.0  # seconds of work for a second of speech
         self._guard = threading.Lock()
         self._places: deque[Place] = deque()
@@ -93,21 +94,22 @@ class Queue:
             if place not in self._places:
                 return 0, 0.0
             ahead = list(self._places)[: self._places.index(place)]
-            return len(ahead), self._expected(ahead)
+            return max(0, len(ahead) - self.slots + 1), self._expected(ahead)
 
     def waiting(self) -> tuple[int, float]:
         """How many would come before somebody who joins now, and the seconds that they should take."""
         with self._guard:
-            return len(self._places), self._expected(list(self._places))
+            return max(0, len(self._places) - self.slots + 1), self._expected(list(self._places))
 
     def _serve(self) -> None:
-        if self._places and self._places[0].began is None:
-            self._places[0].began = time.monotonic()
-            self._places[0].first.set()
+        for place in list(self._places)[: self.slots]:
+            if place.began is None:
+                place.began = time.monotonic()
+                place.first.set()
 
     def _expected(self, places: list[Place]) -> float:
         def left(place: Place) -> float:
             spent = 0.0 if place.began is None else time.monotonic() - place.began
             return max(0.0, place.speech_seconds * self.pace - spent)
 
-        return sum(map(left, places))
+        return sum(map(left, places)) / self.slots if len(places) >= self.slots else 0.0

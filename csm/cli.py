@@ -278,10 +278,6 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("model", nargs="?", help="a preset, a folder, a weight file or a hub id (default nano)")
     info.set_defaults(run=_info)
 
-    serve = commands.add_parser("serve", help="serve the app and its API on 127.0.0.1:7860")
-    _model_options(serve)
-    serve.set_defaults(run=_serve)
-
     convert = commands.add_parser(
         "convert",
         help="write a published model in its other layout or precision",

@@ -49,6 +49,10 @@ def random_model(seed: int) -> CSM:
     return model
 
 
+# Inputs have seven bits where a processor lacks VNNI: steps twice as long, so four times the divergence.
+INT8_BOUND = 5e-3 if torch.cpu._is_vnni_supported() else 2.5e-2
+
+
 def divergence(model: CSM, other: CSM) -> torch.Tensor:
     """KL of each of 40 frames' four distributions from one model's to the other's, (40, 4)."""
     codes = torch.randint(0, 32, (40, 4), generator=torch.Generator().manual_seed(1))
@@ -74,7 +78,7 @@ def test_float32_packed_says_what_the_model_says(model):
     assert torch.equal(*spoken)
 
 
-@pytest.mark.parametrize(("packing", "bound"), [("bfloat16", 5e-4), ("float16", 1e-5), ("int8", 5e-3)])
+@pytest.mark.parametrize(("packing", "bound"), [("bfloat16", 5e-4), ("float16", 1e-5), ("int8", INT8_BOUND)])
 def test_a_packed_model_predicts_nearly_the_same_codes(model, packing, bound):
     found = divergence(model, packed(model, packing, keep=True)).mean()
     assert 0 < found < bound
@@ -89,7 +93,9 @@ def test_a_row_s_result_does_not_depend_on_the_rows_beside_it(kind):
     together = linear(x)
     assert together.shape == (3, 5, 48) and together.dtype == torch.float32
     alone = torch.stack([linear(row[None])[0] for row in x.flatten(0, 1)]).view(3, 5, 48)
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-4 if kind is HalfLinear else 1e-6)
+    # Without AVX-512 float16's product takes one or two rows in another order of sums than more.
+    rtol, atol = (5e-5, 5e-4) if kind is HalfLinear else (1e-5, 1e-6)
+    torch.testing.assert_close(together, alone, rtol=rtol, atol=atol)
 
 
 def test_int8_is_near_the_exact_product_two_digits_are_nearer_and_zeros_stay_zeros():

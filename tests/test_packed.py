@@ -82,7 +82,7 @@ def test_float32_packed_says_what_the_model_says(model):
 def test_a_packed_model_predicts_nearly_the_same_codes(model, packing, bound):
     found = divergence(model, packed(model, packing, keep=True)).mean()
     assert 0 < found < bound
-    assert divergence(model, random_model(1)).mean() > 100 * bound, "or the bound says nothing"
+    assert divergence(model, random_model(1)).mean() > 50 * bound, "or the bound says nothing"
 
 
 @pytest.mark.parametrize("kind", [HalfLinear, Int8Linear, FineInt8Linear])

@@ -265,9 +265,9 @@ def test_the_command_prints_a_table_and_the_figures_as_its_last_line(small_comma
 
 @pytest.mark.skipif(not X86, reason="packed weights are for x86 CPUs")
 def test_saved_figures_make_a_table_and_a_plot(small_command, tmp_path, capsys, monkeypatch):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# Before\n\n{report.BEGIN}\nold\n{report.END}\n\nAfter.\n")
-    monkeypatch.setattr(report, "README", readme)
+    paper = tmp_path / "speed.md"
+    paper.write_text(f"# Before\n\n{report.BEGIN}\nold\n{report.END}\n\nAfter.\n")
+    monkeypatch.setattr(report, "PAPER", paper)
     monkeypatch.setattr(report, "FOLDER", tmp_path / "bench")
     options = ("--weights", "float32,int8", "--peer", "transformers", "--save", str(tmp_path / "bench"))
     assert bench.run(_arguments(*small_command, *options)) == 0
@@ -275,12 +275,16 @@ def test_saved_figures_make_a_table_and_a_plot(small_command, tmp_path, capsys, 
     assert found["peer"]["int8"]["times_as_fast"]["median"] > 0
     assert found["runs"]["int8"]["loss"]["against"] == "float32"
     assert json.loads((tmp_path / "bench" / "small-cpu.json").read_text()) == found
-    text = readme.read_text()
+    text = paper.read_text()
     assert "# Before" in text and "After." in text and "old" not in text
     assert (tmp_path / "bench" / "table.md").read_text().strip() in text
     assert "| small-cpu | int8 |" in text and text.count("not measured") == 3
     drawn = (tmp_path / "bench" / report.PLOT).is_file()
     assert drawn == (importlib.util.find_spec("matplotlib") is not None) == ("speed.png" in text)
+
+
+def test_the_paper_shows_the_table_that_is_kept():
+    assert (report.FOLDER / report.TABLE).read_text().strip() in report.PAPER.read_text()
 
 
 def test_without_matplotlib_there_is_a_table_and_a_sentence(small_command, tmp_path, capsys, monkeypatch):

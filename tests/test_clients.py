@@ -1,4 +1,4 @@
-"""What the README shows to programs works as it stands there: JavaScript, OpenAI's client, curl, MCP."""
+"""What the papers show to programs works as it stands there: JavaScript, OpenAI's client, curl, MCP."""
 
 import re
 import shutil
@@ -12,17 +12,10 @@ from gradio_client import Client
 
 from csm.audio import load_audio
 from csm.watermark import detect
+from tests.papers import ADDRESS, DOCS, snippet
 
 TOP = Path(__file__).parent.parent
-README = (TOP / "README.md").read_text()
 MODULES = TOP / "tests" / "js" / "node_modules"
-ADDRESS = "http://127.0.0.1:7860"
-
-
-def snippet(language: str, containing: str, app) -> str:
-    (found,) = [block for block in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in block]
-    assert ADDRESS in found
-    return found.replace(ADDRESS, app.url.rstrip("/"))
 
 
 def test_the_javascript_client_runs(app, tmp_path):
@@ -31,7 +24,7 @@ def test_the_javascript_client_runs(app, tmp_path):
     if not (MODULES / "@gradio" / "client").is_dir():
         pytest.skip("the JavaScript client is not installed: npm install --prefix tests/js")
     (tmp_path / "node_modules").symlink_to(MODULES)
-    (tmp_path / "snippet.mjs").write_text(snippet("javascript", "@gradio/client", app))
+    (tmp_path / "snippet.mjs").write_text(snippet("javascript", "@gradio/client", app.url))
     done = subprocess.run(["node", "snippet.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert app.url in done.stdout and ".wav" in done.stdout and re.search(r" \d+\.\d+ \[", done.stdout)
@@ -41,14 +34,16 @@ def test_openais_client_runs(app, tmp_path, monkeypatch):
     pytest.importorskip("openai", reason="OpenAI's client is not installed: pip install openai")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    exec(compile(snippet("python", "openai", app), "README.md", "exec"), {})
+    exec(compile(snippet("python", "openai", app.url), "api.md", "exec"), {})
     assert soundfile.info("speech.wav").duration > 1
     assert detect(load_audio("speech.wav")).marked
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_curl_runs(app, tmp_path):
-    done = subprocess.run(["bash", "-euc", snippet("sh", "curl", app)], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-euc", snippet("sh", "curl", app.url)], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert detect(load_audio(tmp_path / "speech.mp3")).marked
 
@@ -68,7 +63,7 @@ def test_an_mcp_client_finds_every_function_described_and_calls_one(app):
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
 
-    address = re.search(r"http://127\.0\.0\.1:7860(/gradio_api/mcp/?)", README)
+    address = re.search(rf"{re.escape(ADDRESS)}(/gradio_api/mcp/?)", (DOCS / "api.md").read_text())
     assert address
 
     async def talk():

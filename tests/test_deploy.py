@@ -20,7 +20,6 @@ else:
 TOP = Path(__file__).parent.parent
 DOCKERFILE = (TOP / "Dockerfile").read_text()
 WORKFLOWS = sorted((TOP / ".github" / "workflows").glob("*.yml"))
-README = (TOP / "README.md").read_text()
 
 
 def steps() -> list[tuple[str, str]]:
@@ -133,11 +132,12 @@ def test_the_space_gets_all_that_the_app_reads():
     assert not any(name.startswith("tests/") for name in kept)
 
 
-def test_the_readme_says_how_to_run_the_image():
+def test_the_papers_say_how_to_run_the_image():
+    paper = (TOP / "docs" / "deploy.md").read_text()
     (port,) = arguments("EXPOSE")
     (volume,) = arguments("VOLUME")
-    assert "docker build -t csm ." in README
-    assert re.search(rf"docker run .*--gpus all .*-p [\d.:]*{port}:{port} .*-v [\w-]+:{volume} ", README)
+    assert "docker build -t csm ." in paper
+    assert re.search(rf"docker run .*--gpus all .*-p [\d.:]*{port}:{port} .*-v [\w-]+:{volume} ", paper)
 
 
 def test_the_image_and_a_space_install_what_listens_and_a_laptop_needs_not():

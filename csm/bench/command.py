@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=str(FOLDER),
         metavar="FOLDER",
-        help="keep figures, table and plot (default: where the README shows them)",
+        help="keep figures, table and plot (default: where docs/speed.md shows them)",
     )
 
 

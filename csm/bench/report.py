@@ -1,4 +1,4 @@
-"""Figures as tables: as text for the terminal, and as Markdown beside the README, where earlier machines' stay."""
+"""Figures as tables: as text for the terminal, and as Markdown in `docs/speed.md`, where earlier machines' stay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from csm.errors import InputError
 from csm.extras import install
 
 FOLDER = Path(__file__).parent.parent / "assets" / "bench"
-README = Path(__file__).parent.parent.parent / "README.md"
+PAPER = Path(__file__).parent.parent.parent / "docs" / "speed.md"
 TABLE, PLOT = "table.md", "speed.png"
 BEGIN, END = "<!-- bench: what `python -m csm bench --save` writes -->", "<!-- bench: end -->"
 # What the table is meant to hold: the start of a model's name, the kind of device, and what to call its row.
@@ -128,7 +128,7 @@ def markdown(saved: dict[str, Figures]) -> str:
 def save(folder: Path, figures: Figures) -> str:
     """Keep the figures in `folder`, and make table and plot of all that are kept there. -> what was written, in words.
 
-    The README of a source tree shows the default folder's table. Raises `InputError` when it can't be written.
+    In a source tree `PAPER` shows the default folder's table. Raises `InputError` when it can't be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,26 +139,26 @@ def save(folder: Path, figures: Figures) -> str:
         text = markdown(saved)
         _write(folder / TABLE, text + "\n")
         drawn = draw(saved, folder / PLOT)
-        shown = folder.resolve() == FOLDER.resolve() and show(README, text, drawn)
+        shown = folder.resolve() == FOLDER.resolve() and show(PAPER, text, drawn)
     except OSError as error:
         raise InputError(f"The figures can't be written to {folder}: {error.strerror}.") from error
     words = f"Written to {folder}: {name}.json, {TABLE}" + (f", {PLOT}." if drawn else ".")
     if not drawn:
         words += f" The plot needs matplotlib: {install('train')}."
-    return words + (" The README shows them." if shown else "")
+    return words + (" docs/speed.md shows them." if shown else "")
 
 
-def show(readme: Path, text: str, drawn: bool) -> bool:
-    """Put the table between the README's marks; False where there are none."""
-    whole = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+def show(paper: Path, text: str, drawn: bool) -> bool:
+    """Put the table between the paper's marks; False where there are none."""
+    whole = paper.read_text(encoding="utf-8") if paper.is_file() else ""
     if BEGIN not in whole or END not in whole:
         return False
     before, _, rest = whole.partition(BEGIN)
     after = rest.partition(END)[2]
     words = "Time of a frame by positions in use, time to a turn's first frame, and transformers beside ours"
-    picture = f"![{words}](csm/assets/bench/{PLOT})"
+    picture = f"![{words}](../csm/assets/bench/{PLOT})"
     pictured = drawn or (FOLDER / PLOT).is_file()
-    _write(readme, f"{before}{BEGIN}\n{text}\n" + (f"\n{picture}\n" if pictured else "") + f"{END}{after}")
+    _write(paper, f"{before}{BEGIN}\n{text}\n" + (f"\n{picture}\n" if pictured else "") + f"{END}{after}")
     return True
 
 

@@ -29,7 +29,7 @@ SLOTS = 8
 SENTENCES_IN_A_TURN = (0.6, 0.3, 0.1)  # shares of turns with one, two and three
 SPEAKERS_IN_A_ROW = (0.10, 0.45, 0.30, 0.15)  # shares of conversations with one to four
 ANSWERED = 0.8  # share of turns that another speaker takes next
-CONFUSED = 0.25  # share of turns that are heard in a foreign voice, where the speaker's own was heard before
+CONFUSED = 0.1  # share of turns that are heard in a foreign voice, where the speaker's own was heard before
 
 
 def frames_of(utterance: Utterance) -> int:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from csm.engine import Context, Engine, Lineup, Stream
-from csm.frames import Rows, Segment, longest_turn
-from csm.generator import ConversationFull, Generator
-from csm.model import Sampling
+from csm.frames import Rows, Segment, frames_in
+from csm.generator import ConversationFull, Generator, one_by_one
+from csm.settings import USUAL, Settings
 
 LEAD = 12  # frames (1 s) that a stream may be ahead of the thread that takes them
 
@@ -59,14 +59,14 @@ class Batch:
 
         Raises `InputError` for what can't be spoken or doesn't fit.
         """
-        generator, longest = self.generator, longest_turn(max_audio_length_ms)
-        rows, sampling = generator.turn_rows(text, speaker), generator.sampling(temperature, topk)
+        generator, settings = self.generator, one_by_one(max_audio_length_ms, temperature, topk)
+        rows, longest = generator.turn_rows(text, speaker), frames_in(settings.max_turn_seconds)
         heard = [generator.prompt_rows(context)] if context else []
         generator.budget.check_turn(text, len(rows), sum(map(len, heard)), longest)
-        return self.join_rows(Rows.join([*heard, rows]), longest, sampling, seed)
+        return self.join_rows(Rows.join([*heard, rows]), longest, settings, seed)
 
     def join_rows(
-        self, rows: Rows, longest: int, sampling: Sampling | None = None, seed: int | None = None, endless: bool = False
+        self, rows: Rows, longest: int, settings: Settings = USUAL, seed: int | None = None, endless: bool = False
     ) -> Stream:
         """Go on after `rows` for at most `longest` frames; an `endless` stream doesn't mind zero frames.
 
@@ -83,7 +83,7 @@ class Batch:
             return context
 
         noise = torch.Generator(engine.device).manual_seed(secrets.randbits(31) if seed is None else seed)
-        chosen = sampling or self.generator.sampling()
+        chosen = self.generator.filled(settings)
         return self._lineup.join(Stream(begin, chosen, noise, min(longest, free), keep=False, endless=endless))
 
     def step(self) -> dict[Stream, Tensor]:
@@ -124,7 +124,7 @@ class SharedEngine(Engine):
     def speak(
         self,
         context: Context,
-        sampling: Sampling,
+        sampling: Settings,
         generator: torch.Generator,
         longest: int,
         endless: bool = False,

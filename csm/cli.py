@@ -53,10 +53,11 @@ def _generate(arguments: argparse.Namespace) -> int:
     from csm import exports, load
     from csm.audio import check_output, write_audio
     from csm.conversation import parse_script
-    from csm.events import Performed, Settings, TurnFinished
+    from csm.events import Performed, TurnFinished
     from csm.judges import installed_judges
     from csm.project import check_project, save_project
     from csm.session import Session
+    from csm.settings import ABOUT, Settings
     from csm.takes import NOBODY
     from csm.voices import find_voice
 
@@ -79,9 +80,7 @@ def _generate(arguments: argparse.Namespace) -> int:
             f"Speaker {mute} has no voice: add --voice {mute}=NAME, of those that `python -m csm voices` lists, or "
             "a recording's path."
         )
-    settings = Settings(
-        arguments.seed, arguments.temperature, arguments.topk, arguments.max_turn_seconds, arguments.takes
-    )
+    settings = Settings(**{name: getattr(arguments, name) for name in ABOUT})
     generator = load(arguments.model, arguments.device, adapter=arguments.adapter, weights=arguments.weights)
     session = Session(lines, voices, settings)
 
@@ -162,6 +161,16 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
 
+def _settings_options(parser: argparse.ArgumentParser) -> None:
+    from csm.settings import ABOUT, USUAL
+
+    for name, about in ABOUT.items():
+        usual = getattr(USUAL, name)
+        told = "the model's own" if usual is None else f"{usual:g}"
+        help, kind = f"{about.help} (default: {told})", int if about.whole else float
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=usual, metavar="N", help=help)
+
+
 def _parser() -> argparse.ArgumentParser:
     from csm import bench
     from csm.evaluation import evaluate
@@ -183,13 +192,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what is said in speaker A's sound file (or put it in a .txt file beside it)",
     )
     generate.add_argument("--out", required=True, help="the sound file to write: .wav, .flac, .mp3 or .ogg")
-    generate.add_argument("--seed", type=int, default=7, help="same seed, same speech (default 7)")
-    generate.add_argument("--temperature", type=float, help="default: the model's own")
-    generate.add_argument("--topk", type=int, help="default: the model's own")
-    generate.add_argument("--max-turn-seconds", type=float, default=20.0, help="a longer turn is capped (default 20)")
-    generate.add_argument(
-        "--takes", type=int, default=1, help="speak each turn this often and keep the best (default 1)"
-    )
+    _settings_options(generate)
     generate.add_argument(
         "--stems", metavar="FOLDER", help="also write a sound file for each speaker, silent elsewhere"
     )

@@ -1,5 +1,4 @@
-"""What happens while a session speaks, as plain data, and the settings it speaks with; from the session to whoever
-shows it."""
+"""What happens while a session speaks, as plain data; from the session to whoever shows it."""
 
 from __future__ import annotations
 
@@ -10,41 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from csm.conversation import Line
-from csm.errors import InputError
-from csm.model import Sampling
 from csm.takes import Turn
-
-MOST_TAKES = 16
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to speak. The same seed, voices and script give the same conversation; of `takes` the best is kept. Without
-    `temperature` or `topk` the model's own is used."""
-
-    seed: int = 7
-    temperature: float | None = None
-    topk: int | None = None
-    max_turn_seconds: float = 20.0
-    takes: int = 1
-
-    def __post_init__(self) -> None:
-        Sampling(1.0 if self.temperature is None else self.temperature, 1 if self.topk is None else self.topk)
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"The seed is {self.seed}; choose a whole number from 0 on.")
-        if not 0.08 <= self.max_turn_seconds <= 600:
-            raise InputError(f"The longest turn is {self.max_turn_seconds} s; choose between 0.08 and 600 seconds.")
-        if not 1 <= self.takes <= MOST_TAKES:
-            raise InputError(f"The number of takes is {self.takes}; choose between 1 and {MOST_TAKES}.")
-
-    @property
-    def drawing(self) -> str:
-        """In words, how codes are drawn with these settings, the seed aside."""
-        temperature, topk = ("the model's" if value is None else value for value in (self.temperature, self.topk))
-        return f"temperature {temperature}, top-k {topk}"
-
-
-USUAL = Settings()
 
 
 @dataclass(frozen=True)

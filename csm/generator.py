@@ -19,11 +19,11 @@ from csm.codec import Codec
 from csm.config import PRESETS, SAMPLE_RATE, Environment, ModelConfig
 from csm.engine import Context, Engine, Stream
 from csm.errors import InputError
-from csm.frames import Budget, Rows, Segment, longest_turn, room_for
-from csm.model import Sampling
+from csm.frames import Budget, Rows, Segment, frames_in, longest_turn, room_for
 from csm.model.packed import in_precision, reading_precision, rounded_by_kernels, usual_packing
 from csm.prompts import Prompts
 from csm.recent import Recent
+from csm.settings import ABOUT, USUAL, Settings
 from csm.voices import Voice, official_voices, shipped_voices
 from csm.window import Window
 
@@ -107,16 +107,28 @@ class Conversation:
         seed: int | None = None,
         stop: Stop = lambda: False,
     ) -> Chunks[Tensor, None, None]:
+        """What `speak` gives, asked for one by one."""
+        return self.speak(text, speaker, one_by_one(max_audio_length_ms, temperature, topk), seed, stop)
+
+    def speak(
+        self,
+        text: str,
+        speaker: int,
+        settings: Settings = USUAL,
+        seed: int | None = None,
+        stop: Stop = lambda: False,
+    ) -> Chunks[Tensor, None, None]:
         """Chunks of float32 samples at 24 kHz as they are made. The turn is in `turns` once the iterator ends;
         closing the iterator early keeps what was made, as `stopped`, and so does `stop`, asked at every frame.
 
-        Raises `InputError` for a text that can't be spoken or is too long for the model, and `ConversationFull` when
-        the turn no longer fits and no other may leave.
+        The `seed` of the settings is not this turn's: it has `seed`, or else follows from the conversation's. Raises
+        `InputError` for a text that can't be spoken or is too long for the model, and `ConversationFull` when the turn
+        no longer fits and no other may leave.
         """
         generator, context = self.generator, self._context
-        sampling = generator.sampling(temperature, topk)
+        sampling = generator.filled(settings)
         prefilled = context.prefilled
-        text_positions, longest = self._begin(text, speaker, max_audio_length_ms)
+        text_positions, longest = self._begin(text, speaker, settings)
         noise = self._noise(seed)
 
         decoder = generator.codec.stream()
@@ -166,19 +178,17 @@ class Conversation:
         speaker: int,
         seeds: Sequence[int],
         choose: Callable[[list[Turn]], int],
-        max_audio_length_ms: float = 90_000,
-        temperature: float | None = None,
-        topk: int | None = None,
+        settings: Settings = USUAL,
         stop: Stop = lambda: False,
     ) -> list[Turn]:
         """Speak one turn once for each seed, side by side in one batch, and go on from the one that `choose` names.
 
         Returns all of them, in the order of their seeds; the chosen one is in `turns`. What a seed gives differs
-        from what it gives alone by no more than rounding does. Raises what `stream` raises.
+        from what it gives alone by no more than rounding does. Raises what `speak` raises.
         """
-        generator, context, sampling = self.generator, self._context, self.generator.sampling(temperature, topk)
+        generator, context, sampling = self.generator, self._context, self.generator.filled(settings)
         prefilled = context.prefilled
-        text_positions, longest = self._begin(text, speaker, max_audio_length_ms)
+        text_positions, longest = self._begin(text, speaker, settings)
         try:
             with generator.engine.lineups.lend(len(seeds)) as lineup:
                 streams = [
@@ -230,12 +240,12 @@ class Conversation:
         del self.turns[number:]
         self._window.step_back()
 
-    def _begin(self, text: str, speaker: int, max_audio_length_ms: float) -> tuple[int, int]:
+    def _begin(self, text: str, speaker: int, settings: Settings) -> tuple[int, int]:
         """Make room for a turn, read its text and whatever waits to be read. -> the positions of its text, and how many
         frames it may have."""
         generator, window = self.generator, self._window
         rows = generator.turn_rows(text, speaker)
-        longest = longest_turn(max_audio_length_ms)
+        longest = frames_in(settings.max_turn_seconds)
         generator.budget.check_turn(text, len(rows), window.prompt_positions, longest)
         if self.slide:
             window.make_room(room_for(text, len(rows)))
@@ -285,10 +295,9 @@ class Generator:
     def device(self) -> torch.device:
         return self.engine.device
 
-    def sampling(self, temperature: float | None = None, topk: int | None = None) -> Sampling:
-        """How codes are drawn: as given, and otherwise as the model's config says. Raises `InputError`."""
-        usual = self.config
-        return Sampling(usual.temperature if temperature is None else temperature, usual.topk if topk is None else topk)
+    def filled(self, settings: Settings = USUAL) -> Settings:
+        """How codes are drawn: as the settings say, and where they leave it to the model as its config says."""
+        return settings.filled(self.config)
 
     def voices(self) -> dict[str, Voice]:
         """The voices to choose from, by name: the shipped ones, and with a CSM-1B those published with it."""
@@ -368,6 +377,16 @@ class Generator:
     def segment_codes(self, segment: Segment) -> Tensor:
         """A segment's codes, int64 (frames, K): its own, or its audio's. Raises `InputError` if it has neither."""
         return self.prompts.segment_codes(segment)
+
+
+def one_by_one(max_audio_length_ms: float, temperature: float | None, topk: int | None) -> Settings:
+    """Settings as the original's `generate` takes them, one by one. Raises `InputError`.
+
+    Its longest length knows no bound: no model has positions for more than ours.
+    """
+    longest_turn(max_audio_length_ms)
+    seconds = min(max_audio_length_ms / 1000, ABOUT["max_turn_seconds"].most)
+    return Settings(temperature=temperature, topk=topk, max_turn_seconds=seconds)
 
 
 def usable_device(device: str = "auto") -> torch.device:

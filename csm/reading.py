@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from csm.errors import InputError
-from csm.events import Settings
 from csm.frames import Segment, frames_in
 from csm.generator import Generator, Stop
+from csm.settings import Settings
 from csm.voices import Voice, load_prompt
 from csm.watermark import LiveMark
 
@@ -79,9 +79,8 @@ def read_aloud(
         generator.budget.check_turn(text, rows, prompts, longest, f"Sentence {number}")
     conversation = generator.conversation([prompt], settings.seed)
     live, frames, positions = LiveMark(), 0, 0
-    longest_ms, sampling = settings.max_turn_seconds * 1000, (settings.temperature, settings.topk)
     for index, text in enumerate(texts):
-        for wave in conversation.stream(text, SLOT, longest_ms, *sampling, settings.seed + index, stop):
+        for wave in conversation.speak(text, SLOT, settings, settings.seed + index, stop):
             if len(ready := live.push(wave)):
                 yield Piece(index, len(texts), ready, frames, positions)
         frames, positions = frames + len(conversation.turns[-1].codes), positions + needed[index]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from csm.conversation import MAX_SPEAKERS, Line
 from csm.errors import InputError
-from csm.events import USUAL, Settings
+from csm.settings import USUAL, Settings
 from csm.takes import Portable, Take, Turn, codes_key
 from csm.voices import Voice
 

@@ -19,11 +19,12 @@ from csm import watermark
 from csm.config import FRAME_SIZE, SAMPLE_RATE
 from csm.conversation import Line
 from csm.errors import InputError
-from csm.events import USUAL, Event, Performed, Settings, TurnChunk, TurnFinished, TurnReport, TurnStarted
+from csm.events import Event, Performed, TurnChunk, TurnFinished, TurnReport, TurnStarted
 from csm.frames import Segment, frames_in
 from csm.generator import Conversation, Generator, Stop
 from csm.generator import Turn as Spoken
 from csm.script import Prompt, Script, Span, said_after
+from csm.settings import USUAL, Settings
 from csm.takes import NOBODY, Judges, Pace, Take, judge, output_sound, rank, trimmed_length
 from csm.voices import Voice, load_prompt
 
@@ -236,7 +237,7 @@ class Session(Script):
         count = settings.takes if work.seed is None else 1
         first = self.turns[index].drawn if work.again else 0
         seeds = [self._seed(index, first + number) for number in range(count)] if work.seed is None else [work.seed]
-        slot, longest, known = self.slots[turn.speaker], settings.max_turn_seconds * 1000, len(conversation.turns)
+        slot, known = self.slots[turn.speaker], len(conversation.turns)
         sounds: dict[str, Tensor] = {}
 
         def record(spoken: list[Spoken]) -> int:
@@ -248,14 +249,12 @@ class Session(Script):
             return chosen
 
         if count > 1:
-            conversation.say_best(
-                turn.text, slot, seeds, record, longest, settings.temperature, settings.topk, work.stop
-            )
+            conversation.say_best(turn.text, slot, seeds, record, settings, work.stop)
             self._first_audio(work)
             if work.live:
                 yield TurnChunk(index, self.clip(work.generator, index))
             return sounds
-        stream = conversation.stream(turn.text, slot, longest, settings.temperature, settings.topk, seeds[0], work.stop)
+        stream = conversation.speak(turn.text, slot, settings, seeds[0], work.stop)
         live = watermark.LiveMark() if work.live else None
         try:
             for wave in stream:

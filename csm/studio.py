@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from csm.conversation import Line
-from csm.events import USUAL, Performed, Settings, TurnChunk, TurnFinished, TurnReport, TurnStarted
+from csm.events import Performed, TurnChunk, TurnFinished, TurnReport, TurnStarted
 from csm.generator import Generator, Stop
 from csm.session import Session
+from csm.settings import USUAL, Settings
 from csm.takes import NOBODY, Judges
 from csm.voices import Voice
 
@@ -35,4 +36,4 @@ def perform(
             yield event
 
 
-__all__ = ["Event", "Performed", "Settings", "TurnFinished", "TurnReport", "TurnStarted", "perform"]
+__all__ = ["Event", "Performed", "TurnFinished", "TurnReport", "TurnStarted", "perform"]

@@ -24,12 +24,14 @@ from csm.kernels.frame import FrameKernels, KernelWeights
 from csm.kernels.processor import Processor
 from csm.kernels.quantise import quantise_rows, quantise_rows_float8
 from csm.kernels.stack import Places, Scratch, Stack, StackWeights, Weight, power_of_two, single
-from csm.model import CSM, KVCache, Sampling, sample
+from csm.model import CSM, KVCache, sample
 from csm.model.transformer import Transformer
+from csm.settings import Settings
 
 # Odd on purpose: widths that no block divides, heads in groups of four, a head_dim that isn't dim / heads.
 WIDE = TransformerConfig(layers=1, dim=80, heads=8, kv_heads=2, mlp_dim=144, head_width=64)
 NARROW = TransformerConfig(layers=2, dim=48, heads=4, kv_heads=1, mlp_dim=72, head_width=16, rope=RopeConfig(factor=1))
+DRAWN = Settings(temperature=0.9, topk=50)
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 
@@ -190,7 +192,7 @@ def check_a_code_is_the_one_that_sample_draws(device: str) -> None:
                 noise = torch.ones(2, 2, vocab, device=device)
                 generator.manual_seed(seed)
                 noise[:, 1] = torch.empty(2, vocab, device=device).exponential_(1, generator=generator)
-                theirs = sample(logits, Sampling(temperature, topk), noise[:, 1])
+                theirs = sample(logits, Settings(temperature=temperature, topk=topk), noise[:, 1])
                 ours = choose(logits, noise, temperature, [topk, topk])
                 assert ours.tolist() == theirs.tolist(), (seed, dtype, temperature, topk)
 
@@ -253,7 +255,7 @@ def check_frames_are_those_of_the_plain_model(device: str) -> None:
                 if active[slot]:
                     for book in range(4):
                         noise[slot, book].exponential_(1, generator=noises[slot])
-                    wanted[slot] = plain.sample_frame(states[slot], Sampling(), noise[slot : slot + 1])
+                    wanted[slot] = plain.sample_frame(states[slot], DRAWN, noise[slot : slot + 1])
                     embedded = plain.embed_codes(wanted[slot]).sum(1, keepdim=True)
                     states[slot] = plain.backbone(embedded, alone[slot])[:, -1]
             kernels.step(state, noise, codes, lengths, active)
@@ -314,7 +316,7 @@ def check_streams_on_a_stage_of_kernels_say_what_each_says_alone(device: str) ->
     plain, packed = Engine(tiny_model(device)), Engine(tiny_model(device))
     step = KernelStep(FrameKernels(KernelWeights(packed.model), 2, packed.config.max_positions))
     lineup = packed.lineups.new(2, ahead=1, step=step)
-    settings = [Sampling(), Sampling(topk=1)]
+    settings = [DRAWN, Settings(temperature=1.0, topk=1)]
 
     def begun(engine: Engine, number: int) -> tuple[Context, torch.Generator]:
         context = engine.new_context()

@@ -9,6 +9,7 @@ from csm import InputError, Segment
 from csm.config import FRAME_SIZE
 from csm.frames import text_rows
 from csm.recent import Recent
+from csm.settings import Settings
 from tests.small import SMALL_MIMI, end_after, small_generator
 
 
@@ -232,7 +233,7 @@ def test_prompts_that_were_read_in_before_are_copied_and_give_the_same_samples(l
 def test_copied_prompts_serve_takes_rewinding_and_a_second_thread(light):
     def speak(found):
         conversation = light.conversation([prompt(light)], seed=1)
-        takes = conversation.say_best("Hello.", 0, [1, 2], lambda turns: 1, max_audio_length_ms=400)
+        takes = conversation.say_best("Hello.", 0, [1, 2], lambda turns: 1, Settings(max_turn_seconds=0.4))
         conversation.rewind(takes[1])
         found.append(conversation.say("Hello.", 0, max_audio_length_ms=400, seed=2).codes)
 
@@ -252,7 +253,7 @@ def test_takes_have_the_codes_that_each_seed_gives_alone_and_the_chosen_one_is_g
         return codes.masked_fill(codes[:, :1] % 7 == 3, 0)
 
     light.engine.model.sample_frame = sample_frame
-    options = dict(max_audio_length_ms=1200)
+    options, settings = dict(max_audio_length_ms=1200), Settings(max_turn_seconds=1.2)
     alone = []
     for seed in (1, 2, 3, 4, 5):
         conversation = light.conversation(seed=9)
@@ -261,7 +262,7 @@ def test_takes_have_the_codes_that_each_seed_gives_alone_and_the_chosen_one_is_g
     assert {state for state, _, _ in alone} == {"ended", "capped"} and len({len(codes) for _, codes, _ in alone}) > 2
     for chosen in (0, 1, 2, 3, 4):
         conversation = light.conversation(seed=9)
-        takes = conversation.say_best("Hello.", 0, (1, 2, 3, 4, 5), lambda turns: chosen, **options)  # noqa: B023
+        takes = conversation.say_best("Hello.", 0, (1, 2, 3, 4, 5), lambda turns: chosen, settings)  # noqa: B023
         assert [take.state for take in takes] == [state for state, _, _ in alone]
         assert all(torch.equal(take.codes, codes) for take, (_, codes, _) in zip(takes, alone))
         assert conversation.positions_used == begun + len(takes[chosen].codes) + 1

@@ -8,7 +8,7 @@ import pytest
 TOP = Path(__file__).parent.parent
 ROWS = [
     ["errors", "version"],
-    ["config", "conversation", "recent"],
+    ["config", "conversation", "recent", "settings"],
     ["audio", "text", "model"],
     ["kernels"],
     ["codec", "frames", "checkpoint", "voices", "watermark"],

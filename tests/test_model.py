@@ -5,10 +5,11 @@ import torch
 
 from csm.config import PRESETS, ModelConfig, RopeConfig
 from csm.errors import InputError
-from csm.model import CSM, KVCache, Sampling, sample
+from csm.model import CSM, KVCache, sample
 from csm.model.module import ROWS_AT_ONCE
 from csm.model.size import parameter_counts
 from csm.model.transformer import rope_frequencies
+from csm.settings import Settings
 from tests.small import small_config
 
 
@@ -80,7 +81,7 @@ def test_the_cached_depth_decoder_equals_its_training_pass(model):
     torch.manual_seed(1)
     state = torch.randn(2, model.config.backbone.dim)
     with torch.inference_mode():
-        codes = model.sample_frame(state, Sampling(topk=1), None)
+        codes = model.sample_frame(state, Settings(topk=1), None)
         logits = model.depth_logits(state, codes)
     assert torch.equal(codes[:, 0], model.codebook0_head(state).argmax(-1))
     assert torch.equal(codes[:, 1:], logits.argmax(-1))
@@ -95,7 +96,7 @@ def test_a_full_cache_says_so(model):
 def test_sampling_draws_in_proportion_and_only_from_the_top_k():
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).log_softmax(-1).repeat(20_000, 1)
     noise = torch.empty_like(logits).exponential_(1, generator=torch.Generator().manual_seed(0))
-    drawn = sample(logits, Sampling(temperature=1.0, topk=3), noise)
+    drawn = sample(logits, Settings(temperature=1.0, topk=3), noise)
     share = torch.bincount(drawn, minlength=4) / len(drawn)
     expected = torch.tensor([3.0, 2.0, 1.0]).softmax(-1)
     assert share[3] == 0
@@ -104,13 +105,13 @@ def test_sampling_draws_in_proportion_and_only_from_the_top_k():
 
 def test_top_k_of_one_is_greedy():
     logits = torch.randn(5, 35, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(sample(logits, Sampling(topk=1), None), logits.argmax(-1))
+    assert torch.equal(sample(logits, Settings(topk=1), None), logits.argmax(-1))
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": -1.0}, {"topk": 0}])
 def test_impossible_sampling_is_refused_in_one_sentence(options):
     with pytest.raises(InputError, match="choose"):
-        Sampling(**options)
+        Settings(**options)
 
 
 def test_the_losses_see_only_what_they_should(model):

@@ -13,7 +13,8 @@ from csm.checkpoint.hub import HUB_MODEL
 from csm.cli import main
 from csm.config import PRESETS
 from csm.conversation import parse_script
-from csm.studio import Performed, Settings, perform
+from csm.settings import Settings
+from csm.studio import Performed, perform
 from csm.voices import fetched, find_voice, load_prompt, official_voices, shipped_voices
 from csm.web.endpoints import Choice, Endpoints, cast, default_voices
 from tests.hub import Repository, asked_by_the_client, go_offline, serving

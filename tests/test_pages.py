@@ -148,7 +148,7 @@ BAD = {
     "nine speakers": (dict(script="\n".join(f"{name}: Hi." for name in "ABCDEFGHI")), "script", "at most 8"),
     "a voice that is gone": (dict(voices={"B": "nobody"}), "voice:B", "no voice called “nobody”"),
     "no temperature": (dict(settings={"temperature": 0}), "settings", "temperature"),
-    "a word for a number": (dict(settings={"topk": "many"}), "settings", "must be numbers"),
+    "a word for a number": (dict(settings={"topk": "many"}), "settings", "must be a number"),
     "too many takes": (dict(settings={"takes": 99}), "settings", "number of takes"),
 }
 

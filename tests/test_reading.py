@@ -5,8 +5,8 @@ import torch
 
 from csm.config import FRAME_SIZE
 from csm.errors import InputError
-from csm.events import Settings
 from csm.reading import LONGEST, read_aloud, sentences
+from csm.settings import Settings
 from csm.voices import find_voice
 from csm.watermark import LiveMark
 from tests.small import small_generator

@@ -10,10 +10,11 @@ from csm import InputError, watermark
 from csm.audio import load_audio
 from csm.config import FRAME_SIZE, SAMPLE_RATE
 from csm.conversation import parse_script
-from csm.events import Performed, Settings, TurnChunk, TurnFinished, TurnStarted
+from csm.events import Performed, TurnChunk, TurnFinished, TurnStarted
 from csm.frames import text_rows
 from csm.positions import positions
 from csm.session import Session
+from csm.settings import Settings
 from csm.voices import shipped_voices
 from tests.small import SMALL_MIMI, end_after, small_generator
 

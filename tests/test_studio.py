@@ -8,7 +8,8 @@ import torch
 from csm import InputError, watermark
 from csm.config import FRAME_SIZE, SAMPLE_RATE
 from csm.conversation import parse_script
-from csm.studio import Performed, Settings, TurnFinished, TurnStarted, perform
+from csm.settings import Settings
+from csm.studio import Performed, TurnFinished, TurnStarted, perform
 from csm.voices import shipped_voices
 from tests.small import end_after, small_generator
 

@@ -254,7 +254,8 @@ def test_findings_are_told_as_sentences_and_never_as_markup():
 
 def test_a_kept_voice_speaks_with_its_codes(generator, recording):
     from csm.conversation import Line
-    from csm.studio import Performed, Settings, perform
+    from csm.settings import Settings
+    from csm.studio import Performed, perform
 
     tab = page(generator)
     kept = tab.add(recording, 1.0, 3.0, "My grandmother.", "Anna", {})[tab.kept]

@@ -7,7 +7,7 @@ import pytest
 
 from csm import load
 from csm.conversation import parse_script
-from csm.events import Settings
+from csm.settings import Settings
 from csm.voices import find_voice
 from csm.web import gpu, warm_up
 from csm.web.gpu import Job, Reading, Refused, Sound, TurnStarted, Waiting, reading_with, speaking_with

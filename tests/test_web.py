@@ -18,7 +18,7 @@ from gradio_client.exceptions import AppError
 
 from csm.conversation import parse_script
 from csm.errors import InputError
-from csm.studio import Settings
+from csm.settings import Settings
 from csm.voices import find_voice, shipped_voices
 from csm.watermark import detect
 from csm.web.endpoints import EXAMPLE_SCRIPT, Choice, MisplacedError, cast, default_voices, read_settings
@@ -203,7 +203,7 @@ BAD = {
     "not audio": (dict(prompt_a="text.wav", transcript_a="Hi."), "not audio|can't be read"),
     "a negative seed": (dict(seed=-5), "seed"),
     "no temperature": (dict(temperature=0), "temperature"),
-    "a word for a number": (dict(max_turn_seconds="long"), "must be numbers"),
+    "a word for a number": (dict(max_turn_seconds="long"), "must be a number"),
     "top-k of 0": (dict(topk=0), "Top-k"),
     "too many takes": (dict(takes=99), "number of takes"),
     "turns of no length": (dict(max_turn_seconds=0), "longest turn"),
@@ -290,7 +290,7 @@ def test_bad_input_knows_where_it_was_given():
         cast(parse_script("A: Hi.\nB: Hi."), {**BOTH, "B": Choice(None, own=True)})
     assert caught.value.place == "B"
     with pytest.raises(MisplacedError) as caught:
-        read_settings(7, float("nan"), 50, 20)
+        read_settings({"temperature": float("nan")})
     assert caught.value.place == "settings"
 
 

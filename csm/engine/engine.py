@@ -16,7 +16,8 @@ from csm.engine.context import Context
 from csm.engine.lineup import Stream
 from csm.engine.lineups import Lineups
 from csm.frames import Rows, audio_rows
-from csm.model import CSM, KVCache, Sampling, frame_noise
+from csm.model import CSM, KVCache, frame_noise
+from csm.settings import Settings
 
 
 class Engine:
@@ -53,7 +54,7 @@ class Engine:
     def speak(
         self,
         context: Context,
-        sampling: Sampling,
+        sampling: Settings,
         generator: torch.Generator,
         longest: int,
         endless: bool = False,
@@ -76,7 +77,7 @@ class Engine:
     def speak_on_stage(
         self,
         context: Context,
-        sampling: Sampling,
+        sampling: Settings,
         generator: torch.Generator,
         longest: int,
         endless: bool = False,
@@ -90,7 +91,7 @@ class Engine:
                 raise stream.error
 
     @torch.inference_mode()
-    def step(self, context: Context, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    def step(self, context: Context, sampling: Settings, generator: torch.Generator) -> Tensor:
         """Sample the next frame in plain torch, int64 (K,), and feed it back. All zeros is the end of the turn."""
         noise = None
         if not sampling.greedy:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from csm.engine.context import Context
 from csm.engine.step import FrameStep
-from csm.model import CSM, Sampling
+from csm.model import CSM
+from csm.settings import Settings
 
 WARM_SPAN = 256  # positions: no step has shapes that are closer together
 
@@ -61,7 +62,7 @@ class Stage:
         self._speaking: set[int] = set()  # `_active`
 
     @torch.inference_mode()
-    def enter(self, slot: int, context: Context, sampling: Sampling) -> None:
+    def enter(self, slot: int, context: Context, sampling: Settings) -> None:
         """Put a prefilled context into `slot`, to be spoken from. Raises `ValueError` if nothing was prefilled."""
         state, length = context.speaking_state(), context.length
         for own, theirs in ((self._step.keys, context.cache.keys), (self._step.values, context.cache.values)):

@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from csm.model import CSM, RowSampling, Sampling, SlotCache, width_for
+from csm.model import CSM, RowSampling, SlotCache, width_for
+from csm.settings import Settings
 
 Result = TypeVar("Result")
 
@@ -34,7 +35,7 @@ class FrameStep(Protocol):
     @property
     def values(self) -> Tensor: ...
 
-    def set_sampling(self, sampling: Sampling, slot: int) -> None:
+    def set_sampling(self, sampling: Settings, slot: int) -> None:
         """How `slot` samples from the next frame on."""
         ...
 
@@ -100,8 +101,9 @@ class EagerStep:
     def values(self) -> Tensor:
         return self._cache.values
 
-    def set_sampling(self, sampling: Sampling, slot: int) -> None:
+    def set_sampling(self, sampling: Settings, slot: int) -> None:
         vocab = self._model.config.audio_vocab_size
+        assert sampling.temperature is not None and sampling.topk is not None, "not `filled`"
         self._temperature[slot] = 1.0 if sampling.greedy else sampling.temperature
         self._topk[slot] = min(sampling.topk, vocab)
         self._widths[slot] = width_for(sampling.topk, vocab)

@@ -16,8 +16,8 @@ from csm.kernels.depth import DepthInOne
 from csm.kernels.processor import Processor
 from csm.kernels.stack import Places, Stack, StackWeights, Weight, check_format, power_of_two, single
 from csm.model.module import CSM
-from csm.model.sampling import Sampling
 from csm.model.transformer import KVCache
+from csm.settings import Settings
 
 
 class KernelWeights:
@@ -104,9 +104,10 @@ class FrameKernels:
             for position in range(2, books)
         ]
 
-    def set_sampling(self, sampling: Sampling, slot: int | None = None) -> None:
+    def set_sampling(self, sampling: Settings, slot: int | None = None) -> None:
         """Temperature and top-k of one slot, or of all; takes effect with the next frame, captured or not."""
         rows = slice(None) if slot is None else slice(slot, slot + 1)
+        assert sampling.temperature is not None and sampling.topk is not None, "not `filled`"
         self.temperature[rows] = sampling.temperature
         self.topk[rows] = sampling.topk
 

@@ -12,27 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csm.errors import InputError
+from csm.settings import Settings
 
 USUAL_WIDTH = 64  # of the top-k that streams share: the first power of two above the usual 50
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """`topk` 1 is greedy; `temperature` divides the logits."""
-
-    temperature: float = 0.9
-    topk: int = 50
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature <= 10:
-            raise InputError(f"The temperature is {self.temperature}; choose a number above 0 and at most 10.")
-        if self.topk < 1:
-            raise InputError(f"Top-k is {self.topk}; choose a whole number of at least 1.")
-
-    @property
-    def greedy(self) -> bool:
-        return self.topk == 1
 
 
 @dataclass(frozen=True)
@@ -59,16 +41,17 @@ def frame_noise(generators: Sequence[torch.Generator], codebooks: int, vocab: in
     return noise
 
 
-def sample(logits: Tensor, sampling: Sampling | RowSampling, noise: Tensor | None) -> Tensor:
+def sample(logits: Tensor, sampling: Settings | RowSampling, noise: Tensor | None) -> Tensor:
     """logits (B, V) and noise (B, V) -> int64 codes (B,). Greedy sampling of all rows needs no noise.
 
     Dividing probabilities by exponential noise and taking the largest draws from them exactly (the
-    exponential races of the Gumbel-max trick), without the host sync of `torch.multinomial`.
+    exponential races of the Gumbel-max trick), without the host sync of `torch.multinomial`. Settings are `filled`.
     """
     vocab = logits.shape[-1]
-    if isinstance(sampling, Sampling):
+    if isinstance(sampling, Settings):
         if sampling.greedy:
             return logits.argmax(-1)
+        assert sampling.temperature is not None and sampling.topk is not None, "not `filled`"
         logits = logits.float() / sampling.temperature
         if sampling.topk < vocab:
             logits = _best(logits, logits.topk(sampling.topk, dim=-1).values[..., -1:])

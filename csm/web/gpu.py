@@ -27,7 +27,8 @@ from csm.errors import InputError
 from csm.generator import Generator
 from csm.judges import LazyJudges
 from csm.reading import read_aloud
-from csm.studio import Performed, Settings, TurnFinished, TurnReport, TurnStarted, perform
+from csm.settings import Settings
+from csm.studio import Performed, TurnFinished, TurnReport, TurnStarted, perform
 from csm.takes import NOBODY
 from csm.voices import Voice
 from csm.web.waiting import Queue

@@ -25,7 +25,7 @@ from csm.config import Environment
 from csm.errors import InputError
 from csm.generator import Generator
 from csm.reading import sentences
-from csm.studio import Settings
+from csm.settings import ABOUT, Settings
 from csm.voices import Voice, fetched
 from csm.web.encoding import FORMATS, Encoder, check_format
 from csm.web.endpoints import new_folder
@@ -178,19 +178,11 @@ def _read_voice(name: Any, generator: Generator) -> Voice:
 
 
 def _read_settings(body: dict[str, Any]) -> Settings:
-    """The fields that OpenAI's API lacks: seed, temperature and top_k, where they are given."""
-    usual = Settings()
+    """The fields that OpenAI's API lacks: the settings that have a name in its manner, where they are given."""
     try:
-        seed, temperature, topk = (body.get(field) for field in ("seed", "temperature", "top_k"))
-        return Settings(
-            seed=usual.seed if seed is None else int(seed),
-            temperature=usual.temperature if temperature is None else float(temperature),
-            topk=usual.topk if topk is None else int(topk),
-        )
+        return Settings.read({name: body.get(about.json) for name, about in ABOUT.items() if about.json})
     except InputError as error:
         raise ApiError(str(error), code="invalid_value") from error
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ApiError("seed, temperature and top_k must be numbers.", code="invalid_value") from error
 
 
 @dataclass(frozen=True)

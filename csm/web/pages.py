@@ -26,13 +26,14 @@ from csm import exports
 from csm.audio import write_audio
 from csm.conversation import Line, parse_script
 from csm.errors import InputError
-from csm.events import Performed, Settings, TurnFinished, TurnReport
+from csm.events import Performed, TurnFinished, TurnReport
 from csm.frames import Segment
 from csm.generator import Generator
 from csm.positions import PromptLengths
 from csm.project import SUFFIX, open_project, save_project
 from csm.script import BUSY
 from csm.session import Session
+from csm.settings import USUAL, Settings
 from csm.voices import Voice, fetched
 from csm.watermark import mark
 from csm.web.casting import Casting
@@ -74,10 +75,8 @@ class Form:
         given, voices = data.get("settings"), data.get("voices")
         given = given if isinstance(given, dict) else {}
         voices = voices if isinstance(voices, dict) else {}
-        usual = Settings()
-        seed = given.get("seed", usual.seed)
-        names = ("temperature", "topk", "max_turn_seconds", "takes")
-        settings = read_settings(seed, *(given.get(name, getattr(usual, name)) for name in names))
+        seed = given.get("seed", USUAL.seed)
+        settings = read_settings(given)
         script = data.get("script")
         chosen = {str(speaker): str(name) for speaker, name in voices.items()}
         return cls(script if isinstance(script, str) else "", chosen, settings, seed in (None, RANDOM_SEED))

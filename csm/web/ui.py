@@ -14,10 +14,11 @@ from csm.config import ModelConfig
 from csm.frames import Segment
 from csm.generator import Generator
 from csm.listening.prompt import LazyEars
+from csm.settings import ABOUT, UNBOUNDED, USUAL
 from csm.version import __version__
 from csm.voices import Voice
 from csm.web.check import build_check_tab
-from csm.web.endpoints import Endpoints
+from csm.web.endpoints import RANDOM_SEED, Endpoints
 from csm.web.examples import EXAMPLES
 from csm.web.gpu import speaking_with
 from csm.web.inside import build_inside_tab
@@ -84,7 +85,26 @@ def conversation(model: ModelConfig) -> str:
     """The tab that `page.js` fills, with the `model`'s own sampling to begin with."""
     examples = escape(json.dumps(list(EXAMPLES.items())))
     html = Template((PAGE / "page.html").read_text(encoding="utf-8"))
-    return html.substitute(examples=examples, temperature=model.temperature, topk=model.topk)
+    return html.substitute(examples=examples, settings=settings_fields(model))
+
+
+def settings_fields(model: ModelConfig) -> str:
+    """A number to set for each of the settings, with the `model`'s own to begin with."""
+    usual, fields = USUAL.filled(model), []
+    for name, about in ABOUT.items():
+        step = about.step or (1 if about.whole else "any")
+        least = about.least + (about.step or 0) if about.above else about.least
+        least, more = (RANDOM_SEED, f"; {RANDOM_SEED} draws one") if name == "seed" else (least, "")
+        most = f' max="{about.most:g}"' if about.most < UNBOUNDED else ""
+        help = escape(about.help[0].upper() + about.help[1:] + more)
+        fields.append(
+            f"<label>{escape(about.label)}\n"
+            f'<input class="csm-input" type="number" name="{name}" min="{least:g}"{most} '
+            f'step="{step}" value="{getattr(usual, name):g}" '
+            f'aria-describedby="csm-{name}-help">\n'
+            f'<span id="csm-{name}-help" class="csm-hint">{help}.</span></label>'
+        )
+    return "\n".join(fields)
 
 
 def launch_options() -> dict[str, Any]:

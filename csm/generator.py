@@ -91,9 +91,10 @@ class Conversation:
         temperature: float | None = None,
         topk: int | None = None,
         seed: int | None = None,
+        min_p: float = 0.0,
     ) -> Turn:
         """Speak one turn to its end. `seed` asks for another take than the conversation's own."""
-        for _ in self.stream(text, speaker, max_audio_length_ms, temperature, topk, seed):
+        for _ in self.stream(text, speaker, max_audio_length_ms, temperature, topk, seed, min_p=min_p):
             pass
         return self.turns[-1]
 
@@ -106,9 +107,10 @@ class Conversation:
         topk: int | None = None,
         seed: int | None = None,
         stop: Stop = lambda: False,
+        min_p: float = 0.0,
     ) -> Chunks[Tensor, None, None]:
         """What `speak` gives, asked for one by one."""
-        return self.speak(text, speaker, one_by_one(max_audio_length_ms, temperature, topk), seed, stop)
+        return self.speak(text, speaker, one_by_one(max_audio_length_ms, temperature, topk, min_p), seed, stop)
 
     def speak(
         self,
@@ -325,10 +327,11 @@ class Generator:
         temperature: float | None = None,
         topk: int | None = None,
         seed: int | None = None,
+        min_p: float = 0.0,
     ) -> Iterator[Tensor]:
         """Speech for `text` after `context`, as float32 chunks at 24 kHz in order."""
         conversation = self.conversation(context, seed)
-        yield from conversation.stream(text, speaker, max_audio_length_ms, temperature, topk)
+        yield from conversation.stream(text, speaker, max_audio_length_ms, temperature, topk, min_p=min_p)
 
     def generate(
         self,
@@ -339,9 +342,10 @@ class Generator:
         temperature: float | None = None,
         topk: int | None = None,
         seed: int | None = None,
+        min_p: float = 0.0,
     ) -> Tensor:
         """float32 (num_samples,) at 24 kHz: the concatenation of `stream`."""
-        chunks = list(self.stream(text, speaker, context, max_audio_length_ms, temperature, topk, seed))
+        chunks = list(self.stream(text, speaker, context, max_audio_length_ms, temperature, topk, seed, min_p))
         return torch.cat(chunks) if chunks else torch.zeros(0)
 
     def generate_codes(
@@ -353,10 +357,11 @@ class Generator:
         temperature: float | None = None,
         topk: int | None = None,
         seed: int | None = None,
+        min_p: float = 0.0,
     ) -> Tensor:
         """int64 (frames, K), without the zero frame: what `generate` decodes."""
         conversation = self.conversation(context, seed)
-        return conversation.say(text, speaker, max_audio_length_ms, temperature, topk).codes
+        return conversation.say(text, speaker, max_audio_length_ms, temperature, topk, min_p=min_p).codes
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes int64 (frames, K) -> float32 (1920 frames,) on the CPU, bit for bit what `stream` gave for them."""
@@ -379,14 +384,14 @@ class Generator:
         return self.prompts.segment_codes(segment)
 
 
-def one_by_one(max_audio_length_ms: float, temperature: float | None, topk: int | None) -> Settings:
+def one_by_one(max_audio_length_ms: float, temperature: float | None, topk: int | None, min_p: float = 0.0) -> Settings:
     """Settings as the original's `generate` takes them, one by one. Raises `InputError`.
 
     Its longest length knows no bound: no model has positions for more than ours.
     """
     longest_turn(max_audio_length_ms)
     seconds = min(max_audio_length_ms / 1000, ABOUT["max_turn_seconds"].most)
-    return Settings(temperature=temperature, topk=topk, max_turn_seconds=seconds)
+    return Settings(temperature=temperature, topk=topk, max_turn_seconds=seconds, min_p=min_p)
 
 
 def usable_device(device: str = "auto") -> torch.device:

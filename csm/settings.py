@@ -6,6 +6,7 @@ reads that here, so a new setting is one field, and the place that uses it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -129,6 +130,18 @@ class Settings:
         whole=True,
     )
 
+    min_p: float = _about(
+        0.0,
+        "Min-p",
+        "Min-p",
+        "codes less likely than this times the likeliest are left out; 0 leaves out none",
+        0,
+        most=1,
+        step=0.05,
+        draws=True,
+        json="min_p",
+    )
+
     def __post_init__(self) -> None:
         for name, about in ABOUT.items():
             if (value := getattr(self, name)) is not None:
@@ -144,6 +157,11 @@ class Settings:
         """With what is None taken from the fields of `usual`, a model's config."""
         missing = {name: getattr(usual, name) for name in ABOUT if getattr(self, name) is None}
         return replace(self, **missing) if missing else self
+
+    @property
+    def floor(self) -> float:
+        """How far below the largest a logit, divided by the temperature, may lie: the logarithm of `min_p`."""
+        return math.log(self.min_p) if self.min_p else -math.inf
 
     @property
     def greedy(self) -> bool:

@@ -14,8 +14,8 @@ from csm.settings import Settings
 from tests.small import end_after, small_generator
 
 SAMPLINGS = [
-    Settings(temperature=temperature, topk=topk)
-    for temperature, topk in ((0.9, 50), (1.3, 3), (1.0, 1), (0.5, 34), (2.0, 500))
+    Settings(temperature=temperature, topk=topk, min_p=min_p)
+    for temperature, topk, min_p in ((0.9, 50, 0), (1.3, 3, 0.3), (1.0, 1, 0.5), (0.5, 34, 0), (2.0, 500, 0.02))
 ]
 
 
@@ -82,7 +82,8 @@ def test_rows_with_their_own_sampling_draw_what_they_would_draw_alone():
     race = torch.empty(5, 35).exponential_(1, generator=torch.Generator().manual_seed(2))
     race[2] = 1
     temperature = torch.tensor([[0.9], [1.3], [1.0], [0.5], [2.0]])
-    rows = RowSampling(temperature, torch.tensor([[50], [3], [1], [34], [500]]), width_for(500, 35))
+    floor = torch.tensor([[settings.floor] for settings in SAMPLINGS])
+    rows = RowSampling(temperature, torch.tensor([[50], [3], [1], [34], [500]]), width_for(500, 35), floor)
     single = [sample(logits[i : i + 1], how, race[i : i + 1])[0] for i, how in enumerate(SAMPLINGS)]
     assert torch.equal(sample(logits, rows, race), torch.stack(single))
 

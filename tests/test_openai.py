@@ -145,6 +145,7 @@ BAD = {
     "a negative seed": ({"seed": -1}, 400, None, "invalid_value"),
     "a word for a temperature": ({"temperature": "hot"}, 400, None, "invalid_value"),
     "top-k of 0": ({"top_k": 0}, 400, None, "invalid_value"),
+    "a min-p above 1": ({"min_p": 1.5}, 400, None, "invalid_value"),
 }
 
 

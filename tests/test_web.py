@@ -205,6 +205,7 @@ BAD = {
     "no temperature": (dict(temperature=0), "temperature"),
     "a word for a number": (dict(max_turn_seconds="long"), "must be a number"),
     "top-k of 0": (dict(topk=0), "Top-k"),
+    "a min-p above 1": (dict(min_p=2), "Min-p"),
     "too many takes": (dict(takes=99), "number of takes"),
     "turns of no length": (dict(max_turn_seconds=0), "longest turn"),
 }
@@ -232,7 +233,7 @@ def test_bad_input_gets_one_sentence(client, prompts, given, sentence):
 
 def test_a_request_cannot_have_files_of_the_server_read(app):
     def called(recording) -> str:
-        data = ["A: Hi.", "slt", "rms", 7, 0.9, 50, 1, recording, "Hi.", None, "", 1]
+        data = ["A: Hi.", "slt", "rms", 7, 0.9, 50, 1, recording, "Hi.", None, "", 1, 0.1]
         with httpx.Client(base_url=app.url + "gradio_api/call/generate", trust_env=False, timeout=60) as http:
             event = http.post("", json={"data": data}).json()["event_id"]
             return http.get(f"/{event}").text

@@ -1,4 +1,4 @@
-"""From logits to a code: temperature, top-k, and a draw without synchronising with the device.
+"""From logits to a code: temperature, top-k, min-p, and a draw without synchronising with the device.
 
 What is random comes in from outside: a stream draws a frame's noise at once from its own generator, so the same
 seed gives the same codes whether the stream is stepped alone, beside others, or by a CUDA graph.
@@ -21,11 +21,13 @@ USUAL_WIDTH = 64  # of the top-k that streams share: the first power of two abov
 class RowSampling:
     """Each row's own temperature, float32 (B, 1), and top-k, int64 (B, 1), on the device: changing them changes no
     shape. `width` is how many of the best logits are looked at: no row's top-k is larger, unless it is the whole
-    vocabulary. A greedy row has temperature 1, top-k 1 and noise of ones."""
+    vocabulary. A greedy row has temperature 1, top-k 1 and noise of ones. `floor`, float32 (B, 1), is each row's
+    `Settings.floor`, or None where no row has any."""
 
     temperature: Tensor
     topk: Tensor
     width: int
+    floor: Tensor | None = None
 
 
 def width_for(topk: int, vocab: int) -> int:
@@ -55,10 +57,14 @@ def sample(logits: Tensor, sampling: Settings | RowSampling, noise: Tensor | Non
         logits = logits.float() / sampling.temperature
         if sampling.topk < vocab:
             logits = _best(logits, logits.topk(sampling.topk, dim=-1).values[..., -1:])
+        if sampling.min_p:
+            logits = _best(logits, logits.amax(-1, keepdim=True) + sampling.floor)
     else:
         logits = logits.float() / sampling.temperature
         ordered = logits.topk(min(sampling.width, vocab), dim=-1).values
         logits = _best(logits, ordered.gather(-1, sampling.topk.clamp_max(ordered.shape[-1]) - 1))
+        if sampling.floor is not None:
+            logits = _best(logits, ordered[..., :1] + sampling.floor)
     assert noise is not None, "only greedy sampling needs no noise"
     return (logits.softmax(-1) / noise).argmax(-1)
 

@@ -54,11 +54,10 @@ def _generate(arguments: argparse.Namespace) -> int:
     from csm.audio import check_output, write_audio
     from csm.conversation import parse_script
     from csm.events import Performed, TurnFinished
-    from csm.judges import installed_judges
     from csm.project import check_project, save_project
     from csm.session import Session
     from csm.settings import ABOUT, Settings
-    from csm.takes import NOBODY
+    from csm.studio import Job, Studio
     from csm.voices import find_voice
 
     lines = parse_script(_read_script(arguments.script))
@@ -84,7 +83,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     generator = load(arguments.model, arguments.device, adapter=arguments.adapter, weights=arguments.weights)
     session = Session(lines, voices, settings)
 
-    for event in session.speak(generator, judges=installed_judges() if settings.takes > 1 else NOBODY, live=False):
+    for event in Studio(generator).perform(Job(session, live=False)):
         if isinstance(event, TurnFinished):
             turn = event.turn
             why = f" {turn.reason}" if settings.takes > 1 else ""

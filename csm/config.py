@@ -11,6 +11,8 @@ import os
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from csm.errors import InputError
+
 SAMPLE_RATE = 24_000
 FRAME_RATE = 12.5
 FRAME_SIZE = 1_920  # samples at 24 kHz: 80 ms
@@ -179,6 +181,7 @@ DECODER_FLAVORS: dict[str, TransformerConfig] = {
 }
 
 # Ungated copies of sesame/csm-1b in the transformers layout: they stand in where the hub refuses the original.
+MOST_SLOTS = 256
 UNGATED_COPIES = "unsloth/csm-1b,eustlb/csm-1b"
 
 
@@ -188,16 +191,17 @@ class Environment:
 
     CSM_FALLBACK names the hub ids, separated by commas, that may stand in for the gated model; `none` forbids it.
     CSM_API_KEY is what programs must send to the app's `/v1` routes; without it those are open. CSM_WEIGHTS is the
-    precision of the language model's matrices, such as int8; without it `load` decides.
+    precision of the language model's matrices, such as int8; without it `load` decides. CSM_SLOTS is for how many
+    listeners at once the app speaks.
     """
 
     model: str | None
     device: str
     token: str | None
-    watermark_key: str | None
     fallback: tuple[str, ...]
     api_key: str | None
     weights: str | None = None
+    slots: int | None = None
 
     @classmethod
     def read(cls) -> Environment:
@@ -206,11 +210,19 @@ class Environment:
             model=os.environ.get("CSM_MODEL") or None,
             device=os.environ.get("CSM_DEVICE") or "auto",
             token=os.environ.get("HF_TOKEN") or None,
-            watermark_key=os.environ.get("CSM_WATERMARK_KEY") or None,
             fallback=tuple(name for name in names if name and name != "none"),
             api_key=os.environ.get("CSM_API_KEY") or None,
             weights=os.environ.get("CSM_WEIGHTS") or None,
+            slots=_slots(os.environ.get("CSM_SLOTS") or ""),
         )
 
     def __repr__(self) -> str:  # a token must not reach a log
         return f"Environment(model={self.model!r}, device={self.device!r})"
+
+
+def _slots(given: str) -> int | None:
+    if not given:
+        return None
+    if not given.isdecimal() or not 1 <= int(given) <= MOST_SLOTS:
+        raise InputError(f"CSM_SLOTS can't be {given}; choose a whole number from 1 to {MOST_SLOTS}.")
+    return int(given)

@@ -62,7 +62,8 @@ class TurnChunk:
 class TurnFinished:
     """`audio` float32 (num_samples,) is the turn before marking: to listen to on the way, not to give out.
 
-    `spoken` is the turn with its takes, and `sounds` holds the whole sound of each new take by the take's key:
+    Its text took `text_positions`. `spoken` is the turn with its takes, and `sounds` holds the whole sound of each new
+    take by the take's key:
     `Session.apply` brings both into a session in another process.
     """
 
@@ -72,11 +73,30 @@ class TurnFinished:
     audio: Tensor
     spoken: Turn
     sounds: Mapping[str, Tensor] = field(default_factory=dict)
+    text_positions: int = 0
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """Several takes of turn `index` (from 0) are made at once: `frames` of each so far, `heard` of them listened to."""
+
+    index: int
+    frames: int = 0
+    heard: int = 0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The model speaks for others: `ahead` of them must be done first, which should take `seconds`."""
+
+    ahead: int
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Performed:
-    """`audio` float32 (num_samples,) at 24 kHz is the whole conversation, marked once; `report` is plain JSON data,
+    """`audio` float32 (num_samples,) at 24 kHz is the whole conversation, marked once, where it was not heard live, and
+    otherwise empty; `report` is plain JSON data,
     with a `notice` when the oldest turns left the window on the way. `session` is who spoke."""
 
     audio: Tensor
@@ -84,4 +104,4 @@ class Performed:
     session: Any = None
 
 
-Event = TurnStarted | TurnChunk | TurnFinished | Performed
+Event = Waiting | TurnStarted | TurnChunk | Comparing | TurnFinished | Performed

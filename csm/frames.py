@@ -47,9 +47,13 @@ class Rows:
 
 def text_rows(tokenizer: Tokenizer, text: str, speaker: int, num_codebooks: int) -> Rows:
     """One row for every id of the turn's text."""
-    tokens = torch.tensor(tokenizer.encode(turn_text(text, speaker)), dtype=torch.int64)
-    ids = torch.zeros(len(tokens), num_codebooks + 1, dtype=torch.int64)
-    ids[:, -1] = tokens
+    return id_rows(torch.tensor(tokenizer.encode(turn_text(text, speaker)), dtype=torch.int64), num_codebooks)
+
+
+def id_rows(text: Tensor, num_codebooks: int) -> Rows:
+    """One row for each of a text's ids, int64 (S,)."""
+    ids = torch.zeros(len(text), num_codebooks + 1, dtype=torch.int64)
+    ids[:, -1] = text
     mask = torch.zeros_like(ids, dtype=torch.bool)
     mask[:, -1] = True
     return Rows(ids, mask)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from csm.config import FRAME_RATE, FRAME_SIZE
 from csm.errors import InputError
-from csm.frames import Budget, frames_in, room_for, text_rows
+from csm.frames import Budget, frames_in, room_for
 from csm.generator import Generator
 from csm.script import Script
 from csm.takes import Pace
@@ -67,8 +67,7 @@ def positions(generator: Generator, script: Script, lengths: PromptLengths | Non
     lengths = lengths or PromptLengths()
 
     def text(words: str, speaker: str) -> int:
-        slot = script.slots[speaker]
-        return len(text_rows(generator.tokenizer, words.strip(), slot, generator.config.num_codebooks))
+        return len(generator.prompts.ids(words, script.slots[speaker]))
 
     prompts: dict[str, int] = {}
     heard: dict[str, list[tuple[str, int]]] = {}

@@ -7,7 +7,7 @@ looks at 64 ms windows every 10 ms up to 2 kHz at 32 kHz; the same windows and t
 nothing is resampled here, and only the change below 2 kHz is added to the sound.
 
 Perth has no key: the mark is the same for everyone, says "made by a machine" and nothing else, and whoever has the
-package can look for it. `CSM_WATERMARK_KEY`, which the mark of the official Space needs, has no effect here.
+package can look for it.
 """
 
 from __future__ import annotations

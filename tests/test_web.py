@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import pickle
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +17,12 @@ from gradio_client.exceptions import AppError
 
 from csm.conversation import parse_script
 from csm.errors import InputError
+from csm.session import Session
 from csm.settings import Settings
+from csm.studio import LONGEST_LEASE, Job
 from csm.voices import find_voice, shipped_voices
 from csm.watermark import detect
 from csm.web.endpoints import EXAMPLE_SCRIPT, Choice, MisplacedError, cast, default_voices, read_settings
-from csm.web.gpu import LONGEST_LEASE, Conversation, Job, lease_seconds
 
 REPORT_KEYS = {
     "model", "device", "seed", "sample_rate", "audio_seconds", "generation_seconds", "real_time_factor",
@@ -301,16 +301,9 @@ def test_the_default_voices_are_a_womans_and_a_mans_and_the_example_has_both():
     assert [line.speaker for line in parse_script(EXAMPLE_SCRIPT)] == ["A", "B", "A", "B"]
 
 
-def test_what_goes_to_the_accelerators_process_and_comes_back_is_plain_data(tmp_path):
-    lines = parse_script(EXAMPLE_SCRIPT)
-    job = Job(lines, cast(lines, BOTH), Settings(), tmp_path)
-    update = Conversation(tmp_path / "conversation.wav", {"turns": []})
-    assert pickle.loads(pickle.dumps((job, update))) == (job, update)
-
-
-def test_the_accelerator_is_asked_for_as_long_as_the_script_needs(tmp_path):
+def test_the_accelerator_is_asked_for_as_long_as_the_script_needs():
     def lease(script: str) -> int:
-        return lease_seconds(Job(parse_script(script), {}, Settings(), tmp_path))
+        return Job(Session(parse_script(script), {})).lease_seconds
 
     assert lease("A: Hi.") < lease(EXAMPLE_SCRIPT) < lease(EXAMPLE_SCRIPT * 4) <= LONGEST_LEASE
     assert lease("\n".join(["A: Hi."] * 1_000)) == LONGEST_LEASE

@@ -75,11 +75,11 @@ def time_turns(generator: Generator, workload: Workload) -> Samples:
     }
     conversation = generator.conversation(workload.prompts, workload.seed)
     longest = workload.max_turn_seconds * 1000
-    conversation.rewind(conversation.say(workload.text, 0, longest))
+    conversation.rewind(conversation.say(workload.text, 0, longest, marked=False))
     for repeat in range(workload.repeats):
         start = time.perf_counter()
         first = None
-        for _ in conversation.stream(workload.text, 0, longest, seed=workload.seed + repeat):
+        for _ in conversation.stream(workload.text, 0, longest, seed=workload.seed + repeat, marked=False):
             first = first or time.perf_counter() - start
         seconds = time.perf_counter() - start
         turn = conversation.turns[-1]
@@ -106,7 +106,7 @@ def time_new_conversations(generator: Generator, workload: Workload) -> Samples:
         for name in ("new_voice", "known_voice"):
             start = time.perf_counter()
             conversation = generator.conversation(prompts, workload.seed + repeat)
-            chunks = conversation.stream(workload.text, 0, workload.max_turn_seconds * 1000)
+            chunks = conversation.stream(workload.text, 0, workload.max_turn_seconds * 1000, marked=False)
             if next(chunks, None) is not None:
                 samples[f"{name}_first_audio_seconds"].append(time.perf_counter() - start)
                 chunks.close()

@@ -64,7 +64,7 @@ def converse(
         talk = generator.conversation(segments, seed=speech.seed + number)
         similarities: dict[int, list[float | None]] = {slot: [] for slot in range(len(pair))}
         for slot, text in conversation:
-            turn = talk.say(text, slot, **speech.options())
+            turn = talk.say(text, slot, marked=False, **speech.options())
             ended += turn.state == "ended"
             texts.append(text)
             heard.append(judges.recogniser.transcribe(turn.audio))
@@ -107,7 +107,7 @@ def new_voices(
         rival = max(known, key=lambda other: cosine(identity, other) or 0.0)
         text = sentences[number % len(sentences)]
         talk = generator.conversation([Segment(0, voices[name].transcript, prompt)], seed=speech.seed + number)
-        spoken = judges.embed(talk.say(text, 0, **speech.options()).audio)
+        spoken = judges.embed(talk.say(text, 0, marked=False, **speech.options()).audio)
         own.append(cosine(spoken, identity))
         nearest.append(cosine(spoken, rival))
         report(f"{name} at {shift} of its speed: {_rounded(own[-1])}, nearest training voice {_rounded(nearest[-1])}")

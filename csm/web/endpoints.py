@@ -15,20 +15,20 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from csm.audio import inspect_audio, load_audio
+from csm.audio import inspect_audio, load_audio, write_audio
 from csm.conversation import Line, parse_script, speakers
 from csm.errors import InputError
+from csm.events import Event, Performed
 from csm.generator import Generator
 from csm.listening.prompt import LazyEars, check_prompt, write_down
+from csm.session import Session
 from csm.settings import ABOUT, USUAL, Settings
+from csm.studio import Job
 from csm.voices import LONGEST, Voice, fetched, find_voice, load_prompt, shipped_voices
 from csm.watermark import detect
 from csm.web.examples import EXAMPLE_SCRIPT
-from csm.web.gpu import Conversation, Job, Refused, Speak, Update
-from csm.web.waiting import QueueFull
 
 SLOTS = ("A", "B")
-MODEL_QUEUE = "model"  # one concurrency id: whatever speaks waits for the same model
 RANDOM_SEED = -1
 LONGEST_LISTENED = 120.0  # seconds of a recording that are listened to
 
@@ -36,8 +36,8 @@ LONGEST_LISTENED = 120.0  # seconds of a recording that are listened to
 class MisplacedError(InputError):
     """Input that can't be used, and `place`, where the user gave it: `script`, `A`, `B` or `settings`."""
 
-    def __init__(self, sentence: str, place: str) -> None:
-        super().__init__(sentence)
+    def __init__(self, sentence: str, place: str, code: str = "") -> None:
+        super().__init__(sentence, code)
         self.place = place
 
 
@@ -70,7 +70,7 @@ def _given_at(place: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise MisplacedError(str(error), place) from error
+        raise MisplacedError(str(error), place, error.code) from error
 
 
 def default_voices() -> tuple[str, str]:
@@ -135,7 +135,7 @@ def plan(
     """A request -> a job. Raises `MisplacedError`."""
     with _given_at("script"):
         lines = parse_script(script or "")
-    return Job(lines, cast(lines, choices, offered), settings, folder)
+    return Job(Session(lines, cast(lines, choices, offered), settings), folder, live=False)
 
 
 def new_folder() -> Path:
@@ -143,17 +143,6 @@ def new_folder() -> Path:
     root = Path(get_upload_folder())
     root.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix="csm-", dir=root))
-
-
-def updates(speak: Speak, job: Job) -> Iterator[Update]:
-    """What `speak` yields, with refused input raised as `InputError` again."""
-    try:
-        for update in speak(job):
-            if isinstance(update, Refused):
-                raise InputError(update.sentence)
-            yield update
-    except QueueFull as full:
-        raise InputError(str(full)) from full
 
 
 @contextmanager
@@ -215,7 +204,7 @@ class Endpoints:
     """The named functions of the API page. Shares the model's weights between users, and nothing else."""
 
     generator: Generator
-    speak: Speak
+    perform: Callable[[Job], Iterator[Event]]
     ears: LazyEars = field(default_factory=LazyEars)
 
     def generate(self, **given: Any) -> tuple[str, dict[str, Any]]:
@@ -228,10 +217,12 @@ class Endpoints:
                 slot: Choice(given[f"voice_{letter}"], given[f"prompt_{letter}"], given[f"transcript_{letter}"])
                 for slot, letter in zip(SLOTS, "ab")
             }
-            job = plan(given["script"], choices, read_settings(given), new_folder(), self.generator.voices())
-            for update in updates(self.speak, job):
-                if isinstance(update, Conversation) and update.path:
-                    return str(update.path), update.report
+            folder = new_folder()
+            job = plan(given["script"], choices, read_settings(given), folder, self.generator.voices())
+            for event in self.perform(job):
+                if isinstance(event, Performed) and len(event.audio):
+                    write_audio(path := folder / "conversation.wav", event.audio)
+                    return str(path), event.report
         raise gr.Error("No turn of the script gave any sound; try another seed.", print_exception=False)
 
     def voices(self) -> list[dict[str, str]]:
@@ -317,8 +308,7 @@ class Endpoints:
                 inputs,
                 [conversation, report],
                 api_name="generate",
-                concurrency_id=MODEL_QUEUE,
-                concurrency_limit=1,
+                concurrency_limit=None,  # the studio's queue is the only one
             )
             gr.Button("Voices").click(self.voices, None, gr.JSON(label="Voices"), api_name="voices")
             gr.Button("Check").click(

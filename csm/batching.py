@@ -29,7 +29,7 @@ from csm.settings import USUAL, Settings
 
 LEAD = 12  # frames (1 s) that a stream may be ahead of the thread that takes them
 IDLE_SECONDS = 5.0  # without a stream, after which the stepping thread ends
-MOST_SLOTS = 32
+MOST_USUAL_SLOTS = 32
 SLOTS_ON_CPU = 8
 STOP_SECONDS = 0.1  # how long a step of takes that wait for a slot lasts at most: their caller may not want them
 
@@ -335,4 +335,4 @@ def usual_slots(generator: Generator) -> int:
     backbone = config.backbone
     each = 2 * backbone.layers * backbone.kv_heads * backbone.head_dim * config.max_positions * width
     fit = torch.cuda.mem_get_info(generator.device)[0] // 2 // (2 * each)  # in its slot, and in the context behind it
-    return 1 << max(0, min(MOST_SLOTS, fit).bit_length() - 1)
+    return 1 << max(0, min(MOST_USUAL_SLOTS, fit).bit_length() - 1)

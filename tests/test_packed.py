@@ -1,6 +1,7 @@
 """Packed weights: the same model, nearly the same numbers, in half or a quarter of the memory."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -119,14 +120,14 @@ def test_a_packed_model_steps_like_any_other(model, packing, dtype):
 
 
 @torch.inference_mode()
-def stepped(model: CSM, rows: int) -> list[torch.Tensor]:
+def stepped(model: CSM, rows: int, drawn: Settings = DRAWN) -> list[torch.Tensor]:
     """Codes and states of six frames of `rows` streams whose contexts begin with three positions."""
     noise = torch.Generator().manual_seed(rows)
     like, found = model.projection.weight, []
     cache = KVCache(CONFIG.backbone, 16, rows, like)
     state = model.backbone(torch.randn(rows, 3, SMALL.dim, generator=noise), cache)[:, -1]
     for _ in range(6):
-        codes = model.sample_frame(state, DRAWN, torch.rand(rows, 4, 35, generator=noise) + 0.1)
+        codes = model.sample_frame(state, drawn, torch.rand(rows, 4, 35, generator=noise) + 0.1)
         state = model.backbone(model.embed_frames(codes, torch.zeros(rows, dtype=torch.int64))[:, None], cache)[:, -1]
         found += [codes, state]
     return found
@@ -140,13 +141,14 @@ def recordings(model: CSM) -> list[bool]:
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_recorded_steps_give_what_the_plain_ones_give_to_the_last_bit(packing, monkeypatch):
+@pytest.mark.parametrize("drawn", [DRAWN, replace(DRAWN, min_p=0.3)])
+def test_recorded_steps_give_what_the_plain_ones_give_to_the_last_bit(packing, drawn, monkeypatch):
     recorded, plain = packed(random_model(0), packing), packed(random_model(0), packing)
-    found = [stepped(recorded, rows) for rows in (1, 3)]
+    found = [stepped(recorded, rows, drawn) for rows in (1, 3)]
     monkeypatch.setattr(RecordedTransformer, "forward", Transformer.forward)
     monkeypatch.setattr(RecordedCSM, "sample_frame", CSM.sample_frame)
     for rows, ours in zip((1, 3), found):
-        assert all(map(torch.equal, ours, stepped(plain, rows)))
+        assert all(map(torch.equal, ours, stepped(plain, rows, drawn)))
     assert not plain.backbone.step.made
     assert all(recordings(recorded)) or packing == "bfloat16"  # whose weights no graph can hold
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import secrets
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -156,6 +157,8 @@ class _Stepper:
 
     def leave(self, streams: Sequence[_Heard]) -> None:
         """Take `streams` out; when this returns, nobody works on their contexts any more."""
+        if sys.is_finalizing():  # the program ends, and the stepping thread has already
+            return
         with self._changed:
             self._leaving += streams
             self._changed.notify_all()

@@ -144,10 +144,10 @@ BAD = {
     "another speed": ({"speed": 1.5}, 400, "speed", "invalid_value"),
     "a speed that is no number": ({"speed": "fast"}, 400, "speed", "invalid_value"),
     "an unknown stream": ({"stream_format": "rtp"}, 400, "stream_format", "invalid_value"),
-    "a negative seed": ({"seed": -1}, 400, None, "invalid_value"),
-    "a word for a temperature": ({"temperature": "hot"}, 400, None, "invalid_value"),
-    "top-k of 0": ({"top_k": 0}, 400, None, "invalid_value"),
-    "a min-p above 1": ({"min_p": 1.5}, 400, None, "invalid_value"),
+    "a negative seed": ({"seed": -1}, 400, "seed", "invalid_value"),
+    "a word for a temperature": ({"temperature": "hot"}, 400, "temperature", "invalid_value"),
+    "top-k of 0": ({"top_k": 0}, 400, "top_k", "invalid_value"),
+    "a min-p above 1": ({"min_p": 1.5}, 400, "min_p", "invalid_value"),
 }
 
 

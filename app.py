@@ -4,12 +4,12 @@ import spaces  # noqa: F401  ZeroGPU patches torch, so this comes before anythin
 
 # isort: split
 import csm
-from csm.web import Pages, build_app, for_many, launch_options, server_options, warm_up
+from csm.web import Pages, build_app, launch_options, open_studio, server_options, warm_up
 
-generator, queue = for_many(csm.load())  # one model, one queue: the page and programs wait in the same
-pages = Pages(generator, queue)
-demo = build_app(generator, queue, pages)
+studio = open_studio(csm.load())  # one model, one queue: the page and programs wait in the same
+pages = Pages(studio)
+demo = build_app(studio, pages)
 
 if __name__ == "__main__":
-    warm_up(generator)
-    demo.launch(**launch_options(), **server_options(generator, queue, pages))
+    warm_up(studio)
+    demo.launch(**launch_options(), **server_options(studio, pages))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 import secrets
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Frames
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from queue import Empty, SimpleQueue
@@ -21,16 +23,16 @@ import torch
 from torch import Tensor
 
 from csm.config import Environment
-from csm.engine import Context, Engine, Lineup, Stream
-from csm.frames import Rows, Segment, longest_turn
-from csm.generator import ConversationFull, Generator
-from csm.model import Sampling
+from csm.engine import Context, Engine, Lineup, Stream, Together
+from csm.frames import Rows, Segment, frames_in
+from csm.generator import ConversationFull, Generator, one_by_one
+from csm.settings import USUAL, Settings
 
 LEAD = 12  # frames (1 s) that a stream may be ahead of the thread that takes them
 IDLE_SECONDS = 5.0  # without a stream, after which the stepping thread ends
-MOST_SLOTS = 32
+MOST_USUAL_SLOTS = 32
 SLOTS_ON_CPU = 8
-STOP_SECONDS = 0.1  # how often takes that wait for a slot ask whether they are still wanted
+STOP_SECONDS = 0.1  # how long a step of takes that wait for a slot lasts at most: their caller may not want them
 
 
 class Batch:
@@ -69,14 +71,14 @@ class Batch:
 
         Raises `InputError` for what can't be spoken or doesn't fit.
         """
-        generator, longest = self.generator, longest_turn(max_audio_length_ms)
-        rows, sampling = generator.turn_rows(text, speaker), generator.sampling(temperature, topk)
+        generator, settings = self.generator, one_by_one(max_audio_length_ms, temperature, topk)
+        rows, longest = generator.turn_rows(text, speaker), frames_in(settings.max_turn_seconds)
         heard = [generator.prompt_rows(context)] if context else []
         generator.budget.check_turn(text, len(rows), sum(map(len, heard)), longest)
-        return self.join_rows(Rows.join([*heard, rows]), longest, sampling, seed)
+        return self.join_rows(Rows.join([*heard, rows]), longest, settings, seed)
 
     def join_rows(
-        self, rows: Rows, longest: int, sampling: Sampling | None = None, seed: int | None = None, endless: bool = False
+        self, rows: Rows, longest: int, settings: Settings = USUAL, seed: int | None = None, endless: bool = False
     ) -> Stream:
         """Go on after `rows` for at most `longest` frames; an `endless` stream doesn't mind zero frames.
 
@@ -93,7 +95,7 @@ class Batch:
             return context
 
         noise = torch.Generator(engine.device).manual_seed(secrets.randbits(31) if seed is None else seed)
-        chosen = sampling or self.generator.sampling()
+        chosen = self.generator.filled(settings)
         return self._lineup.join(Stream(begin, chosen, noise, min(longest, free), endless=endless))
 
     def step(self) -> dict[Stream, Tensor]:
@@ -155,6 +157,8 @@ class _Stepper:
 
     def leave(self, streams: Sequence[_Heard]) -> None:
         """Take `streams` out; when this returns, nobody works on their contexts any more."""
+        if sys.is_finalizing():  # the program ends, and the stepping thread has already
+            return
         with self._changed:
             self._leaving += streams
             self._changed.notify_all()
@@ -261,7 +265,7 @@ class SharedEngine(Engine):
     def speak(
         self,
         context: Context,
-        sampling: Sampling,
+        sampling: Settings,
         generator: torch.Generator,
         longest: int,
         endless: bool = False,
@@ -281,34 +285,38 @@ class SharedEngine(Engine):
         if stream.error is not None:
             raise stream.error
 
+    @contextmanager
     def speak_side_by_side(
         self,
         contexts: Sequence[Context],
-        sampling: Sampling,
+        sampling: Settings,
         generators: Sequence[torch.Generator],
         longest: int,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> list[Stream]:
+    ) -> Iterator[Together]:
         given: SimpleQueue[Tensor | None] = SimpleQueue()
         streams = [
             _Heard(context.itself, sampling, generator, longest, given=given, lead=inf)
             for context, generator in zip(contexts, generators, strict=True)
         ]
         self._stepper.join(streams)
-        try:
-            asked_at, over = -1, 0
-            while over < len(streams):
-                newest = max(len(stream.frames) for stream in streams)
-                if newest != asked_at and stop():
-                    break
-                asked_at = newest
+
+        def step() -> None:
+            newest = max(len(stream.frames) for stream in streams)
+            while newest == max(len(stream.frames) for stream in streams):
                 try:
-                    over += given.get(timeout=STOP_SECONDS) is None
+                    given.get(timeout=STOP_SECONDS)
                 except Empty:  # they wait for slots
-                    asked_at = -1
-        finally:
+                    return
+                if all(stream.done for stream in streams):
+                    return
+
+        def end() -> None:
             self._stepper.leave(streams)
-        return [*streams]
+
+        try:
+            yield Together(streams, step, end)
+        finally:
+            end()
 
 
 def shared(generator: Generator, slots: int) -> Generator:
@@ -330,4 +338,4 @@ def usual_slots(generator: Generator) -> int:
     backbone = config.backbone
     each = 2 * backbone.layers * backbone.kv_heads * backbone.head_dim * config.max_positions * width
     fit = torch.cuda.mem_get_info(generator.device)[0] // 2 // (2 * each)  # in its slot, and in the context behind it
-    return 1 << max(0, min(MOST_SLOTS, fit).bit_length() - 1)
+    return 1 << max(0, min(MOST_USUAL_SLOTS, fit).bit_length() - 1)

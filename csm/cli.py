@@ -89,11 +89,11 @@ def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, V
     """Speak `lines` into the files that `arguments` name, and say `notice` once all is checked."""
     from csm import exports, load
     from csm.audio import check_output, write_audio
-    from csm.events import Performed, Settings, TurnFinished
-    from csm.judges import installed_judges
+    from csm.events import Performed, TurnFinished
     from csm.project import check_project, save_project
     from csm.session import Session
-    from csm.takes import NOBODY
+    from csm.settings import ABOUT, Settings
+    from csm.studio import Job, Studio
 
     check_output(arguments.out)
     for wanted, check in (
@@ -105,13 +105,11 @@ def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, V
             check(wanted)
     if arguments.json and arguments.json != "-":
         _check_target(arguments.json, "report")
-    settings = Settings(
-        arguments.seed, arguments.temperature, arguments.topk, arguments.max_turn_seconds, arguments.takes
-    )
+    settings = Settings(**{name: getattr(arguments, name) for name in ABOUT})
     generator = load(arguments.model, arguments.device, adapter=arguments.adapter, weights=arguments.weights)
     session = Session(lines, voices, settings)
 
-    for event in session.speak(generator, judges=installed_judges() if settings.takes > 1 else NOBODY, live=False):
+    for event in Studio(generator).perform(Job(session, live=False)):
         if notice:
             print(notice, file=sys.stderr)
             notice = ""
@@ -208,11 +206,13 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 
 def _speaking_options(parser: argparse.ArgumentParser) -> None:
     """How speech is made, and what else is written of it."""
-    parser.add_argument("--seed", type=int, default=7, help="same seed, same speech (default 7)")
-    parser.add_argument("--temperature", type=float, help="default: the model's own")
-    parser.add_argument("--topk", type=int, help="default: the model's own")
-    parser.add_argument("--max-turn-seconds", type=float, default=20.0, help="a longer turn is capped (default 20)")
-    parser.add_argument("--takes", type=int, default=1, help="speak each turn this often and keep the best (default 1)")
+    from csm.settings import ABOUT, USUAL
+
+    for name, about in ABOUT.items():
+        usual = getattr(USUAL, name)
+        told = "the model's own" if usual is None else f"{usual:g}"
+        help, kind = f"{about.help} (default: {told})", int if about.whole else float
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=usual, metavar="N", help=help)
     parser.add_argument("--stems", metavar="FOLDER", help="also write a sound file for each speaker, silent elsewhere")
     parser.add_argument("--subtitles", metavar="FILE", help="also write subtitles: .srt or .vtt")
     parser.add_argument(

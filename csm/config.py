@@ -152,6 +152,7 @@ PRESETS: dict[str, ModelConfig] = {
         audio_vocab_size=515,
         tokenizer="bytes",
         temperature=0.25,
+        slots_in_frames=True,
     ),
     "tiny": _llama(
         TransformerConfig(layers=16, dim=2_048, heads=32, kv_heads=8, mlp_dim=8_192),
@@ -184,6 +185,7 @@ DECODER_FLAVORS: dict[str, TransformerConfig] = {
 }
 
 # Ungated copies of sesame/csm-1b in the transformers layout: they stand in where the hub refuses the original.
+MOST_SLOTS = 256
 UNGATED_COPIES = "unsloth/csm-1b,eustlb/csm-1b"
 
 
@@ -218,7 +220,7 @@ class Environment:
             api_key=os.environ.get("CSM_API_KEY") or None,
             weights=os.environ.get("CSM_WEIGHTS") or None,
             threads=os.environ.get("OMP_NUM_THREADS") or None,
-            slots=_whole_number("CSM_SLOTS"),
+            slots=_slots(os.environ.get("CSM_SLOTS") or ""),
         )
 
     @staticmethod
@@ -230,10 +232,9 @@ class Environment:
         return f"Environment(model={self.model!r}, device={self.device!r})"
 
 
-def _whole_number(name: str) -> int | None:
-    value = os.environ.get(name)
-    if not value:
+def _slots(given: str) -> int | None:
+    if not given:
         return None
-    if not value.isdecimal() or int(value) < 1:
-        raise InputError(f"{name} is {value!r}: give a whole number from 1 on, or leave it out.")
-    return int(value)
+    if not given.isdecimal() or not 1 <= int(given) <= MOST_SLOTS:
+        raise InputError(f"CSM_SLOTS can't be {given}; choose a whole number from 1 to {MOST_SLOTS}.")
+    return int(given)

@@ -45,7 +45,8 @@ def parse_script(text: str) -> list[Line]:
         label, said = _split(_clean(raw))
         if label is not None:
             if not _has_words(said):
-                raise InputError(f"Line {number} has no text after “{label}:”; write what {label} says or delete it.")
+                told = f"Line {number} has no text after “{label}:”; write what {label} says or delete it."
+                raise InputError(told, "no_text")
             label = shown.setdefault(label.casefold(), label)
         elif not _has_words(said):
             continue

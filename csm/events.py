@@ -1,5 +1,4 @@
-"""What happens while a session speaks, as plain data, and the settings it speaks with; from the session to whoever
-shows it."""
+"""What happens while a session speaks, as plain data; from the session to whoever shows it."""
 
 from __future__ import annotations
 
@@ -10,41 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from csm.conversation import Line
-from csm.errors import InputError
-from csm.model import Sampling
 from csm.takes import Turn
-
-MOST_TAKES = 16
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to speak. The same seed, voices and script give the same conversation; of `takes` the best is kept. Without
-    `temperature` or `topk` the model's own is used."""
-
-    seed: int = 7
-    temperature: float | None = None
-    topk: int | None = None
-    max_turn_seconds: float = 20.0
-    takes: int = 1
-
-    def __post_init__(self) -> None:
-        Sampling(1.0 if self.temperature is None else self.temperature, 1 if self.topk is None else self.topk)
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"The seed is {self.seed}; choose a whole number from 0 on.")
-        if not 0.08 <= self.max_turn_seconds <= 600:
-            raise InputError(f"The longest turn is {self.max_turn_seconds} s; choose between 0.08 and 600 seconds.")
-        if not 1 <= self.takes <= MOST_TAKES:
-            raise InputError(f"The number of takes is {self.takes}; choose between 1 and {MOST_TAKES}.")
-
-    @property
-    def drawing(self) -> str:
-        """In words, how codes are drawn with these settings, the seed aside."""
-        temperature, topk = ("the model's" if value is None else value for value in (self.temperature, self.topk))
-        return f"temperature {temperature}, top-k {topk}"
-
-
-USUAL = Settings()
 
 
 @dataclass(frozen=True)
@@ -97,7 +62,8 @@ class TurnChunk:
 class TurnFinished:
     """`audio` float32 (num_samples,) is the turn before marking: to listen to on the way, not to give out.
 
-    `spoken` is the turn with its takes, and `sounds` holds the whole sound of each new take by the take's key:
+    Its text took `text_positions`. `spoken` is the turn with its takes, and `sounds` holds the whole sound of each new
+    take by the take's key:
     `Session.apply` brings both into a session in another process.
     """
 
@@ -107,11 +73,30 @@ class TurnFinished:
     audio: Tensor
     spoken: Turn
     sounds: Mapping[str, Tensor] = field(default_factory=dict)
+    text_positions: int = 0
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """Several takes of turn `index` (from 0) are made at once: `frames` of each so far, `heard` of them listened to."""
+
+    index: int
+    frames: int = 0
+    heard: int = 0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The model speaks for others: `ahead` of them must be done first, which should take `seconds`."""
+
+    ahead: int
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Performed:
-    """`audio` float32 (num_samples,) at 24 kHz is the whole conversation, marked once; `report` is plain JSON data,
+    """`audio` float32 (num_samples,) at 24 kHz is the whole conversation, marked once, where it was not heard live, and
+    otherwise empty; `report` is plain JSON data,
     with a `notice` when the oldest turns left the window on the way. `session` is who spoke."""
 
     audio: Tensor
@@ -119,4 +104,4 @@ class Performed:
     session: Any = None
 
 
-Event = TurnStarted | TurnChunk | TurnFinished | Performed
+Event = Waiting | TurnStarted | TurnChunk | Comparing | TurnFinished | Performed

@@ -47,6 +47,15 @@ class Rows:
         return Rows(torch.cat([part.ids for part in parts]), torch.cat([part.mask for part in parts]))
 
 
+def id_rows(text: Tensor, num_codebooks: int) -> Rows:
+    """One row for each of a text's ids, int64 (S,)."""
+    ids = torch.zeros(len(text), num_codebooks + 1, dtype=torch.int64)
+    ids[:, -1] = text
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    mask[:, -1] = True
+    return Rows(ids, mask)
+
+
 def audio_rows(codes: Tensor, slot_id: int | None = None) -> Rows:
     """codes int64 (frames, K) -> one row a frame, with `slot_id` in the text column where the model wants it there."""
     ids = torch.cat([codes, codes.new_full((codes.shape[0], 1), slot_id or 0)], dim=1)
@@ -72,16 +81,16 @@ class RowFormat:
         """The id of a slot's number, as it stands in brackets before the text; None where frames carry none."""
         return self.tokenizer.encode(turn_text("", speaker))[SLOT_AT] if self.slots_in_frames else None
 
-    def text(self, text: str, speaker: int) -> Rows:
-        """One row for every id of the turn's text, and one for the slot where frames carry it: whatever a frame is
-        sampled from says whose it is."""
+    def ids(self, text: str, speaker: int) -> Tensor:
+        """What a turn's text is to the model, int64 (S,): its ids, and one more for the slot where frames carry it, so
+        that whatever a frame is sampled from says whose it is."""
         slot = self.slot_id(speaker)
         tokens = [*self.tokenizer.encode(turn_text(text, speaker)), *([] if slot is None else [slot])]
-        ids = torch.zeros(len(tokens), self.num_codebooks + 1, dtype=torch.int64)
-        ids[:, -1] = torch.tensor(tokens, dtype=torch.int64)
-        mask = torch.zeros_like(ids, dtype=torch.bool)
-        mask[:, -1] = True
-        return Rows(ids, mask)
+        return torch.tensor(tokens, dtype=torch.int64)
+
+    def text(self, text: str, speaker: int) -> Rows:
+        """One row for each of `ids`."""
+        return id_rows(self.ids(text, speaker), self.num_codebooks)
 
     def spoken(self, codes: Tensor, speaker: int) -> Rows:
         """What is said in a whole turn: its frames, codes int64 (frames, K), and the zero frame that ends it."""

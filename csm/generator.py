@@ -1,6 +1,7 @@
 """Text in, speech out: `load`, then `generate`, `stream`, or a `Conversation` that remembers what was said.
 
-There is one way in which sound is made, `Conversation.stream`; everything else here is its concatenation.
+There is one way in which sound is made, `Conversation.speak`; everything else here is its concatenation. Sound that is
+heard while it is made gets its watermark there; codes, and what later turns hear of earlier ones, know nothing of it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Chunks
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,14 +20,15 @@ from torch import Tensor
 from csm.checkpoint import HUB_MODEL, Loaded, load_model
 from csm.codec import Codec
 from csm.config import PRESETS, SAMPLE_RATE, Environment, ModelConfig
-from csm.engine import Context, Engine
+from csm.engine import Context, Engine, Stream, Together
 from csm.errors import InputError
-from csm.frames import Budget, Rows, Segment, longest_turn, room_for
-from csm.model import Sampling
+from csm.frames import Budget, Rows, Segment, frames_in, longest_turn, room_for
 from csm.model.packed import in_precision, reading_precision, rounded_by_kernels, usual_packing
 from csm.prompts import Prompts
 from csm.recent import Recent
-from csm.voices import Voice, official_voices, shipped_voices
+from csm.settings import ABOUT, USUAL, Settings
+from csm.voices import Voice, load_prompt, official_voices, shipped_voices
+from csm.watermark import LiveMark
 from csm.window import Window
 
 CHUNKS = 1, 1, 2, 4, 8  # frames of a turn's first chunks, and the last number of all that follow
@@ -46,7 +49,8 @@ class ConversationFull(InputError):
 
 @dataclass
 class Turn:
-    """One spoken turn. `codes` int64 (frames, K) are the truth; `audio` float32 (1920 frames,) is their sound.
+    """One spoken turn. `codes` int64 (frames, K) are the truth; `audio` float32 (1920 frames,) is their sound, marked
+    unless it was asked for without, and `unmarked` the same for work inside the program.
 
     `state` is `ended` (by the model), `capped` (by the longest length or the budget) or `stopped` (by the caller).
     It takes `positions`: text, frames and the zero frame. Turn number `heard_from` (from 0) is the first that it heard:
@@ -61,6 +65,7 @@ class Turn:
     positions_prefilled: int
     positions: int
     heard_from: int
+    unmarked: Tensor
 
 
 class Conversation:
@@ -98,9 +103,12 @@ class Conversation:
         temperature: float | None = None,
         topk: int | None = None,
         seed: int | None = None,
+        min_p: float = 0.0,
+        marked: bool = True,
     ) -> Turn:
         """Speak one turn to its end. `seed` asks for another take than the conversation's own."""
-        for _ in self.stream(text, speaker, max_audio_length_ms, temperature, topk, seed):
+        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p)
+        for _ in self.speak(text, speaker, settings, seed, marked=marked):
             pass
         return self.turns[-1]
 
@@ -113,31 +121,38 @@ class Conversation:
         topk: int | None = None,
         seed: int | None = None,
         stop: Stop = lambda: False,
+        min_p: float = 0.0,
+        marked: bool = True,
     ) -> Chunks[Tensor, None, None]:
-        """Chunks of float32 samples at 24 kHz as they are made. The turn is in `turns` once the iterator ends;
-        closing the iterator early keeps what was made, as `stopped`, and so does `stop`, asked at every frame.
+        """What `speak` gives, asked for one by one."""
+        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p)
+        return self.speak(text, speaker, settings, seed, stop, marked)
 
-        Raises `InputError` for a text that can't be spoken or is too long for the model, and `ConversationFull` when
-        the turn no longer fits and no other may leave.
+    def speak(
+        self,
+        text: str,
+        speaker: int,
+        settings: Settings = USUAL,
+        seed: int | None = None,
+        stop: Stop = lambda: False,
+        marked: bool = True,
+    ) -> Chunks[Tensor, None, None]:
+        """Chunks of float32 samples at 24 kHz as they are made, 0.24 s behind where they are `marked`. The turn is in
+        `turns` once the iterator ends; closing the iterator early keeps what was made, as `stopped`, and so does
+        `stop`, asked at every frame.
+
+        The `seed` of the settings is not this turn's: it has `seed`, or else follows from the conversation's. Raises
+        `InputError` for a text that can't be spoken or is too long for the model, and `ConversationFull` when the turn
+        no longer fits and no other may leave.
         """
         generator, context = self.generator, self._context
-        sampling = generator.sampling(temperature, topk)
+        sampling = generator.filled(settings)
         prefilled = context.prefilled
-        text_positions, longest = self._begin(text, speaker, max_audio_length_ms)
-        noise = self._noise(seed)
-
-        decoder = generator.codec.stream()
+        text_positions, longest = self._begin(text, speaker, settings)
+        noise, sound = self._noise(seed), _Sound(generator, marked)
         speaking = generator.engine.speak(context, sampling, noise, longest)
-        frames: list[Tensor] = []
-        chunks: list[Tensor] = []
-        state, sent, sizes = "stopped", 0, chunk_sizes()
+        frames, state, sizes = sound.frames, "stopped", chunk_sizes()
         chunk = next(sizes)
-
-        def decoded(upto: int) -> Tensor:
-            with generator.engine.decoding():
-                chunks.append(decoder.push(torch.stack(frames[sent:upto]).to(generator.device)).cpu())
-            return chunks[-1]
-
         try:
             while len(frames) < longest:
                 if stop():
@@ -147,66 +162,65 @@ class Conversation:
                     state = "ended"
                     break
                 frames.append(frame)
-                if len(frames) - sent >= chunk:
-                    wave, sent, chunk = decoded(len(frames)), len(frames), next(sizes)
-                    yield wave
+                if sound.waiting >= chunk:
+                    ready, chunk = sound.decoded(), next(sizes)
+                    if len(ready):
+                        yield ready
             else:
                 state = "capped"
-            if sent < len(frames):
-                wave, sent = decoded(len(frames)), len(frames)
-                yield wave
-            with generator.engine.decoding():
-                chunks.append(decoder.flush().cpu())
-            if len(chunks[-1]):
-                yield chunks[-1]
+            if len(ready := sound.finished()):
+                yield ready
         finally:
             speaking.close()
             if state != "ended":
                 generator.engine.close(context)
             codes = self._codes(frames)
-            audio = torch.cat(chunks) if chunks else torch.zeros(0)
-            read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
-            self.turns.append(Turn(speaker, text, codes, audio, state, read, positions, self._window.heard_from))
+            self.turns.append(
+                Turn(
+                    speaker,
+                    text,
+                    codes,
+                    sound.given,
+                    state,
+                    context.prefilled - prefilled,
+                    text_positions + len(codes) + 1,
+                    self._window.heard_from,
+                    sound.unmarked,
+                )
+            )
 
-    def say_best(
-        self,
-        text: str,
-        speaker: int,
-        seeds: Sequence[int],
-        choose: Callable[[list[Turn]], int],
-        max_audio_length_ms: float = 90_000,
-        temperature: float | None = None,
-        topk: int | None = None,
-        stop: Stop = lambda: False,
-    ) -> list[Turn]:
-        """Speak one turn once for each seed, side by side in one batch, and go on from the one that `choose` names.
+    @contextmanager
+    def takes(self, text: str, speaker: int, settings: Settings, seeds: Sequence[int]) -> Iterator[Takes]:
+        """Speak one turn once for each seed, side by side in one batch; the block steps them and says which to keep.
 
-        Returns all of them, in the order of their seeds; the chosen one is in `turns`. What a seed gives differs
-        from what it gives alone by no more than rounding does. Raises what `stream` raises.
+        The conversation goes on from that one; without a choice it is as if nothing had been said. What a seed gives
+        differs from what it gives alone by no more than rounding does. Raises what `speak` raises.
         """
-        generator, context, sampling = self.generator, self._context, self.generator.sampling(temperature, topk)
+        generator, context, sampling = self.generator, self._context, self.generator.filled(settings)
         prefilled = context.prefilled
-        text_positions, longest = self._begin(text, speaker, max_audio_length_ms)
+        text_positions, longest = self._begin(text, speaker, settings)
+
+        def turn(stream: Stream) -> Turn:
+            if stream.error is not None:
+                raise stream.error
+            codes = self._codes(stream.frames)
+            read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
+            audio, first = generator.decode(codes), self._window.heard_from
+            return Turn(speaker, text, codes, audio, stream.state, read, positions, first, audio)
+
         try:
-            takes = [context.copy(longest + 1) for _ in seeds]
-            noises = [self._noise(seed) for seed in seeds]
-            streams = generator.engine.speak_side_by_side(takes, sampling, noises, longest, stop)
-            turns = []
-            for stream in streams:
-                if stream.error is not None:
-                    raise stream.error
-                codes = self._codes(stream.frames)
-                read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
-                audio, first = generator.decode(codes), self._window.heard_from
-                turns.append(Turn(speaker, text, codes, audio, stream.state, read, positions, first))
-            chosen = choose(turns)
-            generator.engine.adopt(context, takes[chosen], len(turns[chosen].codes))
+            copies, noises = [context.copy(longest + 1) for _ in seeds], [self._noise(seed) for seed in seeds]
+            with generator.engine.speak_side_by_side(copies, sampling, noises, longest) as together:
+                takes = Takes(together, turn)
+                yield takes
+            if takes.kept is None:
+                raise RuntimeError("No take was kept.")
+            generator.engine.adopt(context, copies[takes.kept], len(takes.turns[takes.kept].codes))
             generator.engine.close(context)
         except BaseException:
             self._window.step_back()
             raise
-        self.turns.append(turns[chosen])
-        return turns
+        self.turns.append(takes.turns[takes.kept])
 
     def hear(self, text: str, speaker: int, codes: Tensor) -> Turn:
         """Take in a turn that was spoken earlier: its codes int64 (frames, K) are read in with the next turn's text.
@@ -220,7 +234,8 @@ class Conversation:
             raise self._full(positions)
         if self.slide:
             self._window.make_room(room_for(text, len(rows)))
-        turn = Turn(speaker, text, codes, torch.zeros(0), "ended", positions, positions, self._window.heard_from)
+        none, first = torch.zeros(0), self._window.heard_from
+        turn = Turn(speaker, text, codes, none, "ended", positions, positions, first, none)
         self.turns.append(turn)
         return turn
 
@@ -233,13 +248,12 @@ class Conversation:
         del self.turns[number:]
         self._window.step_back()
 
-    def _begin(self, text: str, speaker: int, max_audio_length_ms: float) -> tuple[int, int]:
+    def _begin(self, text: str, speaker: int, settings: Settings) -> tuple[int, int]:
         """Make room for a turn, read its text and whatever waits to be read. -> the positions of its text, and how many
         frames it may have."""
         generator, window = self.generator, self._window
-        rows = generator.turn_rows(text, speaker)
-        longest = longest_turn(max_audio_length_ms)
-        generator.budget.check_turn(text, len(rows), window.prompt_positions, longest)
+        longest = frames_in(settings.max_turn_seconds)
+        rows = generator.prompts.fitting_rows(text, speaker, window.prompt_positions, longest)
         if self.slide:
             window.make_room(room_for(text, len(rows)))
         free = window.free - len(rows) - 1
@@ -260,6 +274,82 @@ class Conversation:
             f"This turn no longer fits: {self.positions_used} of {self.generator.config.max_positions} positions are "
             f"in use and its text needs {needed} more."
         )
+
+
+class _Sound:
+    """The sound of one turn while its frames come: decoded as they do, marked on its way out or not."""
+
+    def __init__(self, generator: Generator, marked: bool) -> None:
+        self.frames: list[Tensor] = []
+        self._generator, self._decoder, self._mark = generator, generator.codec.stream(), LiveMark() if marked else None
+        self._sent, self._given, self._unmarked = 0, [torch.zeros(0)], [torch.zeros(0)]
+
+    @property
+    def waiting(self) -> int:
+        """Frames that are not decoded yet."""
+        return len(self.frames) - self._sent
+
+    @property
+    def given(self) -> Tensor:
+        return torch.cat(self._given)
+
+    @property
+    def unmarked(self) -> Tensor:
+        return torch.cat(self._unmarked) if self._mark else self.given
+
+    def decoded(self) -> Tensor:
+        """What can be heard now that these frames are there; empty while the mark wants to see more."""
+        new, self._sent = self.frames[self._sent :], len(self.frames)
+        with self._generator.engine.decoding():
+            wave = self._decoder.push(torch.stack(new).to(self._generator.device)).cpu()
+        return self._out(wave, self._mark.push(wave) if self._mark else wave)
+
+    def finished(self) -> Tensor:
+        """The rest."""
+        ready = [self.decoded()] if self.waiting else []
+        with self._generator.engine.decoding():
+            wave = self._decoder.flush().cpu()
+        ready.append(self._out(wave, torch.cat([self._mark.push(wave), self._mark.flush()]) if self._mark else wave))
+        return torch.cat(ready)
+
+    def _out(self, wave: Tensor, ready: Tensor) -> Tensor:
+        self._unmarked.append(wave)
+        self._given.append(ready)
+        return ready
+
+
+class Takes:
+    """The takes of one turn while they are spoken side by side, in the order of their seeds."""
+
+    def __init__(self, together: Together, turn: Callable[[Stream], Turn]) -> None:
+        self.turns: list[Turn] = []
+        self.kept: int | None = None
+        self._together, self._turn = together, turn
+
+    @property
+    def speaking(self) -> bool:
+        """Whether any of them goes on."""
+        return not all(stream.done for stream in self._together.streams)
+
+    @property
+    def frames(self) -> int:
+        """Frames that the longest of them has so far."""
+        return max(len(stream.frames) for stream in self._together.streams)
+
+    def step(self) -> None:
+        """Wait for the next frame."""
+        self._together.step()
+
+    def finish(self) -> list[Turn]:
+        """What they have said, whether all have ended or not; their sound is unmarked."""
+        if not self.turns:
+            self._together.end()
+            self.turns = [self._turn(stream) for stream in self._together.streams]
+        return self.turns
+
+    def keep(self, number: int) -> None:
+        """Go on from this one."""
+        self.kept = number
 
 
 class Generator:
@@ -288,10 +378,9 @@ class Generator:
     def device(self) -> torch.device:
         return self.engine.device
 
-    def sampling(self, temperature: float | None = None, topk: int | None = None) -> Sampling:
-        """How codes are drawn: as given, and otherwise as the model's config says. Raises `InputError`."""
-        usual = self.config
-        return Sampling(usual.temperature if temperature is None else temperature, usual.topk if topk is None else topk)
+    def filled(self, settings: Settings = USUAL) -> Settings:
+        """How codes are drawn: as the settings say, and where they leave it to the model as its config says."""
+        return settings.filled(self.config)
 
     def voices(self) -> dict[str, Voice]:
         """The voices to choose from, by name: the shipped ones, and with a CSM-1B those published with it."""
@@ -319,10 +408,13 @@ class Generator:
         temperature: float | None = None,
         topk: int | None = None,
         seed: int | None = None,
+        min_p: float = 0.0,
+        marked: bool = True,
     ) -> Iterator[Tensor]:
-        """Speech for `text` after `context`, as float32 chunks at 24 kHz in order."""
-        conversation = self.conversation(context, seed)
-        yield from conversation.stream(text, speaker, max_audio_length_ms, temperature, topk)
+        """Speech for `text` after `context`, as float32 chunks at 24 kHz in order, with the watermark unless it is for
+        training or measuring."""
+        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p)
+        yield from self.conversation(context, seed).speak(text, speaker, settings, marked=marked)
 
     def generate(
         self,
@@ -333,9 +425,11 @@ class Generator:
         temperature: float | None = None,
         topk: int | None = None,
         seed: int | None = None,
+        min_p: float = 0.0,
+        marked: bool = True,
     ) -> Tensor:
         """float32 (num_samples,) at 24 kHz: the concatenation of `stream`."""
-        chunks = list(self.stream(text, speaker, context, max_audio_length_ms, temperature, topk, seed))
+        chunks = list(self.stream(text, speaker, context, max_audio_length_ms, temperature, topk, seed, min_p, marked))
         return torch.cat(chunks) if chunks else torch.zeros(0)
 
     def generate_codes(
@@ -347,10 +441,12 @@ class Generator:
         temperature: float | None = None,
         topk: int | None = None,
         seed: int | None = None,
+        min_p: float = 0.0,
     ) -> Tensor:
         """int64 (frames, K), without the zero frame: what `generate` decodes."""
         conversation = self.conversation(context, seed)
-        return conversation.say(text, speaker, max_audio_length_ms, temperature, topk).codes
+        options = max_audio_length_ms, temperature, topk
+        return conversation.say(text, speaker, *options, min_p=min_p, marked=False).codes
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes int64 (frames, K) -> float32 (1920 frames,) on the CPU, bit for bit what `stream` gave for them."""
@@ -369,9 +465,25 @@ class Generator:
         """The rows of whole segments, encoded where they come as audio."""
         return self.prompts.rows(prompts)
 
+    def voice_codes(self, voice: Voice) -> Tensor:
+        """A voice as the model hears it, int64 (frames, K). Raises `InputError` for a recording that can't be used."""
+        codes = voice.codes_for(self.codec_key)
+        audio = load_prompt(voice) if codes is None else None
+        return self.segment_codes(Segment(0, voice.transcript, audio, codes))
+
     def segment_codes(self, segment: Segment) -> Tensor:
         """A segment's codes, int64 (frames, K): its own, or its audio's. Raises `InputError` if it has neither."""
         return self.prompts.segment_codes(segment)
+
+
+def one_by_one(max_audio_length_ms: float, temperature: float | None, topk: int | None, min_p: float = 0.0) -> Settings:
+    """Settings as the original's `generate` takes them, one by one. Raises `InputError`.
+
+    Its longest length knows no bound: no model has positions for more than ours.
+    """
+    longest_turn(max_audio_length_ms)
+    seconds = min(max_audio_length_ms / 1000, ABOUT["max_turn_seconds"].most)
+    return Settings(temperature=temperature, topk=topk, max_turn_seconds=seconds, min_p=min_p)
 
 
 def usable_device(device: str = "auto") -> torch.device:

@@ -43,11 +43,14 @@ class LazyJudges:
 class _Words:
     def __init__(self, engine: recogniser.Recogniser) -> None:
         self._engine = engine
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, audio: Tensor, text: str) -> float | None:
         """The share of words heard wrong; None for a text without any."""
         try:
-            return min(1.0, word_error_rate([text], [self._engine.transcribe(audio)]))
+            with self._one_at_a_time:
+                heard = self._engine.transcribe(audio)
+            return min(1.0, word_error_rate([text], [heard]))
         except ValueError:
             return None
 
@@ -56,14 +59,16 @@ class _Likeness:
     def __init__(self, similarity: SpeakerSimilarity) -> None:
         self._similarity = similarity
         self._prompts: dict[str, np.ndarray | None] = {}
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, audio: Tensor, prompt: Tensor) -> float | None:
         key = codes_key(prompt.mul(32_767).round())
-        if key not in self._prompts:
-            if len(self._prompts) >= REMEMBERED:
-                self._prompts.clear()
-            self._prompts[key] = self._similarity.embed(prompt)
-        return cosine(self._similarity.embed(audio), self._prompts[key])
+        with self._one_at_a_time:
+            if key not in self._prompts:
+                if len(self._prompts) >= REMEMBERED:
+                    self._prompts.clear()
+                self._prompts[key] = self._similarity.embed(prompt)
+            return cosine(self._similarity.embed(audio), self._prompts[key])
 
 
 def _words() -> _Words | None:

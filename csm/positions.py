@@ -67,8 +67,7 @@ def positions(generator: Generator, script: Script, lengths: PromptLengths | Non
     lengths = lengths or PromptLengths()
 
     def text(words: str, speaker: str) -> int:
-        slot = script.slots[speaker]
-        return len(generator.prompts.format.text(words.strip(), slot))
+        return len(generator.prompts.ids(words, script.slots[speaker]))
 
     prompts: dict[str, int] = {}
     heard: dict[str, list[tuple[str, int]]] = {}

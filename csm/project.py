@@ -26,10 +26,10 @@ from torch import Tensor
 from csm.config import FRAME_SIZE
 from csm.conversation import MAX_LABEL, MAX_SPEAKERS, Line
 from csm.errors import InputError
-from csm.events import Settings
 from csm.generator import Generator
 from csm.script import Prompt
 from csm.session import MOST_KEPT, Session, Spent
+from csm.settings import Settings
 from csm.takes import Scores, Take, Turn
 from csm.version import __version__
 from csm.voices import Voice, fetched

@@ -13,11 +13,12 @@ from torch import Tensor
 from csm.codec import Codec, codec_key
 from csm.config import FRAME_SIZE, ModelConfig
 from csm.errors import InputError
-from csm.frames import Budget, RowFormat, Rows, Segment
+from csm.frames import Budget, RowFormat, Rows, Segment, id_rows
 from csm.recent import Recent
 from csm.text import Tokenizer
 
 ROOM_FOR_A_TURN = 160  # positions that prompts must leave: a sentence of 100 letters and 5 s of speech
+REMEMBERED_TEXTS = 1 << 14, 16 << 20  # how many texts' ids, and their bytes; a sentence has about 1 kB
 REMEMBERED = 256, 16 << 20  # how many recordings' codes, and their bytes; 30 s in CSM-1B's codes are 48 kB
 
 
@@ -27,17 +28,33 @@ class Prompts:
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, codec: Codec, device: torch.device) -> None:
         self.codec_key = codec_key(codec)
         self.codes: Recent[Tensor] = Recent(*REMEMBERED)
+        self._ids: Recent[Tensor] = Recent(*REMEMBERED_TEXTS)
         self._config, self._codec, self._device = config, codec, device
         self.format = RowFormat.of(config, tokenizer)
         self._budget = Budget(config.max_positions)
+
+    def ids(self, text: str, speaker: int) -> Tensor:
+        """What a turn's text is to the model, int64 (S,): made once, whoever asks for it and however often."""
+        key = f"{speaker} {text.strip()}"
+        if (known := self._ids.get(key)) is None:
+            known = self.format.ids(text.strip(), speaker)
+            self._ids.put(key, known, known.nbytes)
+        return known
 
     def turn_rows(self, text: str, speaker: int) -> Rows:
         """The rows of a turn's text. Raises `InputError` when nothing in it can be spoken."""
         if speaker < 0:
             raise InputError(f"The speaker is {speaker}; speakers are numbered from 0.")
-        rows = self.format.text(text.strip(), speaker)
-        if len(rows) <= len(self.format.text("", speaker)) or not any(map(str.isalnum, text)):
+        ids = self.ids(text, speaker)
+        if len(ids) <= len(self.ids("", speaker)) or not any(map(str.isalnum, text)):
             raise InputError("There is nothing to say in this turn: write some words.")
+        return id_rows(ids, self._config.num_codebooks)
+
+    def fitting_rows(self, text: str, speaker: int, prompts: int, longest: int, name: str = "This turn") -> Rows:
+        """`turn_rows` of a turn of at most `longest` frames behind prompts of so many positions. Raises `InputError`,
+        which calls it `name`, also when it is too long to fit even alone."""
+        rows = self.turn_rows(text, speaker)
+        self._budget.check_turn(text, len(rows), prompts, longest, name)
         return rows
 
     def rows(self, segments: list[Segment]) -> Rows:

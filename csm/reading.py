@@ -1,25 +1,13 @@
-"""Running text of any length, read aloud by one voice: sentence by sentence, each a turn that hears the ones before.
+"""Running text of any length, cut into what can be read aloud: sentence by sentence, each a turn of one conversation.
 
-Where a script has turns, programs have one long text; this is their way from text to sound. It is one conversation,
-whose oldest sentences leave when the model's positions are full.
+Where a script has turns, programs have one long text; this is the first step on their way from text to sound.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from torch import Tensor
-
-from csm.errors import InputError
-from csm.events import Settings
-from csm.frames import Segment, frames_in
-from csm.generator import Generator, Stop
-from csm.voices import Voice, load_prompt
-from csm.watermark import LiveMark
-
-SLOT = 0  # the speaker's number
 LONGEST = 200  # letters; the model has heard hardly any turn that was longer
 SHORTEST = 20  # letters; shorter ones are joined, as a voice would
 
@@ -28,18 +16,6 @@ CLOSING = "\"'”’)"
 _END = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"'”’)])\s+|(?<=[。！？])\s*")
 _ABBREVIATED = re.compile(r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|e\.g|i\.e|No|[A-Z])\.$")
 _PAUSE = re.compile(r"(?<=[,;:—–])\s+")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The next `wave`, float32 (num_samples,) at 24 kHz, marked, to be played behind the last, from sentence `index`
-    (from 0) of `total`. `frames` were made and `text_positions` read in for it all so far."""
-
-    index: int
-    total: int
-    wave: Tensor
-    frames: int
-    text_positions: int
 
 
 def sentences(text: str) -> list[str]:
@@ -60,34 +36,6 @@ def sentences(text: str) -> list[str]:
 
 def _speakable(text: str) -> bool:
     return any(map(str.isalnum, text))
-
-
-def read_aloud(
-    generator: Generator, texts: list[str], voice: Voice, settings: Settings, stop: Stop = lambda: False
-) -> Iterator[Piece]:
-    """Speak `texts` one after the other, as pieces of one sound; `stop` is asked at every frame.
-
-    Raises `InputError` before the first sound for a voice or a text that can't be used.
-    """
-    if not voice.transcript.strip():
-        raise InputError(f"The voice {voice.name} has no transcript: write down what is said in it.")
-    codes = voice.codes_for(generator.codec_key)
-    prompt = Segment(SLOT, voice.transcript, None if codes is not None else load_prompt(voice), codes)
-    prompts, longest = len(generator.prompt_rows([prompt])), frames_in(settings.max_turn_seconds)
-    needed = [len(generator.turn_rows(text, SLOT)) for text in texts]
-    for number, (text, rows) in enumerate(zip(texts, needed), 1):
-        generator.budget.check_turn(text, rows, prompts, longest, f"Sentence {number}")
-    conversation = generator.conversation([prompt], settings.seed)
-    live, frames, positions = LiveMark(), 0, 0
-    longest_ms, sampling = settings.max_turn_seconds * 1000, (settings.temperature, settings.topk)
-    for index, text in enumerate(texts):
-        for wave in conversation.stream(text, SLOT, longest_ms, *sampling, settings.seed + index, stop):
-            if len(ready := live.push(wave)):
-                yield Piece(index, len(texts), ready, frames, positions)
-        frames, positions = frames + len(conversation.turns[-1].codes), positions + needed[index]
-        if stop():
-            break
-    yield Piece(index, len(texts), live.flush(), frames, positions)
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from csm.conversation import MAX_SPEAKERS, Line
 from csm.errors import InputError
-from csm.events import USUAL, Settings
+from csm.settings import USUAL, Settings
 from csm.takes import Portable, Take, Turn, codes_key
 from csm.voices import Voice
 
@@ -72,8 +72,15 @@ class Script:
 
     def stale(self, index: int) -> bool:
         """Whether the kept take of turn `index` was said after something else than what stands before it now."""
-        take = self._known(index).take
-        return take is not None and take.history != self.histories()[index]
+        self._known(index)
+        return self.stale_turns()[index]
+
+    def stale_turns(self) -> list[bool]:
+        """`stale` of every turn, which is as much work as that of one."""
+        return [
+            turn.take is not None and turn.take.history != history
+            for turn, history in zip(self.turns, self.histories())
+        ]
 
     def other_settings(self, index: int) -> bool:
         """Whether the kept take of turn `index` was drawn with another seed, temperature or top-k than is set now.
@@ -211,7 +218,7 @@ class Script:
 
     def _idle(self) -> None:
         if self._busy:
-            raise InputError(BUSY)
+            raise InputError(BUSY, "busy")
 
 
 def said_after(history: str, slot: int, take: Take) -> str:

@@ -7,8 +7,8 @@ while it lives; pickled or reopened it has none and reads the codes in again. It
 from __future__ import annotations
 
 import time
-from collections.abc import Generator as Steps
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,16 +19,18 @@ from csm import watermark
 from csm.config import FRAME_SIZE, SAMPLE_RATE
 from csm.conversation import Line
 from csm.errors import InputError
-from csm.events import USUAL, Event, Performed, Settings, TurnChunk, TurnFinished, TurnReport, TurnStarted
+from csm.events import Comparing, Event, Performed, TurnChunk, TurnFinished, TurnReport, TurnStarted
 from csm.frames import Segment, frames_in
 from csm.generator import Conversation, Generator, Stop
 from csm.generator import Turn as Spoken
 from csm.script import Prompt, Script, Span, said_after
+from csm.settings import USUAL, Settings
 from csm.takes import NOBODY, Judges, Pace, Take, judge, output_sound, rank, trimmed_length
 from csm.voices import Voice, load_prompt
 
 MOST_KEPT = 24  # takes of one turn; the oldest beyond them are forgotten
 NEXT_SEED = 1_000_003  # from one take's seed to the next of the same turn
+NEWS_SECONDS = 0.25  # how often to tell how far several takes are
 
 
 @dataclass
@@ -85,8 +87,9 @@ class Session(Script):
         """Speak turn `start` (from 0) and all after it, and yield what happens. The same seed after the same turns
         gives the same takes.
 
-        `TurnStarted`, `TurnChunk`s (unless not `live`) and `TurnFinished` for each turn, `Performed` last. All input
-        is checked before the first turn. `stop` is asked at every frame; a turn that is stopped keeps what was made,
+        `TurnStarted`, `TurnChunk`s (unless not `live`), `Comparing` now and then where there are several takes, and
+        `TurnFinished` for each turn, `Performed` last. All input is checked before the first turn. `stop` is asked at
+        every frame; a turn that is stopped keeps what was made,
         and closing the iterator does the same. When the model's positions are full the oldest turns are no longer
         heard, and a `notice` in the report says so, once for all of them. Raises `InputError` for what can't be spoken
         and when a turn before `start` has not been spoken.
@@ -94,7 +97,7 @@ class Session(Script):
         if not self.turns:
             raise InputError("The script is empty: write at least one line.")
         self._known(start)
-        yield from self._run(_Work(generator, stop, judges, live), range(start, len(self.turns)))
+        return self._run(_Work(generator, stop, judges, live), range(start, len(self.turns)))
 
     def redo(
         self,
@@ -113,7 +116,7 @@ class Session(Script):
         self._known(index)
         if seed is not None:
             replace(self.settings, seed=seed)  # refuses an impossible one
-        yield from self._run(_Work(generator, stop, judges, live, True, seed), range(index, index + 1))
+        return self._run(_Work(generator, stop, judges, live, True, seed), range(index, index + 1))
 
     # Listening
 
@@ -149,8 +152,12 @@ class Session(Script):
 
     def whole(self, generator: Generator) -> Tensor:
         """The conversation as it stands, float32 (num_samples,), marked once: what leaves the program."""
-        pieces = [self.sound(generator, index) for index, turn in enumerate(self.turns) if turn.take]
+        pieces = self.sounds(generator)
         return _marked(torch.cat(pieces)) if pieces else torch.zeros(0)
+
+    def sounds(self, generator: Generator) -> list[Tensor]:
+        """`sound` of every turn that has been spoken, in order."""
+        return [self.sound(generator, index) for index, turn in enumerate(self.turns) if turn.take]
 
     @property
     def slides(self) -> list[int]:
@@ -199,21 +206,61 @@ class Session(Script):
         try:
             self._prepare(work.generator, indexes)
             memory = self._memory_at(work.generator, indexes[0])
+            conversation = memory.conversation
             for index in indexes:
                 if work.stop():
                     break
                 turn = self.turns[index]
                 self.turns[index] = replace(turn, speaking=True)
                 yield TurnStarted(index, len(self.turns), Line(turn.speaker, turn.text, index + 1))
-                sounds = yield from self._speak_turn(work, memory, index)
+                slot, seeds, sounds = self.slots[turn.speaker], self._seeds(work, index), dict[str, Tensor]()
+                if len(seeds) > 1:
+                    with conversation.takes(turn.text, slot, self.settings, seeds) as takes:
+                        told, judges = time.monotonic(), work.judges
+                        judged: list[Take] = []
+                        try:
+                            while takes.speaking and not work.stop():
+                                takes.step()
+                                if time.monotonic() - told > NEWS_SECONDS:
+                                    told = time.monotonic()
+                                    yield Comparing(index, takes.frames)
+                            for seed, one in zip(seeds, takes.finish()):
+                                if judges != NOBODY:
+                                    yield Comparing(index, takes.frames, len(judged) + 1)
+                                judged.append(self._judged(work, judges, index, seed, one, memory.said[-1]))
+                        except GeneratorExit:  # nobody is told any more, but what was made stays
+                            for seed, one in list(zip(seeds, takes.finish()))[len(judged) :]:
+                                judged.append(self._judged(work, NOBODY, index, seed, one, memory.said[-1]))
+                            takes.keep(self._decided(work, index, memory, takes.turns, judged, sounds))
+                            return
+                        takes.keep(self._decided(work, index, memory, takes.turns, judged, sounds))
+                    self._first_audio(work)
+                    if work.live:
+                        yield TurnChunk(index, self.clip(work.generator, index))
+                else:
+                    known = len(conversation.turns)
+                    waves = conversation.speak(turn.text, slot, self.settings, seeds[0], work.stop, work.live)
+                    try:
+                        with closing(waves):
+                            for wave in waves:
+                                self._first_audio(work)
+                                if work.live:
+                                    yield TurnChunk(index, wave)
+                    finally:
+                        if len(conversation.turns) > known:
+                            one = self._whole_sound(work, conversation.turns[-1])
+                            judged = [self._judged(work, NOBODY, index, seeds[0], one, memory.said[-1])]
+                            self._decided(work, index, memory, [one], judged, sounds)
                 made = range(indexes[0], index + 1)
                 self.spent.seconds = spent + time.perf_counter() - work.started
-                yield self._finished(work.generator, index, sounds)
+                text = conversation.turns[-1].positions - len(conversation.turns[-1].codes) - 1
+                yield self._finished(work.generator, index, sounds, text)
                 if self.turns[index].status == "stopped":
                     break
             self.spent.seconds = spent + time.perf_counter() - work.started
             report = self.report(work.generator) | self._notice(work.generator, made)
-            yield Performed(self.whole(work.generator), report, self)
+            whole = torch.zeros(0) if work.live else self.whole(work.generator)
+            yield Performed(whole, report, self)
         finally:
             self._busy = False
             self.settle()
@@ -230,74 +277,55 @@ class Session(Script):
             f"before {when} the oldest turns left its memory, and only the voices and the newest ones were heard."
         }
 
-    def _speak_turn(self, work: _Work, memory: _Memory, index: int) -> Steps[Event, None, dict[str, Tensor]]:
-        """Speak one turn and record it, however it ends. Returns the sounds of its new takes by their keys."""
-        turn, settings, conversation = self.turns[index], self.settings, memory.conversation
-        count = settings.takes if work.seed is None else 1
+    def _seeds(self, work: _Work, index: int) -> list[int]:
+        """The seeds of the takes that turn `index` is to have."""
+        if work.seed is not None:
+            return [work.seed]
         first = self.turns[index].drawn if work.again else 0
-        seeds = [self._seed(index, first + number) for number in range(count)] if work.seed is None else [work.seed]
-        slot, longest, known = self.slots[turn.speaker], settings.max_turn_seconds * 1000, len(conversation.turns)
-        sounds: dict[str, Tensor] = {}
+        return [self._seed(index, first + number) for number in range(self.settings.takes)]
 
-        def record(spoken: list[Spoken]) -> int:
-            chosen, takes = self._compare(work, index, seeds, spoken, memory.said[-1])
-            sounds.update((take.key, one.audio) for take, one in zip(takes, spoken))
-            self._record(index, takes, chosen, sounds)
-            self.spent.prefilled += spoken[chosen].positions_prefilled
-            memory.said.append(said_after(memory.said[-1], slot, takes[chosen]))
-            return chosen
+    def _whole_sound(self, work: _Work, spoken: Spoken) -> Spoken:
+        """A turn with all of its sound, though it was closed while its decoder held more."""
+        if len(spoken.unmarked) < len(spoken.codes) * FRAME_SIZE:
+            spoken.unmarked = work.generator.decode(spoken.codes)
+        return spoken
 
-        if count > 1:
-            conversation.say_best(
-                turn.text, slot, seeds, record, longest, settings.temperature, settings.topk, work.stop
-            )
-            self._first_audio(work)
-            if work.live:
-                yield TurnChunk(index, self.clip(work.generator, index))
-            return sounds
-        stream = conversation.stream(turn.text, slot, longest, settings.temperature, settings.topk, seeds[0], work.stop)
-        live = watermark.LiveMark() if work.live else None
-        try:
-            for wave in stream:
-                self._first_audio(work)
-                if live and len(ready := live.push(wave)):
-                    yield TurnChunk(index, ready)
-        finally:
-            stream.close()
-            if len(conversation.turns) > known:
-                spoken = conversation.turns[-1]
-                if len(spoken.audio) < len(spoken.codes) * FRAME_SIZE:  # closed while its decoder held more
-                    spoken.audio = work.generator.decode(spoken.codes)
-                record([spoken])
-        if live and len(ready := live.flush()):
-            yield TurnChunk(index, ready)
-        return sounds
-
-    def _finished(self, generator: Generator, index: int, sounds: dict[str, Tensor]) -> TurnFinished:
+    def _finished(self, generator: Generator, index: int, sounds: dict[str, Tensor], text: int) -> TurnFinished:
         self.turns[index] = replace(self.turns[index], speaking=False)
         histories = self.histories()
         report = next(self._turn_report(span, histories) for span in self.spans() if span.index == index)
         audio = self.sound(generator, index)
-        return TurnFinished(index, len(self.turns), report, audio, self.turns[index], dict(sounds))
+        return TurnFinished(index, len(self.turns), report, audio, self.turns[index], dict(sounds), text)
 
-    def _compare(
-        self, work: _Work, index: int, seeds: list[int], spoken: list[Spoken], history: str
-    ) -> tuple[int, list[Take]]:
-        """The takes, scored and with reasons, and which of them is to be kept."""
+    def _judged(self, work: _Work, judges: Judges, index: int, seed: int, spoken: Spoken, history: str) -> Take:
+        """One take, with its scores."""
         turn = self.turns[index]
-        judges = work.judges if len(spoken) > 1 else NOBODY
         pace, voice = self._pace(turn.speaker, index), self.prompts[turn.speaker].voice
         prompt = load_prompt(voice) if judges.likeness else None
-        takes = []
-        for seed, one in zip(seeds, spoken):
-            samples = trimmed_length(one.audio)
-            take = Take(seed, turn.text, one.codes, one.state, samples, history, one.positions_prefilled)
-            from_seed = self.settings.seed if work.seed is None else None
-            take = replace(take, heard_from=one.heard_from, drawing=self.settings.drawing, from_seed=from_seed)
-            scores = judge(take, output_sound(one.audio, samples), pace, prompt, judges)
-            takes.append(replace(take, scores=scores))
-        chosen, ranked = rank(takes, judges)
-        return chosen, list(ranked)
+        samples = trimmed_length(spoken.unmarked)
+        take = Take(seed, turn.text, spoken.codes, spoken.state, samples, history, spoken.positions_prefilled)
+        from_seed = self.settings.seed if work.seed is None else None
+        take = replace(take, heard_from=spoken.heard_from, drawing=self.settings.drawing, from_seed=from_seed)
+        return replace(take, scores=judge(take, output_sound(spoken.unmarked, samples), pace, prompt, judges))
+
+    def _decided(
+        self,
+        work: _Work,
+        index: int,
+        memory: _Memory,
+        spoken: list[Spoken],
+        judged: list[Take],
+        sounds: dict[str, Tensor],
+    ) -> int:
+        """Record the takes and which is kept -> its number. Their sounds go into `sounds`, by `Take.key`."""
+        judges = work.judges if len(judged) > 1 else NOBODY
+        chosen, takes = rank(judged, judges)
+        sounds.update((take.key, one.unmarked) for take, one in zip(takes, spoken))
+        self._record(index, list(takes), chosen, sounds)
+        self.spent.prefilled += spoken[chosen].positions_prefilled
+        slot = self.slots[self.turns[index].speaker]
+        memory.said.append(said_after(memory.said[-1], slot, takes[chosen]))
+        return chosen
 
     def _record(self, index: int, takes: list[Take], chosen: int, sounds: dict[str, Tensor]) -> None:
         turn = self.turns[index]
@@ -340,18 +368,17 @@ class Session(Script):
                 raise InputError(f"Speaker {speaker} has no voice: choose one for {speaker}.")
             if not voice.transcript.strip():
                 raise InputError(f"The voice of speaker {speaker} has no transcript: write down what is said in it.")
-        rows = [len(generator.turn_rows(turn.text, self.slots[turn.speaker])) for turn in self.turns]
+        for turn in self.turns:
+            generator.turn_rows(turn.text, self.slots[turn.speaker])
         for speaker in self.speakers:
             voice = self.voices[speaker]
             if speaker not in self.prompts or self.prompts[speaker].voice != voice:
-                codes = voice.codes_for(generator.codec_key)
-                audio = load_prompt(voice) if codes is None else None
-                segment = Segment(self.slots[speaker], voice.transcript, audio, codes)
-                self.prompts[speaker] = Prompt(voice, generator.segment_codes(segment))
+                self.prompts[speaker] = Prompt(voice, generator.voice_codes(voice))
         prompts = len(generator.prompt_rows(self._prompt_segments()))
         for index in indexes:
-            text, longest = self.turns[index].text, frames_in(self.settings.max_turn_seconds)
-            generator.budget.check_turn(text, rows[index], prompts, longest, f"Turn {index + 1}")
+            turn, longest = self.turns[index], frames_in(self.settings.max_turn_seconds)
+            slot = self.slots[turn.speaker]
+            generator.prompts.fitting_rows(turn.text, slot, prompts, longest, f"Turn {index + 1}")
         self.model, self.codec = generator.model_name, generator.codec_key
 
     def _memory_at(self, generator: Generator, index: int) -> _Memory:

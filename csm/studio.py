@@ -1,38 +1,179 @@
-"""A script and voices in, a finished conversation out: what the command line and the app both do.
+"""Jobs for one loaded model: a script performed, a text read aloud, one turn redone. They wait in one queue, enter the
+accelerator at one place, and tell what happens in one stream of events.
 
-It is a session that is spoken once from its first turn to its last, and then forgotten.
+The last stop before whoever shows it: the page, `/generate`, `/v1` and the command line all render these events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from csm.conversation import Line
-from csm.events import USUAL, Performed, Settings, TurnChunk, TurnFinished, TurnReport, TurnStarted
-from csm.generator import Generator, Stop
+from csm.errors import InputError
+from csm.events import Event, Performed
+from csm.generator import Generator
+from csm.judges import LazyJudges
 from csm.session import Session
-from csm.takes import NOBODY, Judges
+from csm.settings import Settings
+from csm.takes import NOBODY
 from csm.voices import Voice
+from csm.waiting import Queue
 
-Event = TurnStarted | TurnFinished | Performed
+LETTERS_PER_SECOND = 12.0
+MORE_TAKES = 0.3  # what one more take of a turn costs, in takes: they are sampled in one batch
+START_SECONDS = 15.0
+LONGEST_LEASE = 300
+SHORT_SECONDS = 5.0  # what encoding or decoding a clip takes in the queue ...
+SHORT_LEASE = 60  # ... and of an accelerator at most
+READER = "Reader"
+GIVEN_UP = "This was stopped before its turn came; nothing was spoken."
+
+Work = Callable[..., Iterator[Any]]
+Accelerator = Callable[[Work, Callable[..., int]], Work]  # work, and how many seconds to lease for its inputs
 
 
-def perform(
-    generator: Generator,
-    lines: list[Line],
-    voices: dict[str, Voice],
-    settings: Settings = USUAL,
-    stop: Stop = lambda: False,
-    judges: Judges = NOBODY,
-) -> Iterator[Event]:
-    """Speak `lines` and yield what happens, `Performed` last. All input is checked before the first turn.
-    Of several takes of a turn `judges` help to keep the best.
+def here(work: Work, seconds: Callable[..., int]) -> Work:
+    """Where the accelerator, if there is one, is this process's own."""
+    return work
 
-    A script of any length is spoken to its end, as `Session.speak` says; `stop` is asked at every frame.
+
+def expected_seconds(texts: Iterable[str], settings: Settings) -> float:
+    """How much sound these turns should give, each take after the first counted at its cost."""
+    seconds = sum(min(1.0 + len(text) / LETTERS_PER_SECOND, settings.max_turn_seconds) for text in texts)
+    return seconds * (1 + MORE_TAKES * (settings.takes - 1))
+
+
+@dataclass(frozen=True)
+class Job:
+    """Speak `session` from turn `index` (from 0) on or, `again`, redo that turn alone; `live`, sound is told of while
+    it is made.
+
+    A job that others may stop has a `folder` of its own: a file in it is seen from other processes, too.
     """
-    for event in Session(lines, voices, settings).speak(generator, stop=stop, judges=judges, live=False):
-        if not isinstance(event, TurnChunk):
-            yield event
+
+    session: Session
+    folder: Path | None = None
+    index: int = 0
+    again: bool = False
+    live: bool = True
+
+    def stop(self) -> None:
+        """End at the next frame, with what was made."""
+        if self.folder is not None and self.folder.exists():
+            (self.folder / "stop").touch()
+
+    def stopped(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self.folder is not None and (self.folder / "stop").exists()
+
+    @property
+    def speech_seconds(self) -> float:
+        """How much sound it should give, each take after the first counted at its cost."""
+        turns = self.session.turns[self.index : self.index + 1 if self.again else None]
+        return expected_seconds((turn.text for turn in turns), self.session.settings)
+
+    @property
+    def lease_seconds(self) -> int:
+        """How long to ask for an accelerator: the sound that the text should give, at real time, and a start."""
+        return min(LONGEST_LEASE, math.ceil(START_SECONDS + self.speech_seconds))
 
 
-__all__ = ["Event", "Performed", "Settings", "TurnFinished", "TurnReport", "TurnStarted", "perform"]
+def reading(texts: list[str], voice: Voice, settings: Settings, folder: Path | None = None) -> Job:
+    """`texts` read aloud by one voice, each a turn that hears those before it."""
+    lines = [Line(READER, text, number) for number, text in enumerate(texts, 1)]
+    return Job(Session(lines, {READER: voice}, settings), folder)
+
+
+class Studio:
+    """Speaks jobs with one model, as many at once as it has slots, each in the thread of whoever follows it.
+
+    Several `slots` need a `generator` that speaks for several threads. `accelerator` says how work gets to where the
+    weights are. For any number of threads.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        slots: int = 1,
+        judges: LazyJudges | None = None,
+        accelerator: Accelerator = here,
+        queue: Queue | None = None,
+    ) -> None:
+        self.generator = generator
+        self.queue = queue or Queue(slots)
+        self.judges = judges or LazyJudges()
+        self._works: list[Work] = [self._spoken]
+        self._enter = accelerator(self._work, lambda seconds, *_: seconds)
+
+    def perform(self, job: Job) -> Iterator[Event]:
+        """`Waiting` every now and then, then what `Session.speak` yields; the job's session follows.
+
+        Raises `QueueFull` at the first step when too many wait already, and `InputError` for what can't be spoken.
+        """
+        last = None
+        with self.queue.join(job.speech_seconds) as place:
+            yield from place.news(job.stopped)
+            if not place.served:
+                raise InputError(GIVEN_UP, "given_up")
+            if job.session.settings.takes > 1:
+                self.judges.get()  # here, so that a process that is forked to speak finds them loaded
+            try:
+                with closing(self._enter(job.lease_seconds, 0, job)) as events:  # type: ignore[type-var]
+                    for event in events:
+                        job.session.apply(event)
+                        if isinstance(event, Performed):
+                            last = event
+                            break
+                        yield event
+            finally:
+                job.session.settle()
+        if last:  # the next may speak while this one is shown
+            yield last
+
+    def on_device(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that uses the model shortly, in turn with all else that does. Its inputs and its result can be
+        pickled; make it before the first of them is called."""
+        self._works.append(lambda *inputs: iter([work(*inputs)]))
+        number = len(self._works) - 1
+
+        def in_turn(*inputs: Any) -> Any:
+            with self.queue.join(SHORT_SECONDS) as place:
+                for _ in place.news():
+                    pass
+                (result,) = self._enter(SHORT_LEASE, number, *inputs)
+                return result
+
+        return in_turn
+
+    def warm_up(self, voices: dict[str, Voice]) -> threading.Thread:
+        """In a thread of its own, do what the first listener would otherwise wait for: compile, record, and encode
+        these voices by having them say a word to nobody."""
+
+        def work() -> None:
+            try:
+                self.generator.engine.warm_up()
+                lines = [Line(name, "Hello.", number) for number, name in enumerate(voices, 1)]
+                for _ in Session(lines, voices, Settings(max_turn_seconds=1)).speak(self.generator):
+                    pass
+            except Exception as error:  # whoever clicks will be told, if it still is so
+                warnings.warn(f"The model could not be warmed up: {error}", stacklevel=1)
+
+        thread = threading.Thread(target=work, name="warm-up", daemon=True)
+        thread.start()
+        return thread
+
+    def _work(self, seconds: int, number: int, *inputs: Any) -> Iterator[Any]:
+        return self._works[number](*inputs)
+
+    def _spoken(self, job: Job) -> Iterator[Event]:
+        session = job.session
+        judges = self.judges.get() if session.settings.takes > 1 else NOBODY
+        spoken = session.redo if job.again else session.speak
+        return spoken(self.generator, job.index, stop=job.stopped, judges=judges, live=job.live)

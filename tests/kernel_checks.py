@@ -24,12 +24,14 @@ from csm.kernels.frame import FrameKernels, KernelWeights
 from csm.kernels.processor import Processor
 from csm.kernels.quantise import quantise_rows, quantise_rows_float8
 from csm.kernels.stack import Places, Scratch, Stack, StackWeights, Weight, power_of_two, single
-from csm.model import CSM, KVCache, Sampling, sample
+from csm.model import CSM, KVCache, sample
 from csm.model.transformer import Transformer
+from csm.settings import Settings
 
 # Odd on purpose: widths that no block divides, heads in groups of four, a head_dim that isn't dim / heads.
 WIDE = TransformerConfig(layers=1, dim=80, heads=8, kv_heads=2, mlp_dim=144, head_width=64)
 NARROW = TransformerConfig(layers=2, dim=48, heads=4, kv_heads=1, mlp_dim=72, head_width=16, rope=RopeConfig(factor=1))
+DRAWN = Settings(temperature=0.9, topk=50)
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 
@@ -153,7 +155,9 @@ def check_a_whole_layer_in_every_weight_format(device: str) -> None:
             close(stack.keys[..., :2, :], cache.keys[..., :2, :], slack=2)
 
 
-def choose(logits: Tensor, noise: Tensor, temperature: float, topk: list[int]) -> Tensor:
+def choose(
+    logits: Tensor, noise: Tensor, temperature: float, topk: list[int], floor: tuple[float, float] = (-torch.inf,) * 2
+) -> Tensor:
     rows, vocab = logits.shape
     codes = torch.full((rows, 2), -1, device=logits.device)
     Processor.of(logits.device).launch(
@@ -163,6 +167,7 @@ def choose(logits: Tensor, noise: Tensor, temperature: float, topk: list[int]) -
         noise,
         torch.full((rows,), temperature, device=logits.device),
         torch.tensor(topk, dtype=torch.int32, device=logits.device),
+        torch.tensor(floor, device=logits.device),
         codes,
         logits,
         logits,
@@ -183,16 +188,20 @@ def choose(logits: Tensor, noise: Tensor, temperature: float, topk: list[int]) -
 def check_a_code_is_the_one_that_sample_draws(device: str) -> None:
     for seed in range(6):
         for dtype in (torch.float32, torch.bfloat16):
-            for temperature, topk in ((0.9, 50), (0.3, 2), (1.7, 5), (1.0, 999), (0.9, 1)):
+            for temperature, topk, min_p in (
+                *((0.9, 50, 0.0), (0.3, 2, 0.0), (1.7, 5, 0.0), (1.0, 999, 0.0), (0.9, 1, 0.0)),
+                *((1.3, 50, 0.2), (1.0, 999, 1.0), (1.7, 5, 0.05), (0.9, 1, 0.5)),
+            ):
                 vocab = 2_051 if topk == 50 else 37
                 generator = torch.Generator(device).manual_seed(seed)
                 logits = torch.randn(2, vocab, device=device, generator=generator).mul(3).to(dtype)
                 noise = torch.ones(2, 2, vocab, device=device)
                 generator.manual_seed(seed)
                 noise[:, 1] = torch.empty(2, vocab, device=device).exponential_(1, generator=generator)
-                theirs = sample(logits, Sampling(temperature, topk), noise[:, 1])
-                ours = choose(logits, noise, temperature, [topk, topk])
-                assert ours.tolist() == theirs.tolist(), (seed, dtype, temperature, topk)
+                settings = Settings(temperature=temperature, topk=topk, min_p=min_p)
+                theirs = sample(logits, settings, noise[:, 1])
+                ours = choose(logits, noise, temperature, [topk, topk], (settings.floor, settings.floor))
+                assert ours.tolist() == theirs.tolist(), (seed, dtype, settings)
 
 
 @torch.inference_mode()
@@ -201,6 +210,7 @@ def check_rows_sample_by_their_own_settings(device: str) -> None:
     logits, noise = torch.randn(2, 37, device=device), torch.rand(2, 2, 37, device=device)
     noise[:, :, logits[1].argmin()] = 1e-9  # noise that lets the least likely code win, if it may
     assert choose(logits, noise, 1.0, [1, 37]).tolist() == [logits[0].argmax(), logits[1].argmin()]
+    assert choose(logits, noise, 1.0, [37, 37], (-torch.inf, 0.0))[1] == logits[1].argmax()
 
 
 @torch.inference_mode()
@@ -253,7 +263,7 @@ def check_frames_are_those_of_the_plain_model(device: str) -> None:
                 if active[slot]:
                     for book in range(4):
                         noise[slot, book].exponential_(1, generator=noises[slot])
-                    wanted[slot] = plain.sample_frame(states[slot], Sampling(), noise[slot : slot + 1])
+                    wanted[slot] = plain.sample_frame(states[slot], DRAWN, noise[slot : slot + 1])
                     embedded = plain.embed_codes(wanted[slot]).sum(1, keepdim=True)
                     states[slot] = plain.backbone(embedded, alone[slot])[:, -1]
             kernels.step(state, noise, codes, lengths, active)
@@ -284,7 +294,7 @@ def check_the_depth_decoder_in_one_launch_gives_the_same_codes(device: str) -> N
     one.depth.keys.fill_(7), one.depth_x.fill_(7)
     codes[:, 1:] = 0
     for phase in range(one.in_one.phases):
-        one.in_one.decode(codes[0], noise[0], one.temperature, one.topk, wanted=phase, programs=2)
+        one.in_one.decode(codes[0], noise[0], one.temperature, one.topk, one.floor, wanted=phase, programs=2)
     assert codes.tolist() == wanted.tolist()
     close(one.depth.keys, many.depth.keys)
     close(one.depth_x[0], many.depth_x[0])
@@ -314,7 +324,7 @@ def check_streams_on_a_stage_of_kernels_say_what_each_says_alone(device: str) ->
     plain, packed = Engine(tiny_model(device)), Engine(tiny_model(device))
     step = KernelStep(FrameKernels(KernelWeights(packed.model), 2, packed.config.max_positions))
     lineup = packed.lineups.new(2, ahead=1, step=step)
-    settings = [Sampling(), Sampling(topk=1)]
+    settings = [DRAWN, Settings(temperature=1.0, topk=1), Settings(temperature=1.5, topk=50, min_p=0.3)]
 
     def begun(engine: Engine, number: int) -> tuple[Context, torch.Generator]:
         context = engine.new_context()

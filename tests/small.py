@@ -11,6 +11,9 @@ from csm.codec import build_codec
 from csm.config import MimiConfig, ModelConfig, RopeConfig, SpectralConfig, TransformerConfig
 from csm.generator import Generator
 from csm.model import CSM
+from csm.session import Session
+from csm.settings import Settings
+from csm.takes import NOBODY
 from csm.text import ByteTokenizer
 
 SMALL_MIMI = MimiConfig(
@@ -78,3 +81,18 @@ def end_after(generator: Generator, frames: int) -> None:
         return codes
 
     engine.model.sample_frame = sample_frame
+
+
+def say_best(conversation, text, speaker, seeds, choose, settings=None, stop=lambda: False):
+    """Takes side by side, of which `choose` keeps one; all of them, in the order of their seeds."""
+    with conversation.takes(text, speaker, settings or Settings(), seeds) as takes:
+        while takes.speaking and not stop():
+            takes.step()
+        turns = takes.finish()
+        takes.keep(choose(turns))
+    return turns
+
+
+def performed(generator, lines, voices, settings=None, stop=lambda: False, judges=NOBODY):
+    """What happens while a script is spoken once, from its first turn to its last."""
+    return Session(lines, voices, settings or Settings()).speak(generator, stop=stop, judges=judges, live=False)

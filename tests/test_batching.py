@@ -14,7 +14,8 @@ from csm.errors import InputError
 from csm.frames import Rows, Segment
 from csm.generator import ConversationFull
 from csm.model.packed import packed
-from tests.small import small_generator
+from csm.settings import Settings
+from tests.small import say_best, small_generator
 
 TEXTS = ["Hello.", "How are you?", "I am well, and I have a lot to say today.", "Yes!", "Not now, thank you."]
 
@@ -173,7 +174,7 @@ def test_eight_threads_share_a_batch_and_each_hears_its_own_conversation(generat
 def test_a_thread_that_stops_taking_frames_holds_up_nobody():
     generator = small_generator()
     together = shared(generator, slots=2)
-    slow = together.stream("I am slow.", 0, max_audio_length_ms=8000, seed=1)
+    slow = together.stream("I am slow.", 0, max_audio_length_ms=8000, seed=1, marked=False)
     first = next(slow)
     options = dict(text="I am quick.", speaker=1, max_audio_length_ms=4000, seed=2)
     assert torch.equal(together.generate_codes(**options), generator.generate_codes(**options))
@@ -200,7 +201,7 @@ def test_what_was_spoken_ahead_of_a_thread_that_closes_its_turn_is_forgotten():
     spoken = []
     for speaking in (generator, together):
         conversation = speaking.conversation(seed=1)
-        stream = conversation.stream("Hello.", 0, max_audio_length_ms=600)
+        stream = conversation.stream("Hello.", 0, max_audio_length_ms=600, marked=False)
         next(stream)
         speaking.generate_codes("Meanwhile.", 1, max_audio_length_ms=1600, seed=2)  # to the other's end, and beyond
         stream.close()
@@ -240,7 +241,9 @@ def test_takes_are_spoken_in_the_batch_that_others_speak_in(generator):
 
     def compare(speaking):
         conversation = speaking.conversation(seed=1)
-        takes = conversation.say_best("How are you?", 0, [5, 6, 7, 8, 9], lambda turns: 3, 1600)
+        takes = say_best(
+            conversation, "How are you?", 0, [5, 6, 7, 8, 9], lambda turns: 3, Settings(max_turn_seconds=1.6)
+        )
         return [*takes, conversation.say("Go on.", 1, 800)]
 
     def talk(speaking):
@@ -257,11 +260,11 @@ def test_takes_that_nobody_wants_any_more_stop_at_the_next_frame_even_while_they
     together = shared(generator, slots=1)
     asked = iter([False] * 5)
     conversation = together.conversation(seed=1)
-    takes = conversation.say_best("Hello.", 0, [1, 2], lambda turns: 0, stop=lambda: next(asked, True))
+    takes = say_best(conversation, "Hello.", 0, [1, 2], lambda turns: 0, stop=lambda: next(asked, True))
     assert [turn.state for turn in takes] == ["stopped"] * 2 and len(takes[0].codes) < 20 and not len(takes[1].codes)
     speaking = together.stream("I have the only slot.", 0, max_audio_length_ms=8000)
     next(speaking)
-    waiting = together.conversation(seed=2).say_best("Hello.", 0, [1], lambda turns: 0, stop=lambda: True)
+    waiting = say_best(together.conversation(seed=2), "Hello.", 0, [1], lambda turns: 0, stop=lambda: True)
     assert waiting[0].state == "stopped" and not len(waiting[0].codes)
     speaking.close()
 

@@ -91,10 +91,10 @@ def test_the_app_starts_without_the_package_mcp():
     lacking += "found.find_spec = lambda name, *rest: None if name == 'mcp' else spec(name, *rest)\n"
     start = (
         "from csm.web import *\nfrom tests.small import small_generator\n"
-        "generator, queue = small_generator(), Queue()\n"
-        "pages = Pages(generator, queue)\n"
-        "options = server_options(generator, queue, pages)\nassert options['mcp_server'] is False\n"
-        "app = build_app(generator, queue, pages)\n"
+        "studio = open_studio(small_generator())\n"
+        "pages = Pages(studio)\n"
+        "options = server_options(studio, pages)\nassert options['mcp_server'] is False\n"
+        "app = build_app(studio, pages)\n"
         "_, url, _ = app.launch(**launch_options(), **options, server_name='127.0.0.1', server_port=None, "
         "prevent_thread_lock=True, quiet=True)\nprint('serves', url)\n"
     )

@@ -9,10 +9,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from csm.engine import EagerStep, Engine, GraphedStep, Lineup, Stage, Stream
 from csm.engine.graph import Recorder
 from csm.frames import Rows
-from csm.model import RowSampling, Sampling, frame_noise, sample, width_for
+from csm.model import RowSampling, frame_noise, sample, width_for
+from csm.settings import Settings
 from tests.small import end_after, small_generator
 
-SAMPLINGS = [Sampling(0.9, 50), Sampling(1.3, 3), Sampling(topk=1), Sampling(0.5, 34), Sampling(2.0, 500)]
+SAMPLINGS = [
+    Settings(temperature=temperature, topk=topk, min_p=min_p)
+    for temperature, topk, min_p in ((0.9, 50, 0), (1.3, 3, 0.3), (1.0, 1, 0.5), (0.5, 34, 0), (2.0, 500, 0.02))
+]
 
 
 def small_engine(device="cpu"):
@@ -78,7 +82,8 @@ def test_rows_with_their_own_sampling_draw_what_they_would_draw_alone():
     race = torch.empty(5, 35).exponential_(1, generator=torch.Generator().manual_seed(2))
     race[2] = 1
     temperature = torch.tensor([[0.9], [1.3], [1.0], [0.5], [2.0]])
-    rows = RowSampling(temperature, torch.tensor([[50], [3], [1], [34], [500]]), width_for(500, 35))
+    floor = torch.tensor([[settings.floor] for settings in SAMPLINGS])
+    rows = RowSampling(temperature, torch.tensor([[50], [3], [1], [34], [500]]), width_for(500, 35), floor)
     single = [sample(logits[i : i + 1], how, race[i : i + 1])[0] for i, how in enumerate(SAMPLINGS)]
     assert torch.equal(sample(logits, rows, race), torch.stack(single))
 
@@ -166,7 +171,7 @@ def operations(engine, lengths, span):
 
 
 def test_a_step_can_be_recorded_since_it_asks_for_no_value_and_does_the_same_for_all_lengths(engine):
-    engine.model.sample_frame(torch.zeros(1, 32), Sampling(topk=1), None)  # the rotary tables are built once
+    engine.model.sample_frame(torch.zeros(1, 32), Settings(topk=1), None)  # the rotary tables are built once
     prefilled(engine, 3)
     first, second = operations(engine, [3, 0, 17], 32), operations(engine, [30, 256, 1], 32)
     assert first == second

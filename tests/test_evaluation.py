@@ -153,7 +153,8 @@ class Stand:
         self.codec = SimpleNamespace(encode=lambda wave: wave, decode=lambda wave: wave)
 
     def conversation(self, prompts, seed):
-        def say(sentence, speaker, max_audio_length_ms):
+        def say(sentence, speaker, max_audio_length_ms, marked):
+            assert not marked, "the mark must not be judged with the speech"
             self.asked.append((prompts[0].text, seed, sentence))
             capped = len(self.asked) % 4 == 0
             return SimpleNamespace(audio=torch.zeros(0) if capped else SAID, state="capped" if capped else "ended")

@@ -15,10 +15,10 @@ from csm import InputError, exports, judges, watermark
 from csm.audio import load_audio
 from csm.cli import main
 from csm.conversation import parse_script
-from csm.events import Settings
 from csm.project import open_project
 from csm.script import Span
 from csm.session import Session
+from csm.settings import Settings
 from csm.takes import NOBODY
 from csm.voices import shipped_voices
 

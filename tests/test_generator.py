@@ -8,7 +8,8 @@ import torch
 from csm import InputError, Segment
 from csm.config import FRAME_SIZE
 from csm.recent import Recent
-from tests.small import SMALL_MIMI, end_after, small_generator
+from csm.settings import Settings
+from tests.small import SMALL_MIMI, end_after, say_best, small_generator
 
 
 @pytest.fixture(params=["light", "mimi"])
@@ -40,7 +41,7 @@ def test_streamed_equals_whole(generator):
 def test_streamed_sound_equals_decoding_the_codes_at_once(generator):
     options = dict(text="Hello.", speaker=0, max_audio_length_ms=2000, seed=7)
     codes = generator.generate_codes(**options)
-    audio = generator.generate(**options)
+    audio = generator.generate(**options, marked=False)
     assert codes.shape == (25, 4) and codes.dtype == torch.int64
     assert audio.shape == (25 * FRAME_SIZE,) and audio.dtype == torch.float32
     # A chunk's pitch is rounded differently from a whole clip's: 60 dB below the peak at the highest harmonics.
@@ -231,7 +232,7 @@ def test_prompts_that_were_read_in_before_are_copied_and_give_the_same_samples(l
 def test_copied_prompts_serve_takes_rewinding_and_a_second_thread(light):
     def speak(found):
         conversation = light.conversation([prompt(light)], seed=1)
-        takes = conversation.say_best("Hello.", 0, [1, 2], lambda turns: 1, max_audio_length_ms=400)
+        takes = say_best(conversation, "Hello.", 0, [1, 2], lambda turns: 1, Settings(max_turn_seconds=0.4))
         conversation.rewind(takes[1])
         found.append(conversation.say("Hello.", 0, max_audio_length_ms=400, seed=2).codes)
 
@@ -251,7 +252,7 @@ def test_takes_have_the_codes_that_each_seed_gives_alone_and_the_chosen_one_is_g
         return codes.masked_fill(codes[:, :1] % 7 == 3, 0)
 
     light.engine.model.sample_frame = sample_frame
-    options = dict(max_audio_length_ms=1200)
+    options, settings = dict(max_audio_length_ms=1200), Settings(max_turn_seconds=1.2)
     alone = []
     for seed in (1, 2, 3, 4, 5):
         conversation = light.conversation(seed=9)
@@ -260,7 +261,7 @@ def test_takes_have_the_codes_that_each_seed_gives_alone_and_the_chosen_one_is_g
     assert {state for state, _, _ in alone} == {"ended", "capped"} and len({len(codes) for _, codes, _ in alone}) > 2
     for chosen in (0, 1, 2, 3, 4):
         conversation = light.conversation(seed=9)
-        takes = conversation.say_best("Hello.", 0, (1, 2, 3, 4, 5), lambda turns: chosen, **options)  # noqa: B023
+        takes = say_best(conversation, "Hello.", 0, (1, 2, 3, 4, 5), lambda turns: chosen, settings)  # noqa: B023
         assert [take.state for take in takes] == [state for state, _, _ in alone]
         assert all(torch.equal(take.codes, codes) for take, (_, codes, _) in zip(takes, alone))
         assert conversation.positions_used == begun + len(takes[chosen].codes) + 1
@@ -270,9 +271,9 @@ def test_takes_have_the_codes_that_each_seed_gives_alone_and_the_chosen_one_is_g
 def test_takes_that_are_stopped_keep_what_they_have(light):
     asked = iter([False, False, False, True])
     conversation = light.conversation(seed=1)
-    takes = conversation.say_best("Hello.", 0, (1, 2), lambda turns: 0, stop=lambda: next(asked))
+    takes = say_best(conversation, "Hello.", 0, (1, 2), lambda turns: 0, stop=lambda: next(asked))
     assert [(take.state, len(take.codes)) for take in takes] == [("stopped", 3)] * 2
-    none = light.conversation(seed=1).say_best("Hello.", 0, (1, 2), lambda turns: 1, stop=lambda: True)
+    none = say_best(light.conversation(seed=1), "Hello.", 0, (1, 2), lambda turns: 1, stop=lambda: True)
     assert [(take.state, tuple(take.codes.shape)) for take in none] == [("stopped", (0, 4))] * 2
     whole = light.conversation(seed=1).say("Hello.", 0, max_audio_length_ms=240, seed=1)
     assert torch.equal(takes[0].codes, whole.codes)

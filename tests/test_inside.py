@@ -21,7 +21,7 @@ from csm.listening.confidence import Confidence, confidence
 from csm.listening.layers import rebuilt, steps
 from csm.listening.pictures import code_colours, inside, png, spectrogram
 from csm.listening.prompt import Ears
-from csm.model import Sampling
+from csm.settings import Settings
 from csm.voices import shipped_voices
 from csm.web import check
 from csm.web import inside as inside_tab
@@ -80,7 +80,7 @@ def test_the_confidence_is_the_probability_with_which_codes_are_drawn():
 def test_greedy_codes_are_surer_than_other_codes():
     generator = small_generator()
     codes = generator.generate_codes("Hello.", 0, topk=1, max_audio_length_ms=640)
-    assert Sampling(topk=1).topk == 1
+    assert Settings(topk=1).topk == 1
     sure, unsure = (confidence(generator, "Hello.", some, []).first.mean() for some in (codes, (codes + 3) % 32))
     assert sure > unsure
 

@@ -8,7 +8,7 @@ import pytest
 TOP = Path(__file__).parent.parent
 ROWS = [
     ["errors", "threads", "version"],
-    ["config", "conversation", "extras", "recent"],
+    ["config", "conversation", "extras", "reading", "recent", "settings"],
     ["audio", "text", "model"],
     ["kernels"],
     ["codec", "frames", "checkpoint", "voices", "watermark"],
@@ -18,10 +18,10 @@ ROWS = [
     ["batching"],
     ["takes", "listening", "training"],
     ["events", "judges"],
-    ["script"],
+    ["script", "waiting"],
     ["session", "positions"],
     ["project"],
-    ["studio", "exports", "reading"],
+    ["studio", "exports"],
     ["evaluation", "bench"],
     ["web"],
     ["cli", "__main__"],

@@ -1,14 +1,17 @@
 """The network: sizes, rotary scaling, caches, sampling, losses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from csm.config import PRESETS, ModelConfig, RopeConfig
 from csm.errors import InputError
-from csm.model import CSM, KVCache, Sampling, sample
+from csm.model import CSM, KVCache, RowSampling, sample
 from csm.model.module import ROWS_AT_ONCE
 from csm.model.size import parameter_counts
 from csm.model.transformer import rope_frequencies
+from csm.settings import Settings
 from tests.small import small_config
 
 
@@ -80,7 +83,7 @@ def test_the_cached_depth_decoder_equals_its_training_pass(model):
     torch.manual_seed(1)
     state = torch.randn(2, model.config.backbone.dim)
     with torch.inference_mode():
-        codes = model.sample_frame(state, Sampling(topk=1), None)
+        codes = model.sample_frame(state, Settings(topk=1), None)
         logits = model.depth_logits(state, codes)
     assert torch.equal(codes[:, 0], model.codebook0_head(state).argmax(-1))
     assert torch.equal(codes[:, 1:], logits.argmax(-1))
@@ -95,7 +98,7 @@ def test_a_full_cache_says_so(model):
 def test_sampling_draws_in_proportion_and_only_from_the_top_k():
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).log_softmax(-1).repeat(20_000, 1)
     noise = torch.empty_like(logits).exponential_(1, generator=torch.Generator().manual_seed(0))
-    drawn = sample(logits, Sampling(temperature=1.0, topk=3), noise)
+    drawn = sample(logits, Settings(temperature=1.0, topk=3), noise)
     share = torch.bincount(drawn, minlength=4) / len(drawn)
     expected = torch.tensor([3.0, 2.0, 1.0]).softmax(-1)
     assert share[3] == 0
@@ -104,13 +107,13 @@ def test_sampling_draws_in_proportion_and_only_from_the_top_k():
 
 def test_top_k_of_one_is_greedy():
     logits = torch.randn(5, 35, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(sample(logits, Sampling(topk=1), None), logits.argmax(-1))
+    assert torch.equal(sample(logits, Settings(topk=1), None), logits.argmax(-1))
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": -1.0}, {"topk": 0}])
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": -1.0}, {"topk": 0}, {"min_p": 1.1}])
 def test_impossible_sampling_is_refused_in_one_sentence(options):
     with pytest.raises(InputError, match="choose"):
-        Sampling(**options)
+        Settings(**options)
 
 
 def test_the_losses_see_only_what_they_should(model):
@@ -133,3 +136,24 @@ def test_many_rows_are_embedded_in_parts_without_a_bit_of_difference():
     rows, mask = torch.randint(0, 30, (2, 2 * ROWS_AT_ONCE + 5, 5)), torch.rand(2, 2 * ROWS_AT_ONCE + 5, 5) > 0.5
     columns = torch.cat([model.embed_codes(rows[..., :-1]), model.text_embeddings(rows[..., -1:])], dim=-2)
     assert torch.equal(model.embed_rows(rows, mask), (columns * mask.unsqueeze(-1)).sum(-2))
+
+
+def test_min_p_leaves_out_what_is_much_less_likely_than_the_likeliest():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(20_000, 1)
+    noise = torch.empty(20_000, 4).exponential_(1, generator=torch.Generator().manual_seed(1))
+    open_to_all = Settings(temperature=1.0, topk=4)
+    kept = sample(logits, replace(open_to_all, min_p=0.5), noise).bincount(minlength=4) / 20_000
+    assert kept[2:].sum() == 0 and kept[0] == pytest.approx(0.5 / 0.8, abs=0.02)
+    assert sample(logits, replace(open_to_all, min_p=1.0), noise).bincount().tolist() == [20_000]
+    hotter = sample(logits, replace(open_to_all, temperature=3.0, min_p=0.5), noise).bincount(minlength=4)
+    assert (hotter > 0).tolist() == [True, True, True, False], "it looks at the probabilities that are drawn from"
+
+
+def test_without_min_p_nothing_is_drawn_differently_even_beside_a_row_that_has_it():
+    logits, noise = torch.randn(64, 35), torch.empty(64, 35).exponential_(1)
+    temperature, topk = torch.full((64, 1), 0.9), torch.full((64, 1), 20)
+    floor = torch.tensor([[Settings(min_p=0.5 * (row % 2)).floor] for row in range(64)])
+    without = sample(logits, RowSampling(temperature, topk, 35), noise)
+    beside = sample(logits, RowSampling(temperature, topk, 35, floor), noise)
+    assert torch.equal(without[::2], beside[::2]) and not torch.equal(without, beside)
+    assert torch.equal(without, sample(logits, Settings(temperature=0.9, topk=20), noise))

@@ -13,11 +13,12 @@ from csm.checkpoint.hub import HUB_MODEL
 from csm.cli import main
 from csm.config import PRESETS
 from csm.conversation import parse_script
-from csm.studio import Performed, Settings, perform
+from csm.events import Performed
+from csm.settings import Settings
 from csm.voices import fetched, find_voice, load_prompt, official_voices, shipped_voices
 from csm.web.endpoints import Choice, Endpoints, cast, default_voices
 from tests.hub import Repository, asked_by_the_client, go_offline, serving
-from tests.small import small_generator
+from tests.small import performed, small_generator
 
 TOKEN = "hf_" + "secret" * 5
 NAMES = ["conversational_a", "conversational_b", "read_speech_a", "read_speech_b", "read_speech_c", "read_speech_d"]
@@ -137,7 +138,7 @@ def test_a_conversation_is_spoken_with_one(hub, monkeypatch):
     voices = cast(parse_script("A: Hi."), {"A": Choice("read_speech_c")}, official_voices())
     assert voices["A"].path.is_file()
     settings = Settings(max_turn_seconds=0.4)
-    *_, last = perform(generator, parse_script("A: Hi."), voices, settings)
+    *_, last = performed(generator, parse_script("A: Hi."), voices, settings)
     assert isinstance(last, Performed) and last.report["audio_seconds"] == 0.4
 
 
@@ -145,10 +146,11 @@ def test_the_page_plays_one_when_it_is_chosen_and_tells_why_it_can_t(hub, files,
     from starlette.applications import Starlette
     from starlette.testclient import TestClient
 
+    from csm.studio import Studio
     from csm.web.pages import Pages
     from csm.web.routes import PageRoutes
 
-    page = TestClient(Starlette(routes=PageRoutes(Pages(of_1b_size)).routes()))
+    page = TestClient(Starlette(routes=PageRoutes(Pages(Studio(of_1b_size))).routes()))
     address = f"/csm/voice/{'0' * 32}?name="
     refused = page.get(f"{address}read_speech_c")
     assert refused.status_code == 400 and f"https://huggingface.co/{HUB_MODEL}" in refused.json()["error"]

@@ -18,12 +18,14 @@ import torch
 from gradio_client import Client
 
 from csm.config import Environment
+from csm.errors import InputError
+from csm.events import Event, TurnChunk, Waiting
+from csm.studio import Job, Studio
 from csm.voices import shipped_voices
+from csm.waiting import Queue
 from csm.watermark import detect
 from csm.web.encoding import OPEN_END
-from csm.web.gpu import Reading, Refused, Sound, Waiting, reading_with
 from csm.web.openai import LONGEST_INPUT, VOICE_ALIASES, SpeechApi, voice_for
-from csm.web.waiting import Queue
 from tests.small import small_generator
 
 openai = pytest.importorskip("openai", reason="OpenAI's client is not installed: pip install openai")
@@ -142,9 +144,10 @@ BAD = {
     "another speed": ({"speed": 1.5}, 400, "speed", "invalid_value"),
     "a speed that is no number": ({"speed": "fast"}, 400, "speed", "invalid_value"),
     "an unknown stream": ({"stream_format": "rtp"}, 400, "stream_format", "invalid_value"),
-    "a negative seed": ({"seed": -1}, 400, None, "invalid_value"),
-    "a word for a temperature": ({"temperature": "hot"}, 400, None, "invalid_value"),
-    "top-k of 0": ({"top_k": 0}, 400, None, "invalid_value"),
+    "a negative seed": ({"seed": -1}, 400, "seed", "invalid_value"),
+    "a word for a temperature": ({"temperature": "hot"}, 400, "temperature", "invalid_value"),
+    "top-k of 0": ({"top_k": 0}, 400, "top_k", "invalid_value"),
+    "a min-p above 1": ({"min_p": 1.5}, 400, "min_p", "invalid_value"),
 }
 
 
@@ -212,11 +215,11 @@ def serve():
         thread.join(20)
 
 
-def second_of_noise(frames: int = 12) -> Sound:
-    return Sound(0.1 * np.random.default_rng(0).standard_normal(24_000).astype(np.float32), frames, 30)
+def second_of_noise() -> TurnChunk:
+    return TurnChunk(0, 0.1 * torch.randn(24_000, generator=torch.Generator().manual_seed(0)))
 
 
-def one_second(job: Reading) -> Iterator[Sound]:
+def one_second(job: Job) -> Iterator[Event]:
     yield second_of_noise()
 
 
@@ -241,7 +244,7 @@ def test_the_key_comes_from_the_environment_and_is_not_in_its_representation(mon
 def test_a_full_queue_is_told_with_the_time_to_come_again(serve):
     queue = Queue(longest=1)
     place = queue.join(30.0)
-    url = serve(reading_with(small_generator(max_positions=400), queue))
+    url = serve(Studio(small_generator(max_positions=400), queue=queue).perform)
     with pytest.raises(openai.InternalServerError, match="try again in") as caught:
         speech(client_of(url))
     assert caught.value.status_code == 503 and caught.value.code == "server_overloaded"
@@ -254,10 +257,10 @@ def test_a_full_queue_is_told_with_the_time_to_come_again(serve):
 def test_when_the_client_goes_the_speaking_ends_and_nothing_is_left_behind(serve, read_before):
     jobs, ended = [], threading.Event()
 
-    def endless(job: Reading) -> Iterator[Sound | Waiting]:
+    def endless(job: Job) -> Iterator[Event]:
         jobs.append(job)
         try:
-            while not job.stop_file.exists():
+            while not job.stopped():
                 time.sleep(0.05)
                 yield second_of_noise() if read_before else Waiting(1, 1.0)
         finally:
@@ -279,7 +282,7 @@ def test_when_the_client_goes_the_speaking_ends_and_nothing_is_left_behind(serve
 
 
 def test_a_failure_of_the_program_is_told_without_its_insides(serve):
-    def broken(job: Reading) -> Iterator[Sound]:
+    def broken(job: Job) -> Iterator[Event]:
         raise ZeroDivisionError("secret insides")
         yield
 
@@ -289,9 +292,9 @@ def test_a_failure_of_the_program_is_told_without_its_insides(serve):
 
 
 def test_what_is_refused_after_the_first_sound_ends_the_events_with_an_error(serve):
-    def fails(job: Reading) -> Iterator[Sound | Refused]:
+    def fails(job: Job) -> Iterator[Event]:
         yield second_of_noise()
-        yield Refused("The rest no longer fits.")
+        raise InputError("The rest no longer fits.")
 
     asked = {**GOOD, "response_format": "pcm", "stream_format": "sse"}
     answer = httpx.post(f"{serve(fails)}/v1/audio/speech", json=asked, trust_env=False)

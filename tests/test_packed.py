@@ -1,6 +1,7 @@
 """Packed weights: the same model, nearly the same numbers, in half or a quarter of the memory."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from csm.config import ModelConfig, SpectralConfig, TransformerConfig
 from csm.engine import Engine
 from csm.errors import InputError
 from csm.frames import audio_rows
-from csm.model import CSM, KVCache, Sampling
+from csm.model import CSM, KVCache
 from csm.model.packed import (
     PACKINGS,
     FineInt8Linear,
@@ -26,10 +27,12 @@ from csm.model.packed import (
 )
 from csm.model.recorded import RecordedCSM, RecordedTransformer
 from csm.model.transformer import Transformer
+from csm.settings import Settings
 
 if "fbgemm" not in torch.backends.quantized.supported_engines:
     pytest.skip("packed weights are for x86 CPUs", allow_module_level=True)
 
+DRAWN = Settings(temperature=0.9, topk=50)
 SMALL = TransformerConfig(layers=2, dim=64, heads=4, kv_heads=2, mlp_dim=96)
 CONFIG = ModelConfig(SMALL, SMALL, SpectralConfig(num_codebooks=4, codebook_size=32), 258, 35, "bytes", 128)
 
@@ -74,7 +77,7 @@ def test_float32_packed_says_what_the_model_says(model):
         engine, noise = Engine(each), torch.Generator().manual_seed(3)
         context = engine.new_context()
         engine.prefill(context, audio_rows(torch.randint(1, 32, (9, 4), generator=torch.Generator().manual_seed(2))))
-        spoken.append(torch.stack([engine.step(context, Sampling(), noise) for _ in range(12)]))
+        spoken.append(torch.stack([engine.step(context, DRAWN, noise) for _ in range(12)]))
     assert torch.equal(*spoken)
 
 
@@ -117,20 +120,20 @@ def test_a_packed_model_steps_like_any_other(model, packing, dtype):
     context = engine.new_context()
     codes = torch.randint(1, 32, (9, 4))
     engine.prefill(context, audio_rows(codes))
-    frames = [engine.step(context, Sampling(), torch.Generator().manual_seed(k)) for k in range(3)]
+    frames = [engine.step(context, DRAWN, torch.Generator().manual_seed(k)) for k in range(3)]
     assert all(frame.shape == (4,) and 0 <= int(frame.min()) <= int(frame.max()) < 35 for frame in frames)
     assert context.cache.keys.dtype == torch.float32 and context.length == 12
 
 
 @torch.inference_mode()
-def stepped(model: CSM, rows: int) -> list[torch.Tensor]:
+def stepped(model: CSM, rows: int, drawn: Settings = DRAWN) -> list[torch.Tensor]:
     """Codes and states of six frames of `rows` streams whose contexts begin with three positions."""
     noise = torch.Generator().manual_seed(rows)
     like, found = model.projection.weight, []
     cache = KVCache(CONFIG.backbone, 16, rows, like)
     state = model.backbone(torch.randn(rows, 3, SMALL.dim, generator=noise), cache)[:, -1]
     for _ in range(6):
-        codes = model.sample_frame(state, Sampling(), torch.rand(rows, 4, 35, generator=noise) + 0.1)
+        codes = model.sample_frame(state, drawn, torch.rand(rows, 4, 35, generator=noise) + 0.1)
         state = model.backbone(model.embed_frames(codes, torch.zeros(rows, dtype=torch.int64))[:, None], cache)[:, -1]
         found += [codes, state]
     return found
@@ -144,13 +147,14 @@ def recordings(model: CSM) -> list[bool]:
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_recorded_steps_give_what_the_plain_ones_give_to_the_last_bit(packing, monkeypatch):
+@pytest.mark.parametrize("drawn", [DRAWN, replace(DRAWN, min_p=0.3)])
+def test_recorded_steps_give_what_the_plain_ones_give_to_the_last_bit(packing, drawn, monkeypatch):
     recorded, plain = packed(random_model(0), packing), packed(random_model(0), packing)
-    found = [stepped(recorded, rows) for rows in (1, 3)]
+    found = [stepped(recorded, rows, drawn) for rows in (1, 3)]
     monkeypatch.setattr(RecordedTransformer, "forward", Transformer.forward)
     monkeypatch.setattr(RecordedCSM, "sample_frame", CSM.sample_frame)
     for rows, ours in zip((1, 3), found):
-        assert all(map(torch.equal, ours, stepped(plain, rows)))
+        assert all(map(torch.equal, ours, stepped(plain, rows, drawn)))
     assert not plain.backbone.step.made
     assert all(recordings(recorded)) or packing == "bfloat16"  # whose weights no graph can hold
 

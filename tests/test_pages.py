@@ -11,9 +11,11 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from csm.judges import LazyJudges
+from csm.studio import Studio
 from csm.takes import Judges
 from csm.web.casting import usual_voices
 from csm.web.examples import EXAMPLE_SCRIPT
+from csm.web.gpu import as_bytes, from_bytes
 from csm.web.pages import MOST_AWAKE, Form, Pages
 from csm.web.routes import PageRoutes
 from tests.small import end_after, small_generator
@@ -26,7 +28,7 @@ FAST = {"max_turn_seconds": 0.4}
 def pages():
     generator = small_generator(max_positions=2048)
     end_after(generator, 4)
-    return Pages(generator)
+    return Pages(Studio(generator))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +150,7 @@ BAD = {
     "nine speakers": (dict(script="\n".join(f"{name}: Hi." for name in "ABCDEFGHI")), "script", "at most 8"),
     "a voice that is gone": (dict(voices={"B": "nobody"}), "voice:B", "no voice called “nobody”"),
     "no temperature": (dict(settings={"temperature": 0}), "settings", "temperature"),
-    "a word for a number": (dict(settings={"topk": "many"}), "settings", "must be numbers"),
+    "a word for a number": (dict(settings={"topk": "many"}), "settings", "must be a number"),
     "too many takes": (dict(settings={"takes": 99}), "settings", "number of takes"),
 }
 
@@ -191,23 +193,28 @@ def test_a_page_is_asked_to_stop_and_keeps_what_was_made(pages, client):
     visitor = Visitor(client, "\n".join(["A: On and on."] * 8))
     page = pages.page(visitor.token)
     events = []
-    task = page.speak(_form(visitor), 0, False)
-    for event in page.perform(task):
+    job = page.speak(_form(visitor), 0, False)
+    for event in page.begin(job):
         events.append(type(event).__name__)
         if events.count("TurnFinished") == 2:
             page.halt()
     assert events[-1] == "Performed" and 2 <= events.count("TurnFinished") <= 3
-    assert page.task is None and page.version()
+    page.end(job)
+    assert page.job is None and page.version()
     assert visitor.speak(turn=2)[-1]["type"] == "end"
 
 
 def test_while_a_page_is_spoken_for_nothing_else_changes_it(pages, client):
     visitor = Visitor(client)
     page = pages.page(visitor.token)
-    run = page.perform(page.speak(_form(visitor), 0, False))
+    job = page.speak(_form(visitor), 0, False)
+    run = page.begin(job)
     next(run)
-    assert "being spoken" in visitor.ask("plan", script="A: Other.").json()["error"]
+    refused = visitor.ask("plan", script="A: Other.").json()
+    assert "being spoken" in refused["error"] and refused["code"] == "busy"
+    assert json.loads(visitor.ask("speak").text.removeprefix("data: "))["code"] == "busy"
     run.close()
+    page.end(job)
     assert visitor.ask("plan", script="A: Other.").status_code == 200
 
 
@@ -268,17 +275,16 @@ def test_a_card_tells_of_a_take_that_was_drawn_with_other_settings(spoken):
     assert [turn["other_settings"] for turn in redone["turns"]] == [False] * 3
 
 
-def test_a_session_spoken_in_another_process_comes_back_as_plain_bytes(pages, client, monkeypatch):
+def test_a_session_spoken_in_another_process_comes_back_as_plain_bytes(pages, client):
     here = Visitor(client).speak()[-1]["view"]
     visitor = Visitor(client)
     page = pages.page(visitor.token)
-    task = page.speak(_form(visitor), 0, False)
-    sent = pickle.loads(pickle.dumps(task))
-    monkeypatch.setattr("csm.web.live.os.getpid", lambda: -1)
-    updates = list(pages.performer._speak(sent))
+    job = page.speak(_form(visitor), 0, False)
+    sent = pickle.loads(pickle.dumps(job))
+    updates = list(as_bytes(pages.studio._work)(60, 0, sent))
     assert updates and all(isinstance(update, bytes) for update in updates)
-    for update in updates:
-        task.session.apply(pickle.loads(update))
+    for update in from_bytes(iter(updates)):
+        job.session.apply(update)
     view = visitor.plan()
     assert keys(view) == keys(here) and view["sound"]["version"] == here["sound"]["version"]
 
@@ -299,7 +305,7 @@ def _form(visitor):
 
 def test_an_example_is_spoken_once_and_there_at_once_for_the_next_page(pages, client, monkeypatch):
     first = Visitor(client, EXAMPLE_SCRIPT).speak()
-    monkeypatch.setattr(pages.performer, "_speak", None)  # the model is not asked again
+    monkeypatch.setattr(pages.studio, "_enter", None)  # the model is not asked again
     again = Visitor(client, EXAMPLE_SCRIPT)
     told = again.speak()
     assert [one["type"] for one in told] == ["kept", *(one["type"] for one in first)]
@@ -315,7 +321,7 @@ def test_while_several_takes_are_made_the_page_is_told_how_far_they_are(pages, c
         time.sleep(0.5)
         return 0.0
 
-    monkeypatch.setattr(pages.performer, "judges", LazyJudges(lambda: Judges(word_errors=slow)))
+    monkeypatch.setattr(pages.studio, "judges", LazyJudges(lambda: Judges(word_errors=slow)))
     told = Visitor(client, "A: One.", takes=2).speak()
     heard = [one for one in told if one["type"] == "takes"]
     assert heard and all(one["index"] == 0 for one in heard)
@@ -325,10 +331,10 @@ def test_while_several_takes_are_made_the_page_is_told_how_far_they_are(pages, c
 
 
 def test_what_waits_is_told_with_the_seconds_it_should_take(pages, visitor):
-    pages.performer.queue.pace = 0.5
+    pages.studio.queue.pace = 0.5
     before = visitor.plan()["estimate"]
     assert before["seconds"] > 0 and before["work"] == pytest.approx(before["seconds"] / 2, abs=0.1)
-    with pages.performer.queue.join(1.0):
+    with pages.studio.queue.join(1.0):
         assert visitor.plan()["estimate"]["ahead"] == 1
     after = visitor.speak()[-1]["view"]["estimate"]
     assert after["seconds"] == after["work"] == 0

@@ -11,9 +11,9 @@ from safetensors.torch import save as save_tensors
 
 from csm import InputError, project
 from csm.conversation import parse_script
-from csm.events import Settings
 from csm.project import open_project, save_project
 from csm.session import Session
+from csm.settings import Settings
 from csm.voices import shipped_voices
 from tests.small import SMALL_MIMI, small_generator
 

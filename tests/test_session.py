@@ -10,9 +10,10 @@ from csm import InputError, watermark
 from csm.audio import load_audio
 from csm.config import FRAME_SIZE, SAMPLE_RATE
 from csm.conversation import parse_script
-from csm.events import Performed, Settings, TurnChunk, TurnFinished, TurnStarted
+from csm.events import Comparing, Performed, TurnChunk, TurnFinished, TurnStarted
 from csm.positions import positions
 from csm.session import Session
+from csm.settings import Settings
 from csm.voices import shipped_voices
 from tests.small import SMALL_MIMI, end_after, small_generator
 
@@ -268,6 +269,17 @@ def test_sound_is_what_the_codes_decode_to_bit_for_bit(codec, voices):
     again = pickle.loads(pickle.dumps(session))
     assert torch.equal(session.sound(generator, 0), again.sound(generator, 0))
     assert torch.equal(session.whole(generator), again.whole(generator))
+
+
+def test_takes_that_nobody_waits_for_any_more_keep_what_was_made(generator, voices, monkeypatch):
+    monkeypatch.setattr("csm.session.NEWS_SECONDS", -1)
+    session = Session(parse_script(SCRIPT), voices, replace(SHORT, takes=2))
+    events = session.speak(generator)
+    assert [type(next(events)) for _ in range(4)] == [TurnStarted, Comparing, Comparing, Comparing]
+    events.close()
+    assert [take.state for take in session.turns[0].takes] == ["stopped"] * 2
+    assert [len(take.codes) for take in session.turns[0].takes] == [3, 3]
+    assert not session.turns[1].takes and session.first_open == 1
 
 
 def test_takes_sampled_in_one_batch_are_those_that_their_seeds_give_alone(generator, voices):

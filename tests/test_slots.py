@@ -13,7 +13,8 @@ from csm.engine import Stream
 from csm.frames import RowFormat
 from csm.generator import Generator
 from csm.listening.confidence import confidence
-from csm.model import CSM, Sampling
+from csm.model import CSM
+from csm.settings import Settings
 from csm.text import ByteTokenizer
 from csm.training.codes import Conversations
 from csm.training.corpus import Corpus
@@ -21,6 +22,7 @@ from csm.training.slots import tell_slots
 from tests.letters import write_speech
 from tests.small import small_config, small_generator
 
+DRAWN = Settings(temperature=0.9, topk=50)
 CODES = torch.arange(1, 13).view(3, 4)
 
 
@@ -56,7 +58,7 @@ def test_a_sampled_frame_is_read_as_it_is_when_it_is_read_in_again(told):
     for slot in (1, 2):
         context = engine.new_context()
         engine.prefill(context, written.text("Hello there.", 1))
-        codes = torch.stack(list(engine.speak(context, Sampling(), torch.Generator().manual_seed(3), 6)))
+        codes = torch.stack(list(engine.speak(context, DRAWN, torch.Generator().manual_seed(3), 6)))
         again = engine.new_context()
         engine.prefill(again, written.text("Hello there.", 1))
         rows = written.spoken(codes, slot)
@@ -74,12 +76,10 @@ def test_streams_of_different_slots_say_side_by_side_what_each_says_alone(told):
         engine.prefill(context, written.text("Hello there.", slot))
         return context
 
-    alone = {
-        slot: list(engine.speak(begun(slot), Sampling(), torch.Generator().manual_seed(5), 8)) for slot in (0, 3, 6)
-    }
+    alone = {slot: list(engine.speak(begun(slot), DRAWN, torch.Generator().manual_seed(5), 8)) for slot in (0, 3, 6)}
     with engine.lineups.lend(3) as lineup:
         streams = {
-            slot: lineup.join(Stream(lambda slot=slot: begun(slot), Sampling(), torch.Generator().manual_seed(5), 8))
+            slot: lineup.join(Stream(lambda slot=slot: begun(slot), DRAWN, torch.Generator().manual_seed(5), 8))
             for slot in (0, 3, 6)
         }
         while not all(stream.done for stream in streams.values()):

@@ -20,7 +20,7 @@ from csm.listening.library import codes_fit, with_codes
 from csm.listening.prompt import Ears, Finding
 from csm.voices import LARGEST_FILE, Voice, load_prompt, own_voice, read_voice, save_voice, shipped_voices, voice_name
 from csm.web.voices import VoicesTab, build_voices_tab, findings, forget, lay_out
-from tests.small import SMALL_MIMI, small_generator
+from tests.small import SMALL_MIMI, performed, small_generator
 
 SHIPPED = next(iter(shipped_voices().values()))
 
@@ -254,9 +254,10 @@ def test_findings_are_told_as_sentences_and_never_as_markup():
 
 def test_a_kept_voice_speaks_with_its_codes(generator, recording):
     from csm.conversation import Line
-    from csm.studio import Performed, Settings, perform
+    from csm.events import Performed
+    from csm.settings import Settings
 
     tab = page(generator)
     kept = tab.add(recording, 1.0, 3.0, "My grandmother.", "Anna", {})[tab.kept]
-    done = list(perform(generator, [Line("A", "Hi.", 1)], {"A": kept["Anna"]}, Settings(max_turn_seconds=0.3)))
+    done = list(performed(generator, [Line("A", "Hi.", 1)], {"A": kept["Anna"]}, Settings(max_turn_seconds=0.3)))
     assert isinstance(done[-1], Performed) and done[-1].report["turns"]

@@ -1,29 +1,29 @@
-"""The queue for the model: one at a time, first come, first served, bounded, with honest estimates."""
+"""The queue for the model: as many at a time as it has slots, first come, first served, bounded, honest."""
 
+import heapq
+import random
 import threading
 import time
 
 import pytest
 
-from csm import load
-from csm.conversation import parse_script
-from csm.events import Settings
-from csm.voices import find_voice
-from csm.web import gpu, warm_up
-from csm.web.gpu import Job, Reading, Refused, Sound, TurnStarted, Waiting, reading_with, speaking_with
-from csm.web.waiting import Queue, QueueFull
-from tests.small import small_generator
+from csm import waiting
+from csm.waiting import Queue, QueueFull
+
+
+def served(*places) -> list[bool]:
+    return [place.served for place in places]
 
 
 def test_the_first_is_served_at_once_and_the_others_in_the_order_in_which_they_came():
     queue = Queue()
     first, second, third = (queue.join(2.0) for _ in range(3))
-    assert first.wait(0) and not second.wait(0) and not third.wait(0)
+    assert served(first, second, third) == [True, False, False]
     assert [place.ahead for place in (first, second, third)] == [0, 1, 2]
     first.leave()
-    assert second.wait(0) and not third.wait(0)
+    assert served(second, third) == [True, False]
     second.leave()
-    assert third.wait(0)
+    assert third.served
 
 
 def test_who_gives_up_does_not_hold_up_the_others():
@@ -33,7 +33,7 @@ def test_who_gives_up_does_not_hold_up_the_others():
     second.leave()
     assert third.ahead == 1
     first.leave()
-    assert third.wait(0)
+    assert third.served
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again():
@@ -41,7 +41,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again():
     places = [queue.join(10.0), queue.join(10.0)]
     with pytest.raises(QueueFull, match="try again in 20 seconds") as caught:
         queue.join(1.0)
-    assert 19 < caught.value.seconds <= 20
+    assert 19 < caught.value.seconds <= 20 and caught.value.code == "queue_full"
     places[0].leave()
     queue.join(1.0)
 
@@ -54,54 +54,59 @@ def test_the_expected_wait_follows_the_pace_of_the_last_jobs():
     assert waiting.expected_wait < 1
 
 
-def reading(folder, texts=("Good morning to you.",)) -> Reading:
-    folder.mkdir(exist_ok=True)
-    return Reading(list(texts), find_voice("slt"), Settings(max_turn_seconds=0.4), folder)
+def test_with_several_slots_as_many_are_served_and_the_next_waits_for_one_of_them():
+    queue = Queue(slots=3)
+    places = [queue.join(seconds) for seconds in (9.0, 3.0, 6.0, 4.0, 1.0)]
+    assert served(*places) == [True, True, True, False, False]
+    assert [place.ahead for place in places] == [0, 0, 0, 1, 2]
+    fourth, fifth = places[3:]
+    assert fourth.expected_wait == pytest.approx(3, abs=0.1), "the shortest of those who speak ends first"
+    assert fifth.expected_wait == pytest.approx(6, abs=0.1)
+    assert queue.waiting() == (3, pytest.approx(7, abs=0.1))
+    places[0].leave()
+    assert served(fourth, fifth) == [True, False]
 
 
-@pytest.fixture(scope="module")
-def generator():
-    return small_generator(max_positions=400)
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_what_is_told_is_what_happens(slots, monkeypatch):
+    """Clients in simulated time, more than there are places: each is told in how many seconds its turn comes, how many
+    must be done before, and, refused, when to come again; and so it is."""
+    now, chance = 0.0, random.Random(slots)
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: now)
+    queue, ends, told = Queue(slots, longest=6), [], {}
+    for number in range(12):
+        seconds = chance.uniform(1, 20)
+        try:
+            place = queue.join(seconds)
+        except QueueFull as full:
+            assert number == 5 + slots
+            again = full.seconds
+            break
+        told[place] = (seconds, place.ahead, place.expected_wait)
+        if place.served:
+            heapq.heappush(ends, (now + seconds, number, place))
+    done, waits = 0, [place for place in told if not place.served]
+    queue._serve = lambda serve=queue._serve: serve()
+    while ends:
+        now, _, place = heapq.heappop(ends)
+        queue.remove(place)
+        queue.pace, done = 1.0, done + 1
+        for next_place in [one for one in waits if one.served]:
+            waits.remove(next_place)
+            seconds, ahead, wait = told[next_place]
+            assert (ahead, wait) == (done, pytest.approx(now))
+            heapq.heappush(ends, (now + seconds, id(next_place), next_place))
+        if len(queue._places) < slots:
+            assert now >= again - 1e-9, "whoever comes when told is served at once"
+            break
 
 
-def test_a_reading_waits_while_the_page_speaks_and_says_how_many_come_first(generator, tmp_path):
-    queue = Queue()
-    speak, read = speaking_with(generator, queue), reading_with(generator, queue)
-    job = Job(parse_script("A: Good morning."), {"A": find_voice("slt")}, Settings(max_turn_seconds=0.4), tmp_path)
-    page = speak(job)
-    assert isinstance(next(page), TurnStarted)
-    program = read(reading(tmp_path / "r"))
-    news = next(program)
-    assert isinstance(news, Waiting) and news.ahead == 1
-    page.close()
-    assert any(isinstance(update, Sound) for update in program)
-
-
-def test_a_job_that_is_stopped_while_it_waits_leaves_the_queue(generator, tmp_path):
-    queue = Queue()
-    place = queue.join(5.0)
-    job = reading(tmp_path / "r")
-    program = reading_with(generator, queue)(job)
-    assert isinstance(next(program), Waiting)
-    job.stop_file.touch()
-    assert [type(update) for update in program] == [Refused]
-    place.leave()
-    assert queue.join(1.0).wait(0)
-
-
-def test_a_job_that_fails_leaves_the_queue(generator, tmp_path):
-    queue = Queue()
-    updates = list(reading_with(generator, queue)(reading(tmp_path / "r", ["…"])))
-    assert [type(update) for update in updates] == [Refused]
-    assert queue.join(1.0).wait(0)
-
-
-def test_many_threads_are_never_served_at_once():
-    queue, serving, most = Queue(), [], []
+def test_many_threads_are_never_served_more_at_once_than_there_are_slots():
+    queue, serving, most = Queue(slots=2), [], []
 
     def work():
         with queue.join(0.01) as place:
-            assert place.wait(30)
+            assert place.first.wait(30)
             serving.append(1)
             most.append(len(serving))
             time.sleep(0.002)
@@ -112,47 +117,4 @@ def test_many_threads_are_never_served_at_once():
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1] * 12
-
-
-def test_the_model_is_warm_before_the_first_click_and_says_nothing_to_anybody():
-    generator = load("nano", "cpu")
-    thread = warm_up(generator)
-    thread.join(60)
-    model = generator.engine.model
-    assert not thread.is_alive() and model.backbone.step.made[0] and model.frame[False].made[0]
-    assert len(generator.prompts.codes) == 2 and len(generator.prompt_contexts) == 1  # the usual voices are read in
-
-
-def test_a_model_that_cannot_be_warmed_up_is_one_warning(monkeypatch):
-    def broken():
-        raise RuntimeError("no kernel image is available")
-
-    generator = small_generator()
-    monkeypatch.setattr(generator.engine, "warm_up", broken)
-    with pytest.warns(UserWarning, match="could not be warmed up: no kernel image is available"):
-        warm_up(generator).join(60)
-
-
-def test_on_zerogpu_nothing_is_warmed_up_where_there_is_no_accelerator(monkeypatch):
-    monkeypatch.setattr(gpu.Config, "zero_gpu", True)
-    assert warm_up(small_generator()) is None
-
-
-def test_as_many_are_served_at_once_as_there_are_slots_and_the_others_know_how_many_come_first():
-    queue = Queue(longest=5, slots=2)
-    places = [queue.join(2.0) for _ in range(4)]
-    assert [place.wait(0) for place in places] == [True, True, False, False]
-    assert [place.ahead for place in places] == [0, 0, 1, 2]
-    places[1].leave()
-    assert places[2].wait(0) and places[3].ahead == 1
-
-
-def test_everywhere_but_on_zerogpu_the_generator_speaks_for_as_many_as_the_queue_serves(monkeypatch):
-    monkeypatch.setenv("CSM_SLOTS", "3")
-    generator, queue = gpu.for_many(small_generator())
-    assert generator.engine.slots == queue.slots == 3
-    monkeypatch.setattr(gpu.Config, "zero_gpu", True)
-    alone = small_generator()
-    generator, queue = gpu.for_many(alone)
-    assert generator is alone and queue.slots == 1
+    assert len(most) == 12 and max(most) <= 2

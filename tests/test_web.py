@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import pickle
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +17,12 @@ from gradio_client.exceptions import AppError
 
 from csm.conversation import parse_script
 from csm.errors import InputError
-from csm.studio import Settings
+from csm.session import Session
+from csm.settings import Settings
+from csm.studio import LONGEST_LEASE, Job
 from csm.voices import find_voice, shipped_voices
 from csm.watermark import detect
 from csm.web.endpoints import EXAMPLE_SCRIPT, Choice, MisplacedError, cast, default_voices, read_settings
-from csm.web.gpu import LONGEST_LEASE, Conversation, Job, lease_seconds
 
 REPORT_KEYS = {
     "model", "device", "seed", "sample_rate", "audio_seconds", "generation_seconds", "real_time_factor",
@@ -203,8 +203,9 @@ BAD = {
     "not audio": (dict(prompt_a="text.wav", transcript_a="Hi."), "not audio|can't be read"),
     "a negative seed": (dict(seed=-5), "seed"),
     "no temperature": (dict(temperature=0), "temperature"),
-    "a word for a number": (dict(max_turn_seconds="long"), "must be numbers"),
+    "a word for a number": (dict(max_turn_seconds="long"), "must be a number"),
     "top-k of 0": (dict(topk=0), "Top-k"),
+    "a min-p above 1": (dict(min_p=2), "Min-p"),
     "too many takes": (dict(takes=99), "number of takes"),
     "turns of no length": (dict(max_turn_seconds=0), "longest turn"),
 }
@@ -232,7 +233,7 @@ def test_bad_input_gets_one_sentence(client, prompts, given, sentence):
 
 def test_a_request_cannot_have_files_of_the_server_read(app):
     def called(recording) -> str:
-        data = ["A: Hi.", "slt", "rms", 7, 0.9, 50, 1, recording, "Hi.", None, "", 1]
+        data = ["A: Hi.", "slt", "rms", 7, 0.9, 50, 1, recording, "Hi.", None, "", 1, 0.1]
         with httpx.Client(base_url=app.url + "gradio_api/call/generate", trust_env=False, timeout=60) as http:
             event = http.post("", json={"data": data}).json()["event_id"]
             return http.get(f"/{event}").text
@@ -290,7 +291,7 @@ def test_bad_input_knows_where_it_was_given():
         cast(parse_script("A: Hi.\nB: Hi."), {**BOTH, "B": Choice(None, own=True)})
     assert caught.value.place == "B"
     with pytest.raises(MisplacedError) as caught:
-        read_settings(7, float("nan"), 50, 20)
+        read_settings({"temperature": float("nan")})
     assert caught.value.place == "settings"
 
 
@@ -300,16 +301,9 @@ def test_the_default_voices_are_a_womans_and_a_mans_and_the_example_has_both():
     assert [line.speaker for line in parse_script(EXAMPLE_SCRIPT)] == ["A", "B", "A", "B"]
 
 
-def test_what_goes_to_the_accelerators_process_and_comes_back_is_plain_data(tmp_path):
-    lines = parse_script(EXAMPLE_SCRIPT)
-    job = Job(lines, cast(lines, BOTH), Settings(), tmp_path)
-    update = Conversation(tmp_path / "conversation.wav", {"turns": []})
-    assert pickle.loads(pickle.dumps((job, update))) == (job, update)
-
-
-def test_the_accelerator_is_asked_for_as_long_as_the_script_needs(tmp_path):
+def test_the_accelerator_is_asked_for_as_long_as_the_script_needs():
     def lease(script: str) -> int:
-        return lease_seconds(Job(parse_script(script), {}, Settings(), tmp_path))
+        return Job(Session(parse_script(script), {})).lease_seconds
 
     assert lease("A: Hi.") < lease(EXAMPLE_SCRIPT) < lease(EXAMPLE_SCRIPT * 4) <= LONGEST_LEASE
     assert lease("\n".join(["A: Hi."] * 1_000)) == LONGEST_LEASE

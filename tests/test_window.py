@@ -9,14 +9,15 @@ import torch
 import csm
 from csm import InputError, Segment
 from csm.conversation import parse_script
-from csm.events import Performed, Settings
+from csm.events import Performed
 from csm.frames import Budget, room_for
 from csm.generator import ConversationFull
 from csm.positions import positions
 from csm.project import open_project, save_project
 from csm.session import Session
+from csm.settings import Settings
 from csm.voices import find_voice
-from tests.small import small_generator
+from tests.small import say_best, small_generator
 
 WINDOW = 512
 WORDS = "one two three four five six seven eight nine ten".split()
@@ -140,7 +141,7 @@ def test_several_takes_slide_as_one_does(generator):
     alone, batched = (generator.conversation(prompts(), seed=1) for _ in range(2))
     for number, text in enumerate(TEXTS[:20]):
         turn = alone.say(text, 0, seed=number, **FRAMES)
-        takes = batched.say_best(text, 0, [number, 99], lambda turns: 0, **FRAMES)
+        takes = say_best(batched, text, 0, [number, 99], lambda turns: 0, SETTINGS)
         assert torch.equal(takes[0].codes, turn.codes) and takes[0].heard_from == turn.heard_from
     assert alone.turns[-1].heard_from > 0
 
@@ -151,7 +152,7 @@ def test_a_choice_that_fails_leaves_the_conversation_as_it_was(generator, long_t
     conversation = generator.conversation(prompts(), seed=1)
     speak(conversation, TEXTS[:slid])
     with pytest.raises(ZeroDivisionError):
-        conversation.say_best(TEXTS[slid], 0, [1, 2], lambda turns: 1 // 0, **FRAMES)
+        say_best(conversation, TEXTS[slid], 0, [1, 2], lambda turns: 1 // 0, SETTINGS)
     assert torch.equal(conversation.say(TEXTS[slid], slid % 2, **FRAMES).codes, turns[slid].codes)
 
 

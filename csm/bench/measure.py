@@ -20,13 +20,14 @@ from csm.config import SAMPLE_RATE
 from csm.engine import Context, EagerStep, Lineup, Stream
 from csm.frames import Rows, Segment, audio_rows
 from csm.generator import Generator
-from csm.model import Sampling
+from csm.settings import Settings
 
 Samples = dict[str, list[float]]
 
 FRAME_SECONDS = 0.08
 WARM_FRAMES = 2  # that come before any is timed
 
+DRAWN = Settings(temperature=0.9, topk=50)  # whichever the model: all but the draw takes the same time
 TEXT = "I think I left my umbrella in the restaurant, so I have to go back."
 
 
@@ -74,11 +75,11 @@ def time_turns(generator: Generator, workload: Workload) -> Samples:
     }
     conversation = generator.conversation(workload.prompts, workload.seed)
     longest = workload.max_turn_seconds * 1000
-    conversation.rewind(conversation.say(workload.text, 0, longest))
+    conversation.rewind(conversation.say(workload.text, 0, longest, marked=False))
     for repeat in range(workload.repeats):
         start = time.perf_counter()
         first = None
-        for _ in conversation.stream(workload.text, 0, longest, seed=workload.seed + repeat):
+        for _ in conversation.stream(workload.text, 0, longest, seed=workload.seed + repeat, marked=False):
             first = first or time.perf_counter() - start
         seconds = time.perf_counter() - start
         turn = conversation.turns[-1]
@@ -105,7 +106,7 @@ def time_new_conversations(generator: Generator, workload: Workload) -> Samples:
         for name in ("new_voice", "known_voice"):
             start = time.perf_counter()
             conversation = generator.conversation(prompts, workload.seed + repeat)
-            chunks = conversation.stream(workload.text, 0, workload.max_turn_seconds * 1000)
+            chunks = conversation.stream(workload.text, 0, workload.max_turn_seconds * 1000, marked=False)
             if next(chunks, None) is not None:
                 samples[f"{name}_first_audio_seconds"].append(time.perf_counter() - start)
                 chunks.close()
@@ -153,7 +154,7 @@ def spoken(
     """`intervals` between the frames of one stream that goes on from `context`, as every turn is spoken here."""
     noise = torch.Generator(generator.device).manual_seed(seed)
     frames = min(frames, generator.config.max_positions - context.length - WARM_FRAMES)
-    speaking = generator.engine.speak(context, Sampling(), noise, frames + WARM_FRAMES, endless=True)
+    speaking = generator.engine.speak(context, DRAWN, noise, frames + WARM_FRAMES, endless=True)
     try:
         return intervals(speaking, frames, patience)
     finally:
@@ -165,7 +166,7 @@ def side_by_side(lineup: Lineup, generator: Generator, context: Context, workloa
     for number in range(lineup.stage.slots):
         noise = torch.Generator(generator.device).manual_seed(workload.seed + number)
         longest = workload.frames + WARM_FRAMES
-        lineup.join(Stream(lambda: context, Sampling(), noise, longest, keep=False, endless=True))
+        lineup.join(Stream(lambda: context, DRAWN, noise, longest, keep=False, endless=True))
     try:
         return intervals((lineup.step() for _ in range(longest)), workload.frames, workload.patience)
     finally:
@@ -216,7 +217,7 @@ def time_plain_torch(generator: Generator, workload: Workload) -> dict[str, list
 
     def eager() -> Iterator[Tensor]:
         for _ in range(workload.frames + WARM_FRAMES):
-            yield engine.step(context, Sampling(), noise).cpu()
+            yield engine.step(context, DRAWN, noise).cpu()
 
     found = {"eager": intervals(eager(), workload.frames, workload.patience)}
     if generator.device.type == "cuda":
@@ -232,7 +233,7 @@ def speak_to_the_last_position(generator: Generator) -> Context:
     heard = torch.randint(1, config.codec.codebook_size, (config.max_positions - frames, config.num_codebooks))
     engine.prefill(context, audio_rows(heard))
     noise = torch.Generator(generator.device).manual_seed(0)
-    codes = torch.stack(list(engine.speak(context, Sampling(), noise, frames, endless=True)))
+    codes = torch.stack(list(engine.speak(context, DRAWN, noise, frames, endless=True)))
     generator.decode(codes.clamp_max(config.codec.codebook_size - 1))
     return context
 
@@ -251,7 +252,7 @@ def time_later_turns(generator: Generator, workload: Workload) -> dict[str, dict
 
     Each is the median of a few passes, if one is quick; of the reference every fifth turn is measured.
     """
-    engine, sampling = generator.engine, generator.sampling()
+    engine, sampling = generator.engine, generator.filled()
     noise = torch.Generator(generator.device).manual_seed(workload.seed)
     text = generator.turn_rows(SHORT_TEXT, 0)
     shape = (HEARD_FRAMES, generator.config.num_codebooks)

@@ -20,9 +20,10 @@ from csm.checkpoint.tensors import Stored
 from csm.config import MimiConfig, ModelConfig
 from csm.frames import Rows
 from csm.generator import Generator
-from csm.model import CSM, Sampling
+from csm.model import CSM
+from csm.settings import Settings
 
-GREEDY = Sampling(temperature=1.0, topk=1)
+GREEDY = Settings(temperature=1.0, topk=1)
 
 
 class Peer:

@@ -4,7 +4,7 @@ Above it is the generator, which knows texts and sound; below it is the network,
 """
 
 from csm.engine.context import Context, Snapshot
-from csm.engine.engine import Engine
+from csm.engine.engine import Engine, Together
 from csm.engine.graph import GraphedStep
 from csm.engine.lineup import Lineup, Stream
 from csm.engine.lineups import Lineups
@@ -22,4 +22,5 @@ __all__ = [
     "Snapshot",
     "Stage",
     "Stream",
+    "Together",
 ]

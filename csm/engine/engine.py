@@ -6,8 +6,9 @@ and lineups that are lent for the length of a turn, so any number of contexts ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +19,17 @@ from csm.engine.lineup import Stream
 from csm.engine.lineups import Lineups
 from csm.engine.threads import StepThreads
 from csm.frames import Rows, audio_rows
-from csm.model import CSM, KVCache, Sampling
+from csm.model import CSM, KVCache
+from csm.settings import Settings
+
+
+@dataclass(frozen=True)
+class Together:
+    """Streams that speak side by side: `step` waits for the next frame, `end` stops those that are not done."""
+
+    streams: Sequence[Stream]
+    step: Callable[[], object]
+    end: Callable[[], None]
 
 
 class Engine:
@@ -57,7 +68,7 @@ class Engine:
     def speak(
         self,
         context: Context,
-        sampling: Sampling,
+        sampling: Settings,
         generator: torch.Generator,
         longest: int,
         endless: bool = False,
@@ -80,7 +91,7 @@ class Engine:
     def speak_on_stage(
         self,
         context: Context,
-        sampling: Sampling,
+        sampling: Settings,
         generator: torch.Generator,
         longest: int,
         endless: bool = False,
@@ -93,29 +104,23 @@ class Engine:
             if stream.error is not None:
                 raise stream.error
 
-    def step(self, context: Context, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    def step(self, context: Context, sampling: Settings, generator: torch.Generator) -> Tensor:
         """Sample the next frame in plain torch, int64 (K,), and feed it back. All zeros is the end of the turn."""
         with self.threads.few():
             return next_frames(self.model, [context], [sampling], [generator])[0]
 
+    @contextmanager
     def speak_side_by_side(
-        self,
-        contexts: Sequence[Context],
-        sampling: Sampling,
-        generators: Sequence[torch.Generator],
-        longest: int,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> list[Stream]:
-        """Speak a turn from each of `contexts`, all in one batch, to their ends. Those that are not done when `stop`,
-        asked at every frame, says so are stopped."""
+        self, contexts: Sequence[Context], sampling: Settings, generators: Sequence[torch.Generator], longest: int
+    ) -> Iterator[Together]:
+        """Speak a turn from each of `contexts`, all in one batch; the block steps them. Those that are not done at its
+        end are stopped."""
         with self.lineups.lend(len(contexts)) as lineup:
             streams = [
                 lineup.join(Stream(context.itself, sampling, generator, longest))
                 for context, generator in zip(contexts, generators, strict=True)
             ]
-            while not (all(stream.done for stream in streams) or stop()):
-                lineup.step()
-        return streams
+            yield Together(streams, lineup.step, lineup.clear)
 
     @torch.inference_mode()
     def adopt(self, context: Context, spoken: Context, frames: int) -> None:

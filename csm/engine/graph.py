@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from csm.engine.step import FrameStep, or_simpler
-from csm.model import Sampling
+from csm.settings import Settings
 
 Replay = Callable[[], object]
 Record = Callable[[Callable[[], None]], Replay]
@@ -77,7 +77,7 @@ class GraphedStep:
         """How many graphs there are."""
         return len(self._graphs)
 
-    def set_sampling(self, sampling: Sampling, slot: int) -> None:
+    def set_sampling(self, sampling: Settings, slot: int) -> None:
         self.inner.set_sampling(sampling, slot)
 
     def set_slot_id(self, slot_id: int, slot: int) -> None:

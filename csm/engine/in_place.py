@@ -15,12 +15,13 @@ from torch import Tensor
 from csm.engine.context import Context
 from csm.engine.stage import Launched
 from csm.engine.threads import StepThreads
-from csm.model import CSM, RowSampling, Sampling, SideBySide, frame_noise
+from csm.model import CSM, RowSampling, SideBySide, frame_noise
+from csm.settings import Settings
 
 
 @torch.inference_mode()
 def next_frames(
-    model: CSM, contexts: Sequence[Context], sampling: Sequence[Sampling], noise: Sequence[torch.Generator]
+    model: CSM, contexts: Sequence[Context], sampling: Sequence[Settings], noise: Sequence[torch.Generator]
 ) -> Tensor:
     """Sample a frame of each context, int64 (B, K), with its own sampling and generator, and feed it back."""
     alone, config = len(contexts) == 1, model.config
@@ -28,7 +29,8 @@ def next_frames(
     drawn, vocab = None, config.audio_vocab_size
     if not all(one.greedy for one in sampling):
         drawn = frame_noise(noise, config.num_codebooks, vocab, states[0].device, sampling)
-    how = sampling[0] if len(set(sampling)) == 1 else RowSampling.new(sampling, vocab, states[0].device)
+    alike = len({(one.temperature, one.topk, one.min_p) for one in sampling}) == 1
+    how = sampling[0] if alike else RowSampling.new(sampling, vocab, states[0].device)
     codes = model.sample_frame(states[0] if alone else torch.cat(states), how, drawn)
     slot_ids = torch.tensor([context.slot_id for context in contexts], device=codes.device)
     embedded = model.embed_frames(codes, slot_ids).unsqueeze(1)
@@ -45,9 +47,9 @@ class InPlaceStage:
     def __init__(self, model: CSM, slots: int) -> None:
         self.slots = slots
         self._model, self._threads = model, StepThreads(model.config, model.projection.weight.device)
-        self._contexts: dict[int, tuple[Context, Sampling, int]] = {}  # with its length when it entered
+        self._contexts: dict[int, tuple[Context, Settings, int]] = {}  # with its length when it entered
 
-    def enter(self, slot: int, context: Context, sampling: Sampling, keep: bool = True) -> None:
+    def enter(self, slot: int, context: Context, sampling: Settings, keep: bool = True) -> None:
         """Let a prefilled context, or a copy of it unless it is to `keep` what is spoken, speak in `slot`.
 
         Raises `ValueError` if nothing was prefilled."""

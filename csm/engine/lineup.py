@@ -15,7 +15,7 @@ from torch import Tensor
 from csm.engine.context import Context
 from csm.engine.in_place import InPlaceStage
 from csm.engine.stage import Launched, Stage
-from csm.model import Sampling
+from csm.settings import Settings
 
 
 @dataclass(eq=False)
@@ -29,7 +29,7 @@ class Stream:
     """
 
     begin: Callable[[], Context]
-    sampling: Sampling
+    sampling: Settings
     noise: torch.Generator
     longest: int
     keep: bool = True

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from csm.engine.context import Context
 from csm.engine.step import FrameStep
-from csm.model import CSM, Sampling
+from csm.model import CSM
+from csm.settings import Settings
 
 WARM_SPAN = 256  # positions: no step has shapes that are closer together
 
@@ -62,7 +63,7 @@ class Stage:
         self._speaking: set[int] = set()  # `_active`
 
     @torch.inference_mode()
-    def enter(self, slot: int, context: Context, sampling: Sampling, keep: bool = True) -> None:
+    def enter(self, slot: int, context: Context, sampling: Settings, keep: bool = True) -> None:
         """Put a prefilled context into `slot`, to be spoken from. Raises `ValueError` if nothing was prefilled.
 
         What is spoken comes back with `leave`, whether or not it is to `keep` that."""

@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from csm.model import CSM, RowSampling, Sampling, SlotCache, width_for
+from csm.model import CSM, RowSampling, SlotCache, width_for
+from csm.settings import Settings
 
 Result = TypeVar("Result")
 
@@ -34,7 +35,7 @@ class FrameStep(Protocol):
     @property
     def values(self) -> Tensor: ...
 
-    def set_sampling(self, sampling: Sampling, slot: int) -> None:
+    def set_sampling(self, sampling: Settings, slot: int) -> None:
         """How `slot` samples from the next frame on."""
         ...
 
@@ -92,10 +93,12 @@ class EagerStep:
         self._cache = SlotCache(model.config.backbone, positions, slots, like)
         self._temperature = torch.ones(slots, 1, device=like.device)
         self._topk = torch.ones(slots, 1, dtype=torch.int64, device=like.device)
+        self._floor = torch.full((slots, 1), -torch.inf, device=like.device)
         self._widths = [width_for(1, model.config.audio_vocab_size)] * slots
+        self._floored = [False] * slots
         self._slot_ids = torch.zeros(slots, dtype=torch.int64, device=like.device)
         self._cuda = like.device.type == "cuda"
-        self._shape = (slots, positions, model.config.audio_vocab_size)
+        self._shape = (slots, positions, model.config.audio_vocab_size, False)
 
     @property
     def keys(self) -> Tensor:
@@ -105,31 +108,36 @@ class EagerStep:
     def values(self) -> Tensor:
         return self._cache.values
 
-    def set_sampling(self, sampling: Sampling, slot: int) -> None:
+    def set_sampling(self, sampling: Settings, slot: int) -> None:
         vocab = self._model.config.audio_vocab_size
+        assert sampling.temperature is not None and sampling.topk is not None, "not `filled`"
         self._temperature[slot] = 1.0 if sampling.greedy else sampling.temperature
         self._topk[slot] = min(sampling.topk, vocab)
         self._widths[slot] = width_for(sampling.topk, vocab)
+        self._floor[slot] = sampling.floor
+        self._floored[slot] = sampling.min_p > 0
 
     def set_slot_id(self, slot_id: int, slot: int) -> None:
         self._slot_ids[slot] = slot_id
 
     def fit(self, rows: int, longest: int) -> Hashable:
-        """-> rows, positions and top-k width of the frame."""
+        """-> rows, positions and top-k width of the frame, and whether any row has a min-p."""
         unit = SPAN if self._cuda else SPAN_ON_CPU
         if self._cuda:
             rows = 1 << (rows - 1).bit_length()
         rows, span = min(rows, self._slots), min(-(-longest // unit) * unit, self._positions)
-        self._shape = rows, span, max(self._widths[:rows])
+        self._shape = rows, span, max(self._widths[:rows]), any(self._floored[:rows])
         return self._shape
 
     def simplify(self) -> bool:
         return False
 
     def step(self, state: Tensor, noise: Tensor, codes_out: Tensor, lengths: Tensor, active: Tensor) -> None:
-        rows, span, width = self._shape
+        rows, span, width, floored = self._shape
         state, noise, lengths, active = state[:rows], noise[:rows], lengths[:rows], active[:rows]
-        codes = self._model.sample_frame(state, RowSampling(self._temperature[:rows], self._topk[:rows], width), noise)
+        floor = self._floor[:rows] if floored else None
+        sampling = RowSampling(self._temperature[:rows], self._topk[:rows], width, floor)
+        codes = self._model.sample_frame(state, sampling, noise)
         window = self._cache.window(lengths, active, span)
         embedded = self._model.embed_frames(codes, self._slot_ids[:rows])
         hidden = self._model.backbone(embedded[:, None], window)[:, 0]

@@ -118,7 +118,7 @@ def converse(
         talk = generator.conversation(segments[::-1] if cast.reversed else segments, seed=speech.seed + number)
         for place, text in enumerate(texts):
             who = cast.speaker(place, len(texts))
-            turn = talk.say(text, cast.slots[who], **speech.options())
+            turn = talk.say(text, cast.slots[who], marked=False, **speech.options())
             spoken = judges.embed(turn.audio)
             own, *others = (
                 cosine(spoken, identities[name])
@@ -196,7 +196,7 @@ def new_voices(
         rival = max(known, key=lambda other: cosine(identity, other) or 0.0)
         text = sentences[number % len(sentences)]
         talk = generator.conversation([Segment(0, voices[name].transcript, prompt)], seed=speech.seed + number)
-        spoken = judges.embed(talk.say(text, 0, **speech.options()).audio)
+        spoken = judges.embed(talk.say(text, 0, marked=False, **speech.options()).audio)
         own.append(cosine(spoken, identity))
         nearest.append(cosine(spoken, rival))
         report(f"{name} at {shift} of its speed: {_rounded(own[-1])}, nearest training voice {_rounded(nearest[-1])}")

@@ -258,7 +258,7 @@ def _spoken(
         prompt = Segment(speaker=0, text=voices[name].transcript, audio=prompts[name])
         start = time.perf_counter()
         conversation = generator.conversation(prompts=[prompt], seed=settings.seed + index)
-        turn = conversation.say(sentence, speaker=0, **settings.speech().options())
+        turn = conversation.say(sentence, speaker=0, marked=False, **settings.speech().options())
         seconds = time.perf_counter() - start
         identity = judges.embed(turn.audio)
         own = cosine(identity, identities[name])

@@ -17,8 +17,9 @@ def order(value, SHORT: tl.constexpr):
 
 
 @triton.jit
-def pick(logits, noise, temperature, topk, VOCAB: tl.constexpr, SHORT: tl.constexpr, BLOCK_V: tl.constexpr):
-    """The arg-max of softmax(the topk largest of a row's logits / temperature) / noise, int32.
+def pick(logits, noise, temperature, topk, floor, VOCAB: tl.constexpr, SHORT: tl.constexpr, BLOCK_V: tl.constexpr):
+    """The arg-max of softmax(the topk largest of a row's logits / temperature) / noise, int32; of those, only such as
+    lie no further below the largest than `floor`, which is negative.
 
     SHORT: the logits are bfloat16's. They are read past the multiprocessor's own cache: others may just have written
     them.
@@ -44,8 +45,9 @@ def pick(logits, noise, temperature, topk, VOCAB: tl.constexpr, SHORT: tl.conste
         smallest = tl.where((counts & 0xFFFF) >= k, one, smallest)
         smallest = tl.where((counts >> 16) >= k, two, smallest)
         smallest = tl.where(last >= k, three, smallest)
-    weight = tl.div_rn(tl.exp(scaled - tl.max(scaled, 0)), draw)
-    score = tl.where(key >= smallest, weight, -1.0)
+    top = tl.max(scaled, 0)
+    weight = tl.div_rn(tl.exp(scaled - top), draw)
+    score = tl.where((key >= smallest) & (scaled >= top + floor), weight, -1.0)
     score = tl.where(k == 1, raw, score)
     return tl.argmax(tl.where(live, score, -float("inf")), 0)
 
@@ -56,6 +58,7 @@ def choose_kernel(
     noise,  # float32 (rows, CODEBOOKS, VOCAB), exponential with rate 1
     temperature,  # float32 (rows,)
     topk,  # int32 (rows,)
+    floor,  # float32 (rows,), `Settings.floor`
     codes,  # int64 (rows, CODEBOOKS)
     table,  # ((CODEBOOKS - 1) * VOCAB or more, DIM) with NEXT: each code's input to the depth decoder
     inputs,  # (rows, DIM) with NEXT
@@ -76,7 +79,8 @@ def choose_kernel(
     draws = noise + (row * CODEBOOKS + codebook).to(tl.int64) * VOCAB
     own_temperature = tl.load(temperature + row)
     own_topk = tl.load(topk + row)
-    code = pick(logits + row * VOCAB, draws, own_temperature, own_topk, VOCAB, SHORT, BLOCK_V)
+    own_floor = tl.load(floor + row)
+    code = pick(logits + row * VOCAB, draws, own_temperature, own_topk, own_floor, VOCAB, SHORT, BLOCK_V)
     tl.store(codes + row * CODEBOOKS + codebook, code.to(tl.int64))
     if NEXT:
         entry = table + (codebook * VOCAB + code).to(tl.int64) * DIM

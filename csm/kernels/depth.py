@@ -112,6 +112,7 @@ def depth_kernel(
     noise,  # float32 (CODEBOOKS, VOCAB)
     temperature,  # float32 (1,)
     topk,  # int32 (1,)
+    floor,  # float32 (1,)
     counter,  # int32 (1,), zero before the launch
     wanted,  # a phase, or -1 for all
     begin,  # positions to walk through: 0 and CODEBOOKS, or the wanted phase's
@@ -167,8 +168,8 @@ def depth_kernel(
         if position == 0:
             entry = entry * 0 + (CODEBOOKS - 1) * VOCAB
         if position >= 2:
-            code = pick(logits, noise + (position - 1) * VOCAB, tl.load(temperature), tl.load(topk), VOCAB, SHORT,
-                        BLOCK_V)  # fmt: skip
+            code = pick(logits, noise + (position - 1) * VOCAB, tl.load(temperature), tl.load(topk), tl.load(floor),
+                        VOCAB, SHORT, BLOCK_V)  # fmt: skip
             entry = (position - 1) * VOCAB + code
             if program == 0:
                 tl.store(codes + position - 1, code.to(tl.int64))
@@ -300,8 +301,8 @@ def depth_kernel(
     goal += programs
     wait(counter, goal, wanted)
     if (program == 0) & ((wanted < 0) | (wanted == CODEBOOKS * PHASES)):
-        code = pick(logits, noise + (CODEBOOKS - 1) * VOCAB, tl.load(temperature), tl.load(topk), VOCAB, SHORT,
-                    BLOCK_V)  # fmt: skip
+        code = pick(logits, noise + (CODEBOOKS - 1) * VOCAB, tl.load(temperature), tl.load(topk), tl.load(floor),
+                    VOCAB, SHORT, BLOCK_V)  # fmt: skip
         tl.store(codes + CODEBOOKS - 1, code.to(tl.int64))
 
 
@@ -336,10 +337,12 @@ class DepthInOne:
         noise: Tensor,
         temperature: Tensor,
         topk: Tensor,
+        floor: Tensor,
         wanted: int = -1,
         programs: int | None = None,
     ) -> None:
-        """codes int64 (K,), whose first is given, are filled; noise float32 (K, vocab), temperature and topk (1,)."""
+        """codes int64 (K,), whose first is given, are filled; noise float32 (K, vocab), temperature, topk and
+        floor (1,)."""
         stack, weights, config = self.stack, self.stack.weights, self.stack.config
         qkv, output, gate_up, down = (kind[0] for kind in (weights.qkv, weights.output, weights.gate_up, weights.down))
         books, vocab = noise.shape
@@ -375,6 +378,7 @@ class DepthInOne:
             noise,
             temperature,
             topk,
+            floor,
             self.counter,
             wanted,
             0 if wanted < 0 else position,

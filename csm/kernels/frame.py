@@ -16,8 +16,8 @@ from csm.kernels.depth import DepthInOne
 from csm.kernels.processor import Processor
 from csm.kernels.stack import Places, Stack, StackWeights, Weight, check_format, power_of_two, single
 from csm.model.module import CSM
-from csm.model.sampling import Sampling
 from csm.model.transformer import KVCache
+from csm.settings import Settings
 
 
 class KernelWeights:
@@ -64,7 +64,8 @@ class FrameKernels:
 
     `depth_in_one`, for one slot, runs the depth decoder as a single launch (csm/kernels/depth.py) instead of 682.
 
-    Each slot has its own `temperature` float32 and `topk` int32; `set_sampling` changes them between frames.
+    Each slot has its own `temperature` and `floor`, float32, and `topk`, int32; `set_sampling` changes them between
+    frames.
     """
 
     @torch.inference_mode(False)
@@ -89,6 +90,7 @@ class FrameKernels:
         self.logits = like.new_zeros(slots, vocab)
         self.temperature = torch.full((slots,), config.temperature, device=device)
         self.topk = torch.full((slots,), config.topk, dtype=torch.int32, device=device)
+        self.floor = torch.full((slots,), -torch.inf, device=device)
         self.in_one: DepthInOne | None = None
         if depth_in_one:
             if slots != 1:
@@ -104,11 +106,13 @@ class FrameKernels:
             for position in range(2, books)
         ]
 
-    def set_sampling(self, sampling: Sampling, slot: int | None = None) -> None:
-        """Temperature and top-k of one slot, or of all; takes effect with the next frame, captured or not."""
+    def set_sampling(self, sampling: Settings, slot: int | None = None) -> None:
+        """How one slot samples, or all do; takes effect with the next frame, captured or not."""
         rows = slice(None) if slot is None else slice(slot, slot + 1)
+        assert sampling.temperature is not None and sampling.topk is not None, "not `filled`"
         self.temperature[rows] = sampling.temperature
         self.topk[rows] = sampling.topk
+        self.floor[rows] = sampling.floor
 
     def go_in_turn(self) -> bool:
         """From now on no kernel begins before the one before it has ended -> whether any did until now."""
@@ -143,7 +147,7 @@ class FrameKernels:
         self._choose(noise, codes_out, 0, self.depth_x[slots:])
         if self.in_one is not None:
             single(self.processor, state, weights.projection, weights.entries[-1:], slots)
-            self.in_one.decode(codes_out[0], noise[0], self.temperature, self.topk)
+            self.in_one.decode(codes_out[0], noise[0], self.temperature, self.topk, self.floor)
             return
         single(self.processor, state, weights.projection, self.depth_x, slots)
         for book, places in enumerate(self._depth_places, start=1):
@@ -197,6 +201,7 @@ class FrameKernels:
             noise,
             self.temperature,
             self.topk,
+            self.floor,
             codes,
             self.weights.entries,
             inputs,

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm.config import ModelConfig
-from csm.model.sampling import RowSampling, Sampling, sample
+from csm.model.sampling import RowSampling, sample
 from csm.model.transformer import KVCache, Transformer
+from csm.settings import Settings
 
 ROWS_AT_ONCE = 256  # whose columns' embeddings are held at a time: 2 048 rows of CSM-1B would take 0.55 GB
 
@@ -81,7 +82,7 @@ class CSM(nn.Module):
         hidden = self.decoder(self.depth_inputs(state, codes[:, :-1]))[:, 1:]
         return torch.einsum("nkd,kdv->nkv", hidden, self.audio_head)
 
-    def sample_frame(self, state: Tensor, sampling: Sampling | RowSampling, noise: Tensor | None) -> Tensor:
+    def sample_frame(self, state: Tensor, sampling: Settings | RowSampling, noise: Tensor | None) -> Tensor:
         """Backbone states (B, dim) of the newest position and noise (B, K, V) -> the next frame's codes, int64 (B, K).
 
         The depth decoder's cache is new in every frame. Greedy sampling of all rows needs no noise.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
+from itertools import product
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -18,12 +19,13 @@ from torch import Tensor, nn
 
 from csm.config import ModelConfig, TransformerConfig
 from csm.model.module import CSM
-from csm.model.sampling import RowSampling, Sampling
+from csm.model.sampling import RowSampling
 from csm.model.transformer import Cache, KVCache, Layer, SlotWindow, Transformer
+from csm.settings import Settings
 
 Step = Callable[[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]], Tensor]
 Work = TypeVar("Work")
-Frame = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Frame = Callable[..., Tensor]  # state, temperature, top-k, noise, and the floor where rows have one
 
 
 class _Recording(Generic[Work]):
@@ -136,8 +138,10 @@ class _Frame(nn.Module):
         super().__init__()
         self.model, self._width = model, width
 
-    def forward(self, state: Tensor, temperature: Tensor, topk: Tensor, noise: Tensor) -> Tensor:
-        return CSM.sample_frame(self.model, state, RowSampling(temperature, topk, self._width), noise)
+    def forward(
+        self, state: Tensor, temperature: Tensor, topk: Tensor, noise: Tensor, floor: Tensor | None = None
+    ) -> Tensor:
+        return CSM.sample_frame(self.model, state, RowSampling(temperature, topk, self._width, floor), noise)
 
 
 class RecordedCSM(CSM):
@@ -148,19 +152,21 @@ class RecordedCSM(CSM):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.frame = {wide: _Recording[Frame]() for wide in (False, True)}  # a top-k of the whole vocabulary, or less
+        # By whether a top-k is the whole vocabulary, and whether any row has a min-p: without one it costs nothing.
+        self.frame = {kind: _Recording[Frame]() for kind in product((False, True), repeat=2)}
 
-    def sample_frame(self, state: Tensor, sampling: Sampling | RowSampling, noise: Tensor | None) -> Tensor:
+    def sample_frame(self, state: Tensor, sampling: Settings | RowSampling, noise: Tensor | None) -> Tensor:
         if torch.is_grad_enabled():
             return super().sample_frame(state, sampling, noise)
         streams, vocab = len(state), self.config.audio_vocab_size
         rows = (
-            RowSampling.new([sampling] * streams, vocab, state.device) if isinstance(sampling, Sampling) else sampling
+            RowSampling.new([sampling] * streams, vocab, state.device) if isinstance(sampling, Settings) else sampling
         )
         if noise is None:
             noise = torch.ones(streams, self.config.num_codebooks, vocab, device=state.device)
-        inputs = state, rows.temperature, rows.topk, noise
-        frame = self.frame[rows.width == vocab].get(lambda: self._record(rows.width, inputs))
+        inputs = state, rows.temperature, rows.topk, noise, *(() if rows.floor is None else (rows.floor,))
+        kind = rows.width == vocab, rows.floor is not None
+        frame = self.frame[kind].get(lambda: self._record(rows.width, inputs))
         return super().sample_frame(state, rows, noise) if frame is None else frame(*inputs)
 
     def _record(self, width: int, inputs: tuple[Tensor, ...]) -> Frame:

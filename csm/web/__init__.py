@@ -2,13 +2,11 @@
 
 from starlette import status
 
-from csm.web.gpu import for_many
 from csm.web.pages import Pages
-from csm.web.server import serve, server_options, warm_up
+from csm.web.server import open_studio, serve, server_options, warm_up
 from csm.web.ui import build_app, launch_options
-from csm.web.waiting import Queue
 
 # gradio 6.17.3 uses a name that starlette 1.x has deprecated; set here, it no longer warns at every request.
 status.HTTP_422_UNPROCESSABLE_ENTITY = 422
 
-__all__ = ["Pages", "Queue", "build_app", "for_many", "launch_options", "serve", "server_options", "warm_up"]
+__all__ = ["Pages", "build_app", "launch_options", "open_studio", "serve", "server_options", "warm_up"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,20 +15,20 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from csm.audio import inspect_audio, load_audio
+from csm.audio import inspect_audio, load_audio, write_audio
 from csm.conversation import Line, parse_script, speakers
 from csm.errors import InputError
+from csm.events import Event, Performed
 from csm.generator import Generator
 from csm.listening.prompt import LazyEars, check_prompt, write_down
-from csm.studio import Settings
+from csm.session import Session
+from csm.settings import ABOUT, USUAL, Settings
+from csm.studio import Job
 from csm.voices import LONGEST, Voice, fetched, find_voice, load_prompt, shipped_voices
 from csm.watermark import detect
 from csm.web.examples import EXAMPLE_SCRIPT
-from csm.web.gpu import Conversation, Job, Refused, Speak, Update
-from csm.web.waiting import QueueFull
 
 SLOTS = ("A", "B")
-MODEL_QUEUE = "model"  # one concurrency id: whatever speaks waits for the same model
 RANDOM_SEED = -1
 LONGEST_LISTENED = 120.0  # seconds of a recording that are listened to
 
@@ -35,8 +36,8 @@ LONGEST_LISTENED = 120.0  # seconds of a recording that are listened to
 class MisplacedError(InputError):
     """Input that can't be used, and `place`, where the user gave it: `script`, `A`, `B` or `settings`."""
 
-    def __init__(self, sentence: str, place: str) -> None:
-        super().__init__(sentence)
+    def __init__(self, sentence: str, place: str, code: str = "") -> None:
+        super().__init__(sentence, code)
         self.place = place
 
 
@@ -69,7 +70,7 @@ def _given_at(place: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise MisplacedError(str(error), place) from error
+        raise MisplacedError(str(error), place, error.code) from error
 
 
 def default_voices() -> tuple[str, str]:
@@ -85,27 +86,12 @@ def default_voices() -> tuple[str, str]:
     return woman, first(r"\b(man|male)\b", other_than=woman)
 
 
-def read_settings(
-    seed: float | None, temperature: float | None, topk: float | None, max_turn_seconds: float | None, takes: Any = 1
-) -> Settings:
+def read_settings(given: Mapping[str, Any]) -> Settings:
     """Checked settings; a seed of -1 or None draws one. Raises `MisplacedError`."""
+    seed = given.get("seed", USUAL.seed)
+    drawn = {"seed": secrets.randbelow(2**31)} if seed in (None, RANDOM_SEED) else {}
     with _given_at("settings"):
-        if seed is None or seed == RANDOM_SEED:
-            seed = secrets.randbelow(2**31)
-        try:
-            return Settings(
-                int(seed),
-                None if temperature is None else float(temperature),
-                None if topk is None else int(topk),
-                float(max_turn_seconds),  # type: ignore[arg-type]
-                int(takes),
-            )
-        except InputError:
-            raise
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(
-                "Seed, temperature, top-k, the longest turn and the takes must be numbers; correct them."
-            ) from error
+        return Settings.read({**given, **drawn})
 
 
 def cast(lines: list[Line], choices: dict[str, Choice], offered: dict[str, Voice] | None = None) -> dict[str, Voice]:
@@ -149,7 +135,7 @@ def plan(
     """A request -> a job. Raises `MisplacedError`."""
     with _given_at("script"):
         lines = parse_script(script or "")
-    return Job(lines, cast(lines, choices, offered), settings, folder)
+    return Job(Session(lines, cast(lines, choices, offered), settings), folder, live=False)
 
 
 def new_folder() -> Path:
@@ -157,17 +143,6 @@ def new_folder() -> Path:
     root = Path(get_upload_folder())
     root.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix="csm-", dir=root))
-
-
-def updates(speak: Speak, job: Job) -> Iterator[Update]:
-    """What `speak` yields, with refused input raised as `InputError` again."""
-    try:
-        for update in speak(job):
-            if isinstance(update, Refused):
-                raise InputError(update.sentence)
-            yield update
-    except QueueFull as full:
-        raise InputError(str(full)) from full
 
 
 @contextmanager
@@ -185,55 +160,69 @@ def _listened_to(recording: str | None) -> float:
     return inspect_audio(recording).seconds
 
 
+def _in_order() -> dict[str, str]:
+    """What `/generate` takes, in its order, which programs rely on: settings that came later stand behind the rest."""
+    settings = {name: f"{about.help}; {about.range}" for name, about in ABOUT.items()}
+    settings["seed"] += f"; {RANDOM_SEED} draws one, which the report names"
+    first = ("seed", "temperature", "topk", "max_turn_seconds")
+    return {
+        "script": 'one turn a line, "A: text" or "Name: text"; bare lines alternate between the speakers.',
+        "voice_a": "an offered voice for speaker A, or for the first name of the script; `/voices` lists them.",
+        "voice_b": "an offered voice for speaker B, or for the second name.",
+        **{name: settings[name] for name in first},
+        "prompt_a": "a recording of a voice of your own for speaker A, instead of `voice_a`.",
+        "transcript_a": "exactly what is said in `prompt_a`.",
+        "prompt_b": "a recording for speaker B, instead of `voice_b`.",
+        "transcript_b": "exactly what is said in `prompt_b`.",
+        **{name: told for name, told in settings.items() if name not in first},
+    }
+
+
+GENERATE = _in_order()
+# What may be left out, though its field is empty, and whatever stands behind it.
+OPTIONAL = {"prompt_a": None, "transcript_a": "", "prompt_b": None, "transcript_b": ""}
+OPTIONAL |= {name: getattr(USUAL, name) for name in list(GENERATE)[list(GENERATE).index("transcript_b") + 1 :]}
+
+
+def _named(work: Callable[..., Any], parameters: dict[str, str]) -> Callable[..., Any]:
+    """`work` as a function of these parameters, whose names and meanings Gradio tells clients and assistants."""
+
+    def called(*given: Any) -> Any:
+        return work(**dict(zip(parameters, given)))
+
+    kind, none = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+    named = [inspect.Parameter(name, kind, default=OPTIONAL.get(name, none)) for name in parameters]
+    called.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    about = "\n".join(f"    {name}: {told}" for name, told in parameters.items())
+    called.__doc__ = f"{(work.__doc__ or '').partition(';')[0]}.\n\nArgs:\n{about}\n"
+    called.__name__ = work.__name__
+    return called
+
+
 @dataclass(frozen=True)
 class Endpoints:
     """The named functions of the API page. Shares the model's weights between users, and nothing else."""
 
     generator: Generator
-    speak: Speak
+    perform: Callable[[Job], Iterator[Event]]
     ears: LazyEars = field(default_factory=LazyEars)
 
-    def generate(
-        self,
-        script: str,
-        voice_a: str,
-        voice_b: str,
-        seed: float,
-        temperature: float,
-        topk: float,
-        max_turn_seconds: float,
-        prompt_a: str | None = None,
-        transcript_a: str = "",
-        prompt_b: str | None = None,
-        transcript_b: str = "",
-        takes: float = 1,
-    ) -> tuple[str, dict[str, Any]]:
-        """Speak a script as a conversation.
+    def generate(self, **given: Any) -> tuple[str, dict[str, Any]]:
+        """Speak a script as a conversation; `GENERATE` says what may be `given`.
 
-        Args:
-            script: one turn a line, "A: text" or "Name: text"; bare lines alternate between the speakers.
-            voice_a: an offered voice for speaker A, or for the first name of the script; `/voices` lists them.
-            voice_b: an offered voice for speaker B, or for the second name.
-            seed: the same seed and inputs give the same sound; -1 draws one, which the report names.
-            temperature: how freely codes are drawn; lower is calmer.
-            topk: how many of the likeliest codes are drawn from.
-            max_turn_seconds: where a turn that does not end by itself is cut.
-            prompt_a: a recording of a voice of your own for speaker A, instead of `voice_a`.
-            transcript_a: exactly what is said in `prompt_a`.
-            prompt_b: a recording for speaker B, instead of `voice_b`.
-            transcript_b: exactly what is said in `prompt_b`.
-            takes: how many takes of each turn are made, 1 to 16; the best is kept, and the report says why.
-
-        Returns:
-            The watermarked conversation as a wav file, and the report that `--json` writes on the command line.
+        Returns the watermarked conversation as a wav file, and the report that `--json` writes on the command line.
         """
         with _told_to_the_client():
-            choices = {"A": Choice(voice_a, prompt_a, transcript_a), "B": Choice(voice_b, prompt_b, transcript_b)}
-            settings = read_settings(seed, temperature, topk, max_turn_seconds, takes)
-            job = plan(script, choices, settings, new_folder(), self.generator.voices())
-            for update in updates(self.speak, job):
-                if isinstance(update, Conversation) and update.path:
-                    return str(update.path), update.report
+            choices = {
+                slot: Choice(given[f"voice_{letter}"], given[f"prompt_{letter}"], given[f"transcript_{letter}"])
+                for slot, letter in zip(SLOTS, "ab")
+            }
+            folder = new_folder()
+            job = plan(given["script"], choices, read_settings(given), folder, self.generator.voices())
+            for event in self.perform(job):
+                if isinstance(event, Performed) and len(event.audio):
+                    write_audio(path := folder / "conversation.wav", event.audio)
+                    return str(path), event.report
         raise gr.Error("No turn of the script gave any sound; try another seed.", print_exception=False)
 
     def voices(self) -> list[dict[str, str]]:
@@ -297,31 +286,29 @@ class Endpoints:
         Hidden components, not `gr.api`: they check that a file was really uploaded and serve the one returned.
         """
         woman, man = default_voices()
-        usual, model = Settings(), self.generator.config
+        usual = USUAL.filled(self.generator.config)
         with gr.Row(visible=False):
-            inputs = [
-                gr.Textbox(EXAMPLE_SCRIPT, label="Script", lines=4),
-                gr.Textbox(woman, label="Voice of A"),
-                gr.Textbox(man, label="Voice of B"),
-                gr.Number(usual.seed, label="Seed", precision=0),
-                gr.Number(model.temperature, label="Temperature"),
-                gr.Number(model.topk, label="Top-k", precision=0),
-                gr.Number(usual.max_turn_seconds, label="Longest turn in seconds"),
-                gr.Audio(label="Recording for A", type="filepath"),
-                gr.Textbox("", label="Transcript for A"),
-                gr.Audio(label="Recording for B", type="filepath"),
-                gr.Textbox("", label="Transcript for B"),
-                gr.Number(usual.takes, label="Takes of each turn", precision=0),
-            ]
+            fields: dict[str, gr.components.Component] = {
+                "script": gr.Textbox(EXAMPLE_SCRIPT, label="Script", lines=4),
+                "voice_a": gr.Textbox(woman, label="Voice of A"),
+                "voice_b": gr.Textbox(man, label="Voice of B"),
+                "prompt_a": gr.Audio(label="Recording for A", type="filepath"),
+                "transcript_a": gr.Textbox("", label="Transcript for A"),
+                "prompt_b": gr.Audio(label="Recording for B", type="filepath"),
+                "transcript_b": gr.Textbox("", label="Transcript for B"),
+            }
+            for name, about in ABOUT.items():
+                precision = 0 if about.whole else None
+                fields[name] = gr.Number(getattr(usual, name), label=about.label, precision=precision)
+            inputs = [fields[name] for name in GENERATE]
             conversation = gr.Audio(label="Conversation", type="filepath")
             report = gr.JSON(label="Report")
             gr.Button("Generate").click(
-                self.generate,
+                _named(self.generate, GENERATE),
                 inputs,
                 [conversation, report],
                 api_name="generate",
-                concurrency_id=MODEL_QUEUE,
-                concurrency_limit=1,
+                concurrency_limit=None,  # the studio's queue is the only one
             )
             gr.Button("Voices").click(self.voices, None, gr.JSON(label="Voices"), api_name="voices")
             gr.Button("Check").click(

@@ -12,30 +12,33 @@ import hmac
 import json
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema, create_model
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from csm.config import Environment
 from csm.errors import InputError
+from csm.events import Event, TurnChunk, TurnFinished
 from csm.generator import Generator
 from csm.reading import sentences
-from csm.studio import Settings
+from csm.settings import ABOUT, Settings
+from csm.studio import Job, Studio, reading
 from csm.voices import Voice, fetched
+from csm.waiting import QueueFull
 from csm.web.encoding import FORMATS, Encoder, check_format
 from csm.web.endpoints import new_folder
 from csm.web.following import followed
-from csm.web.gpu import Read, Reading, Refused, Sound
-from csm.web.waiting import QueueFull
 
 LONGEST_INPUT = 4_096  # characters, as in OpenAI's API
 LONGEST_BODY = 65_536  # bytes
 BROKEN = "Something went wrong in the program, not in the request; please try again."
+OWN_PACE = "This model speaks at its own pace: leave speed out or set it to 1.0."
 MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 
 # Which of the shipped voices answers to a name of OpenAI's: a woman for a woman, a man for a man.
@@ -113,31 +116,86 @@ def voice_for(name: str, offered: dict[str, Voice]) -> Voice | None:
     return offered.get(VOICE_ALIASES[wanted]) or voices[sorted(VOICE_ALIASES).index(wanted) % len(voices)]
 
 
+def _one_of(names: tuple[str, ...]) -> Any:
+    return Literal[names]
+
+
+def _setting(name: str) -> Any:
+    about = ABOUT[name]
+    return Annotated[Any, BeforeValidator(about.read), WithJsonSchema(about.schema)]
+
+
+def _own_pace(speed: Any) -> Any:
+    if speed is None or (not isinstance(speed, bool) and speed == 1):
+        return speed
+    raise ValueError(OWN_PACE)
+
+
+class _Voice(BaseModel):
+    """The API's form for voices of one's own."""
+
+    id: str
+
+
+class _Speech(BaseModel):
+    """The body of a request, but for the settings."""
+
+    model: str | None = None
+    input: Annotated[str, Field(max_length=LONGEST_INPUT)]
+    voice: str | _Voice
+    response_format: _one_of(tuple(FORMATS)) | None = None  # type: ignore[valid-type]
+    stream_format: Literal["audio", "sse"] | None = None
+    speed: Annotated[Any, BeforeValidator(_own_pace)] = None
+    instructions: Any = None
+
+
+# With the fields that OpenAI's API lacks: the settings that have a name in its manner.
+Speech = create_model(
+    "Speech",
+    __base__=_Speech,
+    **{about.json: (_setting(name) | None, None) for name, about in ABOUT.items() if about.json},  # type: ignore
+)
+MISSING = {
+    "input": "The field input is missing: give the text to speak.",
+    "voice": "The field voice is missing: name a voice.",
+}
+
+
 def read_order(body: Any, generator: Generator) -> Order:
     """The JSON of a request, checked. Raises `ApiError`."""
     if not isinstance(body, dict):
         raise ApiError("The body must be a JSON object with the fields model, input and voice.", code="invalid_body")
     _check_model(body.get("model"), generator)
-    text = body.get("input")
-    if not isinstance(text, str):
-        raise ApiError("The field input is missing: give the text to speak.", "input", "missing_required_parameter")
-    if len(text) > LONGEST_INPUT:
-        sentence = f"The input has {len(text)} characters and at most {LONGEST_INPUT} are spoken; send it in parts."
-        raise ApiError(sentence, "input", "string_above_max_length")
-    if not (texts := sentences(text)):
+    try:
+        asked: Any = Speech.model_validate(body)
+    except ValidationError as error:
+        raise _refusal(error.errors()[0], body) from error
+    if not (texts := sentences(asked.input)):
         raise ApiError("There is nothing to say in the input: write some words.", "input", "invalid_value")
-    form = _one_of(body, "response_format", tuple(FORMATS), "mp3")
-    stream_format = None
-    if body.get("stream_format") is not None:
-        stream_format = _one_of(body, "stream_format", ("audio", "sse"), "audio")
+    form = asked.response_format or "mp3"
     try:
         check_format(form)
     except InputError as error:
         raise ApiError(str(error), "response_format", "unsupported_value") from error
-    speed = body.get("speed")
-    if speed is not None and (isinstance(speed, bool) or speed != 1):
-        raise ApiError("This model speaks at its own pace: leave speed out or set it to 1.0.", "speed", "invalid_value")
-    return Order(texts, _read_voice(body.get("voice"), generator), _read_settings(body), form, stream_format)
+    settings = Settings.read({name: getattr(asked, about.json) for name, about in ABOUT.items() if about.json})
+    name = asked.voice if isinstance(asked.voice, str) else asked.voice.id
+    return Order(texts, _read_voice(name, generator), settings, form, asked.stream_format)
+
+
+def _refusal(error: Any, body: dict[str, Any]) -> ApiError:
+    """What pydantic found first, in one sentence."""
+    name = str(error["loc"][0])
+    value: Any = body.get(name)
+    if error["type"] == "string_too_long":
+        told = f"The input has {len(value)} characters and at most {LONGEST_INPUT} are spoken; send it in parts."
+        return ApiError(told, name, "string_above_max_length")
+    if name in MISSING:
+        return ApiError(MISSING[name], name, "missing_required_parameter")
+    if "error" in error.get("ctx", {}):  # one of our own sentences
+        told = str(error["ctx"]["error"])
+    else:
+        told = f"{name} can't be “{value}”; use one of {error.get('ctx', {}).get('expected', 'those documented')}."
+    return ApiError(told, name, "invalid_value")
 
 
 def _check_model(name: Any, generator: Generator) -> None:
@@ -152,20 +210,7 @@ def model_names(generator: Generator) -> list[str]:
     return [generator.model_name, *MODEL_ALIASES]
 
 
-def _one_of(body: dict[str, Any], field: str, values: tuple[str, ...], usual: str) -> str:
-    value = body.get(field)
-    if value is None:
-        return usual
-    if value not in values:
-        raise ApiError(f"{field} can't be “{value}”; use one of {', '.join(values)}.", field, "invalid_value")
-    return value
-
-
-def _read_voice(name: Any, generator: Generator) -> Voice:
-    if isinstance(name, dict):  # the API's form for voices of one's own
-        name = name.get("id")
-    if not isinstance(name, str):
-        raise ApiError("The field voice is missing: name a voice.", "voice", "missing_required_parameter")
+def _read_voice(name: str, generator: Generator) -> Voice:
     offered = generator.voices()
     voice = voice_for(name, offered)
     if voice is None:
@@ -177,34 +222,19 @@ def _read_voice(name: Any, generator: Generator) -> Voice:
         raise ApiError(str(error), "voice", "invalid_value") from error
 
 
-def _read_settings(body: dict[str, Any]) -> Settings:
-    """The fields that OpenAI's API lacks: seed, temperature and top_k, where they are given."""
-    usual = Settings()
-    try:
-        seed, temperature, topk = (body.get(field) for field in ("seed", "temperature", "top_k"))
-        return Settings(
-            seed=usual.seed if seed is None else int(seed),
-            temperature=usual.temperature if temperature is None else float(temperature),
-            topk=usual.topk if topk is None else int(topk),
-        )
-    except InputError as error:
-        raise ApiError(str(error), code="invalid_value") from error
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ApiError("seed, temperature and top_k must be numbers.", code="invalid_value") from error
-
-
 @dataclass(frozen=True)
 class SpeechApi:
-    """The routes' handlers, over one model and the function that reads aloud with it. `key` None asks for none."""
+    """The routes' handlers, over one model and what performs jobs with it. `key` None asks for none."""
 
     generator: Generator
-    read: Read
+    perform: Callable[[Job], Iterator[Event]]
     key: str | None = field(default=None, repr=False)
 
     def routes(self) -> list[BaseRoute]:
         """What to mount on the app's server."""
         return [
             Route("/v1/audio/speech", self._guarded(self.speech), methods=["POST"]),
+            Route("/v1/audio/speech/schema", self._guarded(self.schema), methods=["GET"]),
             Route("/v1/audio/voices", self._guarded(self.voices), methods=["GET"]),
             Route("/v1/models", self._guarded(self.models), methods=["GET"]),
             Route("/v1/models/{name:path}", self._guarded(self.model), methods=["GET"]),
@@ -227,21 +257,29 @@ class SpeechApi:
         aliases = {alias: voice.name for alias in VOICE_ALIASES if (voice := voice_for(alias, offered))}
         return JSONResponse({"voices": known, "aliases": aliases})
 
+    async def schema(self, request: Request) -> Response:
+        """What the body of a request for speech may hold."""
+        return JSONResponse(Speech.model_json_schema())
+
     async def speech(self, request: Request) -> Response:
         order = read_order(await _json(request), self.generator)
-        job = Reading(order.texts, order.voice, order.settings, new_folder())
-        spoken = _spoken(request, self.read, job)
+        job = reading(order.texts, order.voice, order.settings, new_folder())
+        events = followed(request, self.perform(job), job)
         encoder = Encoder(order.format)
         media_type = FORMATS[order.format].media_type
         try:
-            first = await anext(spoken)
-        except StopAsyncIteration:
-            raise ApiError("The input gave no sound; try another seed.", "input", "no_sound") from None
+            waves = [await _first_sound(events)]
+            if order.stream_format != "sse" and not order.streams:
+                waves += [event.audio.numpy() async for event in events if isinstance(event, TurnChunk)]
+        except QueueFull as full:
+            told = ApiError(str(full), None, "server_overloaded", 503, "server_error", full.seconds)
+            raise told from full
+        except InputError as error:
+            raise ApiError(str(error), code="invalid_value") from error
         if order.stream_format == "sse":
-            return StreamingResponse(_events(first, spoken, encoder, order.streams), media_type="text/event-stream")
+            return StreamingResponse(_events(waves[0], events, encoder, order.streams), media_type="text/event-stream")
         if order.streams:
-            return StreamingResponse(_bytes(first, spoken, encoder), media_type=media_type)
-        waves = [first.wave, *[piece.wave async for piece in spoken]]
+            return StreamingResponse(_bytes(waves[0], events, encoder), media_type=media_type)
         return Response(await asyncio.to_thread(encoder.whole, np.concatenate(waves)), media_type=media_type)
 
     def _guarded(self, handler: Handler) -> Handler:
@@ -267,43 +305,41 @@ class SpeechApi:
             raise ApiError("The API key is missing or wrong: send it as a bearer token.", None, "invalid_api_key", 401)
 
 
-async def _spoken(request: Request, read: Read, job: Reading) -> AsyncIterator[Sound]:
-    """The sound of `job` as it is made. Raises `ApiError`."""
-    updates = followed(request, read(job), job)
-    try:
-        async for update in updates:
-            if isinstance(update, Refused):
-                raise ApiError(update.sentence, code="invalid_value")
-            if isinstance(update, Sound) and (update.frames or len(update.wave)):
-                yield update
-    except QueueFull as full:
-        overloaded = dict(status=503, kind="server_error", code="server_overloaded", retry_after=full.seconds)
-        raise ApiError(str(full), **overloaded) from full  # type: ignore[arg-type]
-    finally:
-        await updates.aclose()
+async def _first_sound(events: AsyncIterator[Event]) -> np.ndarray:
+    """The first that is heard, float32 (num_samples,); what came before it was waiting. Raises `ApiError`."""
+    async for event in events:
+        if isinstance(event, TurnChunk):
+            return event.audio.numpy()
+    raise ApiError("The input gave no sound; try another seed.", "input", "no_sound")
 
 
-async def _bytes(first: Sound, rest: AsyncIterator[Sound], encoder: Encoder) -> AsyncIterator[bytes]:
-    yield encoder.write(first.wave)
-    async for piece in rest:
-        yield encoder.write(piece.wave)
+async def _bytes(first: np.ndarray, rest: AsyncIterator[Event], encoder: Encoder) -> AsyncIterator[bytes]:
+    yield encoder.write(first)
+    async for event in rest:
+        if isinstance(event, TurnChunk):
+            yield encoder.write(event.audio.numpy())
     yield encoder.finish()
 
 
-async def _events(first: Sound, rest: AsyncIterator[Sound], encoder: Encoder, streams: bool) -> AsyncIterator[bytes]:
+async def _events(
+    first: np.ndarray, rest: AsyncIterator[Event], encoder: Encoder, streams: bool
+) -> AsyncIterator[bytes]:
     """OpenAI's events: `speech.audio.delta` with base64 of the sound, `speech.audio.done` with what was used."""
     text = frames = 0
-    waves = []
+    waves = [first]
     try:
-        async for piece in _chained(first, rest):
-            text, frames = piece.text_positions, piece.frames
-            if streams:
-                yield _delta(encoder.write(piece.wave))
-            else:
-                waves.append(piece.wave)
+        if streams:
+            yield _delta(encoder.write(first))
+        async for event in rest:
+            if isinstance(event, TurnFinished):
+                text, frames = text + event.text_positions, frames + event.turn.frames
+            elif isinstance(event, TurnChunk) and streams:
+                yield _delta(encoder.write(event.audio.numpy()))
+            elif isinstance(event, TurnChunk):
+                waves.append(event.audio.numpy())
         yield _delta(encoder.finish() if streams else await asyncio.to_thread(encoder.whole, np.concatenate(waves)))
-    except ApiError as error:
-        yield _event(error.body)
+    except InputError as error:
+        yield _event(ApiError(str(error), code="invalid_value").body)
         return
     except Exception:
         logger.exception("A stream of speech broke off.")
@@ -311,12 +347,6 @@ async def _events(first: Sound, rest: AsyncIterator[Sound], encoder: Encoder, st
         return
     usage = {"input_tokens": text, "output_tokens": frames, "total_tokens": text + frames}
     yield _event({"type": "speech.audio.done", "usage": usage})
-
-
-async def _chained(first: Sound, rest: AsyncIterator[Sound]) -> AsyncIterator[Sound]:
-    yield first
-    async for piece in rest:
-        yield piece
 
 
 def _delta(data: bytes) -> bytes:
@@ -343,6 +373,6 @@ async def _json(request: Request) -> Any:
         raise ApiError("The body is not JSON that can be read.", code="invalid_json") from error
 
 
-def speech_api(generator: Generator, read: Read) -> SpeechApi:
+def speech_api(studio: Studio) -> SpeechApi:
     """The API with the key of the environment."""
-    return SpeechApi(generator, read, Environment.read().api_key)
+    return SpeechApi(studio.generator, studio.perform, Environment.read().api_key)

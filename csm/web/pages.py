@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,25 +26,27 @@ from csm import exports
 from csm.audio import write_audio
 from csm.conversation import Line, parse_script
 from csm.errors import InputError
-from csm.events import Performed, Settings, TurnFinished, TurnReport
+from csm.events import Event, TurnFinished, TurnReport
 from csm.frames import Segment
 from csm.generator import Generator
 from csm.positions import PromptLengths
 from csm.project import SUFFIX, open_project, save_project
+from csm.recent import Recent
 from csm.script import BUSY
 from csm.session import Session
+from csm.settings import USUAL, Settings
+from csm.studio import Job, Studio
 from csm.voices import Voice, fetched
-from csm.watermark import mark
 from csm.web.casting import Casting
 from csm.web.endpoints import RANDOM_SEED, MisplacedError, read_settings
-from csm.web.live import LiveUpdate, Performer, Refused, Task
-from csm.web.waiting import Queue
+from csm.web.examples import Kept, Remembered
 
 TOKEN = re.compile(r"[0-9a-f]{32}")
 FORGOTTEN_AFTER = 3_600.0  # seconds without a call
 MOST_PAGES = 256
 MOST_AWAKE = 8  # pages that keep a KV cache
 OF_PROJECT = " (project)"
+MOST_DRAWN, BYTES_OF_BARS = 1 << 15, 512  # pictures of sounds that are remembered, and what one takes
 
 SAVED = {
     "wav": "conversation.wav",
@@ -74,10 +76,8 @@ class Form:
         given, voices = data.get("settings"), data.get("voices")
         given = given if isinstance(given, dict) else {}
         voices = voices if isinstance(voices, dict) else {}
-        usual = Settings()
-        seed = given.get("seed", usual.seed)
-        names = ("temperature", "topk", "max_turn_seconds", "takes")
-        settings = read_settings(seed, *(given.get(name, getattr(usual, name)) for name in names))
+        seed = given.get("seed", USUAL.seed)
+        settings = read_settings(given)
         script = data.get("script")
         chosen = {str(speaker): str(name) for speaker, name in voices.items()}
         return cls(script if isinstance(script, str) else "", chosen, settings, seed in (None, RANDOM_SEED))
@@ -85,22 +85,28 @@ class Form:
 
 @dataclass
 class Page:
-    """One open page. `lock` is held by whoever changes it; while a `task` is spoken nothing else changes it."""
+    """One open page. `lock` is held by whoever changes it; while a `job` is spoken nothing else changes it."""
 
-    performer: Performer
+    pages: Pages
     folder: Path
     session: Session | None = None
     own: dict[str, Voice] = field(default_factory=dict)
     kept: dict[str, Voice] = field(default_factory=dict)
     casting: Casting = field(default_factory=Casting)
-    task: Task | None = None
+    job: Job | None = None
     used: float = field(default_factory=time.monotonic)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _marked: tuple[str, Tensor] = ("", torch.zeros(0))
+    _example: str = ""
+    _happened: list[Event] = field(default_factory=list)
 
     @property
     def generator(self) -> Generator:
-        return self.performer.generator
+        return self.studio.generator
+
+    @property
+    def studio(self) -> Studio:
+        return self.pages.studio
 
     def offered(self) -> dict[str, Voice]:
         """The voices to choose from, by the name shown."""
@@ -112,8 +118,8 @@ class Page:
         """Bring the session to what stands in the form; turns that say the same keep their takes. Raises
         `MisplacedError`, and `InputError` while it is being spoken."""
         with self.lock:
-            if self.task is not None:
-                raise InputError(BUSY)
+            if self.job is not None:
+                raise InputError(BUSY, "busy")
             with placed("script"):
                 lines = parse_script(form.script)
                 if self.session is None:
@@ -127,8 +133,8 @@ class Page:
             self._cast(session, form.voices)
             return session
 
-    def speak(self, form: Form, index: int | None, again: bool) -> Task:
-        """A checked task. Raises `MisplacedError` for what can't be spoken."""
+    def speak(self, form: Form, index: int | None, again: bool) -> Job:
+        """A checked job. Raises `MisplacedError` for what can't be spoken."""
         with self.lock:
             session = self.follow(form)
             if form.drawn and not again and not index:
@@ -141,29 +147,36 @@ class Page:
             for number, turn in enumerate(session.turns):
                 with placed(f"turn:{number}"):
                     self.generator.turn_rows(turn.text, session.slots[turn.speaker])
-            return Task(session, Path(tempfile.mkdtemp(prefix="task-", dir=self.folder)), index or 0, again)
+            return Job(session, Path(tempfile.mkdtemp(prefix="job-", dir=self.folder)), index or 0, again)
 
-    def perform(self, task: Task) -> Iterator[LiveUpdate]:
-        """What happens while the task waits and is spoken. Raises `QueueFull`."""
+    def begin(self, job: Job) -> Iterator[Event | Kept]:
+        """What happens while the job waits and is spoken; tell each of it to `happened`, and `end` it at last. Raises
+        `InputError` while another is spoken."""
         with self.lock:
-            busy = self.task is not None
-            if not busy:
-                self.task = task
-        if busy:
-            yield Refused(BUSY)
-            return
-        try:
-            for update in self.performer.perform(task):
-                if isinstance(update, Performed):
-                    self._marked = (self.version(), update.audio)
-                yield update
-        finally:
-            self.task = None
+            if self.job is not None:
+                raise InputError(BUSY, "busy")
+            self.job, self._example, self._happened = job, self.pages.remembered.name(job), []
+        kept = self.pages.remembered.again(job, self._example)
+        if kept is None:
+            return self.studio.perform(job)
+        self._example = ""
+        return kept
+
+    def happened(self, event: Event | Kept) -> None:
+        """One step of the job at hand."""
+        if self._example and not isinstance(event, Kept):
+            self._happened.append(event)
+
+    def end(self, job: Job) -> None:
+        """The job is over, however it ended."""
+        if self.job is job:
+            self.pages.remembered.keep(self._example, self._happened)
+            self.job, self._example, self._happened = None, "", []
 
     def halt(self) -> None:
-        """Let the task end at its next frame."""
-        if (task := self.task) is not None and task.folder.exists():
-            task.halt_file.touch()
+        """Let the job end at its next frame."""
+        if (job := self.job) is not None:
+            job.stop()
 
     def keep(self, voices: dict[str, Voice]) -> None:
         """The voices of its own that this page offers now; their recordings are copied."""
@@ -217,6 +230,12 @@ class Page:
 
     # Sound and files
 
+    def bars(self, name: str, draw: Callable[[], list[int]]) -> list[int]:
+        """The picture of a sound, drawn once: the page asks for all of them at every pause in typing."""
+        if (drawn := self.pages.drawn.get(name)) is None:
+            self.pages.drawn.put(name, drawn := draw(), BYTES_OF_BARS)
+        return drawn
+
     def version(self) -> str:
         """A name for the conversation as it sounds now; empty when nothing has been spoken."""
         takes = [(turn.take.key, turn.take.samples) for turn in self.session.turns if turn.take] if self.session else []
@@ -251,8 +270,7 @@ class Page:
                     if take.key == key and self.session is not None:
                         path = self.folder / f"take-{key}-{take.samples}.wav"
                         if not path.exists():
-                            sound = self.session.sound(self.generator, index, number)
-                            write_audio(path, mark(sound) if len(sound) else sound)
+                            write_audio(path, self.session.clip(self.generator, index, number))
                         return path
         raise InputError("This take is no longer there: redo the turn.")
 
@@ -261,8 +279,8 @@ class Page:
         if kind not in SAVED:
             raise InputError(f"There is no download “{kind}”: choose one of {', '.join(SAVED)}.")
         with self.lock:
-            if self.task is not None:
-                raise InputError(BUSY)
+            if self.job is not None:
+                raise InputError(BUSY, "busy")
             marked = self.whole()
             assert self.session is not None
             place = Path(tempfile.mkdtemp(prefix="saved-", dir=self.folder)) / SAVED[kind]
@@ -282,8 +300,8 @@ class Page:
     def open(self, path: Path) -> Session:
         """Go on with a project file. Raises `InputError`, and then all stays as it was."""
         with self.lock:
-            if self.task is not None:
-                raise InputError(BUSY)
+            if self.job is not None:
+                raise InputError(BUSY, "busy")
             folder = Path(tempfile.mkdtemp(prefix="project-", dir=self.folder))
             session = open_project(path, folder, self.generator)
             offered = self.offered()
@@ -292,7 +310,7 @@ class Page:
                 while self.own.get(name, voice) != voice:
                     name += "’"
                 self.own[name] = voice
-            for index, sounds in self.performer.on_device(_decoded)(self.generator, session).items():
+            for index, sounds in self.pages.decoded(session).items():
                 turn = session.turns[index]
                 tensors = {key: torch.from_numpy(sound) for key, sound in sounds.items()}
                 session.apply(TurnFinished(index, len(session.turns), NO_REPORT, torch.zeros(0), turn, tensors))
@@ -306,9 +324,11 @@ NO_REPORT = TurnReport("", "", 0.0, 0.0, 0, "ended", 0)
 class Pages:
     """All open pages by their tokens."""
 
-    def __init__(self, generator: Generator, queue: Queue | None = None) -> None:
-        self.generator = generator
-        self.performer = Performer(generator, queue or Queue())
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.remembered = Remembered(studio.generator)
+        self.drawn: Recent[list[int]] = Recent(MOST_DRAWN, MOST_DRAWN * BYTES_OF_BARS)
+        self.decoded = studio.on_device(lambda session: _decoded(studio.generator, session))
         self._root = tempfile.TemporaryDirectory(prefix="csm-pages-", ignore_cleanup_errors=True)
         self._pages: OrderedDict[str, Page] = OrderedDict()
         self._guard = threading.Lock()
@@ -320,7 +340,7 @@ class Pages:
         with self._guard:
             if token not in self._pages:
                 folder = Path(tempfile.mkdtemp(dir=self._root.name))
-                self._pages[token] = Page(self.performer, folder)
+                self._pages[token] = Page(self, folder)
             page = self._pages[token]
             page.used = time.monotonic()
             self._pages.move_to_end(token)
@@ -331,11 +351,11 @@ class Pages:
         """Drop the oldest pages, and the KV caches of those at rest. Pages that are being spoken stay as they are."""
         now = time.monotonic()
         for token, page in list(self._pages.items())[:-1]:
-            if page.task is None and (len(self._pages) > MOST_PAGES or now - page.used > FORGOTTEN_AFTER):
+            if page.job is None and (len(self._pages) > MOST_PAGES or now - page.used > FORGOTTEN_AFTER):
                 del self._pages[token]
                 shutil.rmtree(page.folder, ignore_errors=True)
         for page in list(self._pages.values())[:-MOST_AWAKE]:
-            if page.task is None and page.session is not None:
+            if page.job is None and page.session is not None:
                 page.session.rest()
 
 
@@ -347,7 +367,7 @@ def placed(place: str) -> Iterator[None]:
     except MisplacedError:
         raise
     except InputError as error:
-        raise MisplacedError(str(error), place) from error
+        raise MisplacedError(str(error), place, error.code) from error
 
 
 def _follow(session: Session, lines: list[Line]) -> None:

@@ -23,17 +23,15 @@ from starlette.routing import BaseRoute, Route
 
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
-from csm.events import Performed, TurnChunk
+from csm.events import Performed, TurnChunk, Waiting
 from csm.positions import PromptLengths
 from csm.project import SUFFIX
+from csm.studio import Job
 from csm.voices import fetched
 from csm.web.endpoints import MisplacedError
 from csm.web.following import followed
-from csm.web.gpu import Waiting
-from csm.web.live import Task
 from csm.web.pages import Form, Page, Pages
 from csm.web.views import event_view, page_view, pcm
-from csm.web.waiting import QueueFull
 
 SCRIPTS = {path.name: path for path in (Path(__file__).parent / "page").glob("*.js")}
 LONGEST_BODY = 1 << 20  # bytes of JSON
@@ -106,9 +104,9 @@ class PageRoutes:
     async def speak(self, request: Request) -> Response:
         """Speak from turn `turn` on or, `again`, redo that turn; answers while it happens."""
         page, data = await self._asked(request)
-        task = await asyncio.to_thread(page.speak, Form.read(data), _number(data, "turn"), data.get("again") is True)
+        job = await asyncio.to_thread(page.speak, Form.read(data), _number(data, "turn"), data.get("again") is True)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._happening(request, page, task), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(self._happening(request, page, job), media_type="text/event-stream", headers=headers)
 
     async def stop(self, request: Request) -> Response:
         """End what is being spoken at its next frame."""
@@ -132,7 +130,7 @@ class PageRoutes:
         except InputError as error:
             # The file has a name of ours here; the user knows it by another.
             told = str(error).replace(path.name, "The file")
-            raise MisplacedError(told, "open") from error
+            raise MisplacedError(told, "open", error.code) from error
         finally:
             path.unlink(missing_ok=True)
         return await self._shown(page)
@@ -160,7 +158,7 @@ class PageRoutes:
         try:
             path = await asyncio.to_thread(with_place.save, request.path_params["kind"])
         except InputError as error:
-            raise MisplacedError(str(error), "save") from error
+            raise MisplacedError(str(error), "save", error.code) from error
         media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         return FileResponse(path, media_type=media_type, filename=path.name)
 
@@ -175,12 +173,13 @@ class PageRoutes:
 
         return JSONResponse(await asyncio.to_thread(view))
 
-    async def _happening(self, request: Request, page: Page, task: Task) -> AsyncIterator[bytes]:
+    async def _happening(self, request: Request, page: Page, job: Job) -> AsyncIterator[bytes]:
         """The stream. Its last line is `end`, with the page's view and what the run cost, or `error`."""
-        clock = Clock(task)
-        updates = followed(request, page.perform(task), task, task.progress)
+        clock, updates = Clock(job), None
         try:
+            updates = followed(request, page.begin(job), job)
             async for update in updates:
+                page.happened(update)
                 line = await asyncio.to_thread(event_view, page, update)
                 if line is None:
                     continue
@@ -188,28 +187,29 @@ class PageRoutes:
                     clock.heard()
                     line["pcm"] = base64.b64encode(pcm(update.audio)).decode()
                 if isinstance(update, Performed):
+                    page.end(job)
                     line["told"] = clock.told()
                     line["view"] = await asyncio.to_thread(page_view, page, self._lengths)
                 if isinstance(update, Waiting):
                     clock.waits()
                 yield _line(line)
-        except QueueFull as full:
-            yield _line({"type": "error", "error": str(full)})
         except InputError as error:
-            yield _line({"type": "error", "error": str(error)})
+            yield _line({"type": "error", "error": str(error), "code": error.code})
         except Exception:
             logger.exception("Speaking failed.")
             yield _line({"type": "error", "error": FAILED})
         finally:
-            await updates.aclose()
+            if updates is not None:
+                await updates.aclose()
+            page.end(job)
 
 
 class Clock:
     """What one run costs: seconds of work for seconds of sound, and how soon it is heard."""
 
-    def __init__(self, task: Task) -> None:
-        self._session = task.session
-        self._seconds, self._samples = task.session.spent.seconds, task.session.spent.samples
+    def __init__(self, job: Job) -> None:
+        self._session = job.session
+        self._seconds, self._samples = job.session.spent.seconds, job.session.spent.samples
         self._began = time.perf_counter()
         self._first: float | None = None
 
@@ -241,9 +241,9 @@ def _guarded(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except MisplacedError as error:
-            return JSONResponse({"error": str(error), "place": error.place}, 400)
+            return JSONResponse({"error": str(error), "place": error.place, "code": error.code}, 400)
         except InputError as error:
-            return JSONResponse({"error": str(error), "place": ""}, 400)
+            return JSONResponse({"error": str(error), "place": "", "code": error.code}, 400)
         except Exception:
             logger.exception("A request of the page failed.")
             return JSONResponse({"error": FAILED, "place": ""}, 500)

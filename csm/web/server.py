@@ -7,36 +7,47 @@ import threading
 from importlib.util import find_spec
 from typing import Any
 
+from csm.batching import shared, usual_slots
 from csm.generator import Generator
+from csm.studio import Studio
 from csm.web.endpoints import default_voices
-from csm.web.gpu import for_many, reading_with, warm_up_beside
+from csm.web.gpu import accelerator, on_zerogpu
 from csm.web.openai import speech_api
 from csm.web.pages import Pages
 from csm.web.routes import PageRoutes
 from csm.web.ui import build_app, launch_options
-from csm.web.waiting import Queue
 
 
-def server_options(generator: Generator, queue: Queue, pages: Pages) -> dict[str, Any]:
+def open_studio(generator: Generator) -> Studio:
+    """Where all jobs of the app are spoken, as many at once as the device has slots; one for each loaded model. On
+    ZeroGPU each job has a process of its own, and one is served at a time."""
+    if on_zerogpu():
+        return Studio(generator, accelerator=accelerator)
+    slots = usual_slots(generator)
+    return Studio(shared(generator, slots), slots, accelerator=accelerator)
+
+
+def server_options(studio: Studio, pages: Pages) -> dict[str, Any]:
     """Arguments for `Blocks.launch` beside those of `launch_options`: the routes are on Gradio's own server, so
     address, port and Space stay as they are. Without the package `mcp` there are no tools."""
-    api = speech_api(generator, reading_with(generator, queue))
-    routes = [*api.routes(), *PageRoutes(pages).routes()]
+    routes = [*speech_api(studio).routes(), *PageRoutes(pages).routes()]
     return {"app_kwargs": {"routes": routes}, "mcp_server": find_spec("mcp") is not None}
 
 
-def warm_up(generator: Generator) -> threading.Thread | None:
-    """Begin to get the model and the usual voices ready, so that the first click is like any other."""
-    offered = generator.voices()
-    return warm_up_beside(generator, {name: offered[name] for name in default_voices() if name in offered})
+def warm_up(studio: Studio) -> threading.Thread | None:
+    """Begin to get the model and the usual voices ready, so that the first click is like any other. On ZeroGPU there is
+    no accelerator to do it on: None."""
+    if on_zerogpu():
+        return None
+    offered = studio.generator.voices()
+    return studio.warm_up({name: offered[name] for name in default_voices() if name in offered})
 
 
 def serve(generator: Generator, host: str | None = None, port: int | None = None) -> None:
     """The app over `generator`, until it is stopped. Without `host` and `port` Gradio's environment decides, else it is
     127.0.0.1:7860. Raises `OSError` where the port is taken."""
-    generator, queue = for_many(generator)
-    pages = Pages(generator, queue)
-    app = build_app(generator, queue, pages)
-    warm_up(generator)
-    options = launch_options() | server_options(generator, queue, pages)
-    app.launch(**options, server_name=host, server_port=port)
+    studio = open_studio(generator)
+    pages = Pages(studio)
+    app = build_app(studio, pages)
+    warm_up(studio)
+    app.launch(**launch_options() | server_options(studio, pages), server_name=host, server_port=port)

@@ -14,30 +14,28 @@ from csm.config import ModelConfig
 from csm.frames import Segment
 from csm.generator import Generator
 from csm.listening.prompt import LazyEars
+from csm.settings import ABOUT, UNBOUNDED, USUAL
+from csm.studio import Studio
 from csm.version import __version__
 from csm.voices import Voice
 from csm.web.check import build_check_tab
-from csm.web.endpoints import Endpoints
+from csm.web.endpoints import RANDOM_SEED, Endpoints
 from csm.web.examples import EXAMPLES
-from csm.web.gpu import speaking_with
 from csm.web.inside import build_inside_tab
 from csm.web.pages import Pages
 from csm.web.voices import build_voices_tab
-from csm.web.waiting import Queue
 
 PAGE = Path(__file__).parent / "page"
 KEEP_FILES_SECONDS = 3_600
-LONGEST_QUEUE = 32
 TOKEN = "(...inputs) => [...inputs.slice(0, -1), window.csm ? window.csm.token : '']"  # the page's name, put last
 
 
-def build_app(generator: Generator, queue: Queue | None = None, pages: Pages | None = None) -> gr.Blocks:
-    """The whole app over one loaded model, which speaks for one in `queue` at a time; start it with
-    `launch(**launch_options(), **server_options(generator, queue, pages))`."""
-    queue = queue or Queue()
-    pages = pages or Pages(generator, queue)
-    ears, on_device = LazyEars(), pages.performer.on_device
-    endpoints = Endpoints(generator, speaking_with(generator, queue, pages.performer.judges), ears)
+def build_app(studio: Studio, pages: Pages | None = None) -> gr.Blocks:
+    """The whole app over the studio of one loaded model; start it with
+    `launch(**launch_options(), **server_options(studio, pages))`."""
+    pages = pages or Pages(studio)
+    generator, ears, on_device = studio.generator, LazyEars(), studio.on_device
+    endpoints = Endpoints(generator, studio.perform, ears)
 
     def keep(kept: dict[str, Voice], token: str) -> None:
         if token:
@@ -67,7 +65,7 @@ def build_app(generator: Generator, queue: Queue | None = None, pages: Pages | N
         )
         inside.select(segments, token, last, js=TOKEN, **private)
         endpoints.declare()
-    app.queue(max_size=LONGEST_QUEUE)
+    app.queue(max_size=None)  # who waits for the model does so in the studio's queue, where all are counted
     return app
 
 
@@ -84,7 +82,26 @@ def conversation(model: ModelConfig) -> str:
     """The tab that `page.js` fills, with the `model`'s own sampling to begin with."""
     examples = escape(json.dumps(list(EXAMPLES.items())))
     html = Template((PAGE / "page.html").read_text(encoding="utf-8"))
-    return html.substitute(examples=examples, temperature=model.temperature, topk=model.topk)
+    return html.substitute(examples=examples, settings=settings_fields(model))
+
+
+def settings_fields(model: ModelConfig) -> str:
+    """A number to set for each of the settings, with the `model`'s own to begin with."""
+    usual, fields = USUAL.filled(model), []
+    for name, about in ABOUT.items():
+        step = about.step or (1 if about.whole else "any")
+        least = about.least + (about.step or 0) if about.above else about.least
+        least, more = (RANDOM_SEED, f"; {RANDOM_SEED} draws one") if name == "seed" else (least, "")
+        most = f' max="{about.most:g}"' if about.most < UNBOUNDED else ""
+        help = escape(about.help[0].upper() + about.help[1:] + more)
+        fields.append(
+            f"<label>{escape(about.label)}\n"
+            f'<input class="csm-input" type="number" name="{name}" min="{least:g}"{most} '
+            f'step="{step}" value="{getattr(usual, name):g}" '
+            f'aria-describedby="csm-{name}-help">\n'
+            f'<span id="csm-{name}-help" class="csm-hint">{help}.</span></label>'
+        )
+    return "\n".join(fields)
 
 
 def launch_options() -> dict[str, Any]:

@@ -10,15 +10,14 @@ from torch import Tensor
 from csm.config import FRAME_RATE, SAMPLE_RATE
 from csm.conversation import MAX_SPEAKERS
 from csm.errors import InputError
-from csm.events import Event, Performed, TurnChunk, TurnFinished, TurnStarted
+from csm.events import Comparing, Event, Performed, TurnChunk, TurnFinished, TurnStarted, Waiting
 from csm.generator import Generator
 from csm.positions import PromptLengths, positions
 from csm.session import Session
-from csm.takes import Turn
+from csm.studio import MORE_TAKES
 from csm.voices import Voice
 from csm.web.encoding import samples
-from csm.web.gpu import MORE_TAKES, Refused, Waiting
-from csm.web.live import Comparing, Kept, LiveUpdate
+from csm.web.examples import Kept
 from csm.web.pages import Page
 
 BARS = 64  # in the picture of a sound
@@ -30,7 +29,8 @@ def page_view(page: Page, lengths: PromptLengths) -> dict[str, Any]:
     session, version = page.session, page.version()
     if session is None:
         return {"turns": [], "speakers": [], "voices": voices_view(page)}
-    turns = [turn_view(page.generator, session, index) for index in range(len(session.turns))]
+    stale = session.stale_turns()
+    turns = [turn_view(page, session, index, stale[index]) for index in range(len(session.turns))]
     view: dict[str, Any] = {
         "turns": turns,
         "script": "\n".join(f"{turn.speaker}: {turn.text}" for turn in session.turns),
@@ -44,19 +44,18 @@ def page_view(page: Page, lengths: PromptLengths) -> dict[str, Any]:
         "sound": None,
     }
     if version:
-        spoken = [session.sound(page.generator, index) for index, turn in enumerate(session.turns) if turn.take]
-        wave = torch.cat(spoken)
+        spans = session.spans()
         view["sound"] = {
             "version": version,
-            "seconds": len(wave) / SAMPLE_RATE,
-            "bars": bars(wave, BARS),
-            "spans": [{"index": span.index, "start": span.start / SAMPLE_RATE} for span in session.spans()],
+            "seconds": spans[-1].end / SAMPLE_RATE,
+            "bars": page.bars(version, lambda: bars(torch.cat(session.sounds(page.generator)), BARS)),
+            "spans": [{"index": span.index, "start": span.start / SAMPLE_RATE} for span in spans],
         }
         view["report"] = session.report(page.generator)
     return view
 
 
-def turn_view(generator: Generator, session: Session, index: int) -> dict[str, Any]:
+def turn_view(page: Page, session: Session, index: int, stale: bool) -> dict[str, Any]:
     """One card."""
     turn = session.turns[index]
     return {
@@ -64,10 +63,10 @@ def turn_view(generator: Generator, session: Session, index: int) -> dict[str, A
         "text": turn.text,
         "state": turn.status,
         "seconds": round(turn.seconds, 2),
-        "stale": session.stale(index),
+        "stale": stale,
         "other_settings": session.other_settings(index),
         "chosen": turn.chosen,
-        "takes": [_take_view(generator, session, index, turn, number) for number in range(len(turn.takes))],
+        "takes": [_take_view(page, session, index, number) for number in range(len(turn.takes))],
     }
 
 
@@ -101,7 +100,7 @@ def budget_view(generator: Generator, session: Session, lengths: PromptLengths) 
 def estimate_view(page: Page, budget: dict[str, Any]) -> dict[str, Any] | None:
     """What the turns that wait should give and take: `seconds` of sound, in `work` seconds by the pace of the last
     runs, after the `ahead` who wait already. None for voices that can't be used."""
-    session, queue = page.session, page.performer.queue
+    session, queue = page.session, page.studio.queue
     if session is None or "error" in budget:
         return None
     seconds = sum(length for length, turn in zip(budget["expected"], session.turns) if turn.take is None)
@@ -109,12 +108,10 @@ def estimate_view(page: Page, budget: dict[str, Any]) -> dict[str, Any] | None:
     return {"seconds": round(seconds, 1), "work": round(work, 1), "ahead": queue.waiting()[0]}
 
 
-def event_view(page: Page, update: LiveUpdate) -> dict[str, Any] | None:
+def event_view(page: Page, update: Event | Kept) -> dict[str, Any] | None:
     """One line of the stream that a page follows while it is spoken for; `page_view` goes with the last one."""
     if isinstance(update, Waiting):
         return {"type": "queue", "ahead": update.ahead, "seconds": round(update.seconds, 1)}
-    if isinstance(update, Refused):
-        return {"type": "error", "error": update.sentence}
     if isinstance(update, Kept):
         return {"type": "kept"}
     if isinstance(update, Comparing):
@@ -152,16 +149,15 @@ def _happening(page: Page, event: Event) -> dict[str, Any] | None:
     if isinstance(event, TurnChunk):
         return {"type": "sound", "index": event.index}
     if isinstance(event, TurnFinished):
-        view = turn_view(page.generator, session, event.index)
+        view = turn_view(page, session, event.index, session.stale(event.index))
         return {"type": "spoken", "index": event.index, "turn": view}
     if isinstance(event, Performed):
         return {"type": "end", "notice": event.report.get("notice", "")}
     return None
 
 
-def _take_view(generator: Generator, session: Session, index: int, turn: Turn, number: int) -> dict[str, Any]:
-    take = turn.takes[number]
-    sound = session.sound(generator, index, number)
+def _take_view(page: Page, session: Session, index: int, number: int) -> dict[str, Any]:
+    take = session.turns[index].takes[number]
     return {
         "key": take.key,
         "text": take.text,
@@ -169,7 +165,9 @@ def _take_view(generator: Generator, session: Session, index: int, turn: Turn, n
         "state": take.state,
         "seconds": round(take.seconds, 2),
         "reason": take.reason,
-        "bars": bars(sound, BARS),
+        "bars": page.bars(
+            f"{take.key} {take.samples}", lambda: bars(session.sound(page.generator, index, number), BARS)
+        ),
     }
 
 

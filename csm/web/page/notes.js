@@ -24,11 +24,11 @@ export class Notes {
   }
 
   // Say what is wrong where it is wrong; loudly also in the status line.
-  refused({ message, place = "" }, loud) {
+  refused({ message, place = "", code = "" }, loud) {
     const { cards, edited, root } = this.page;
     const [kind, which] = [place.split(":")[0], place.slice(place.indexOf(":") + 1)];
     if (kind === "script" && edited !== null) {
-      cards[edited]?.tell(message.replace(/^Line \d+ has no text.*/, "There is nothing to say in this turn: write some words."));
+      cards[edited]?.tell(code === "no_text" ? "There is nothing to say in this turn: write some words." : message);
     } else if (kind === "turn") cards[Number(which)]?.tell(message);
     else if (kind === "voice") {
       const beside = [...root.querySelectorAll("[data-place]")].find((one) => one.dataset.place === place);

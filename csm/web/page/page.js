@@ -16,7 +16,6 @@ import { VoiceRows } from "./voices.js";
 const PAUSE = 250; // ms without a key before the script is sent
 const LOOK = 120; // ms between two looks at which turn is heard
 const AGAIN = 1000; // ms until the server is asked again whether a run that this page does not follow has ended
-const SPOKEN = "This conversation is being spoken"; // by the page before it was reloaded; that ends by itself
 const COPY = "This tab is a copy of another: it has the script, and a conversation of its own.";
 
 class Page {
@@ -127,7 +126,8 @@ class Page {
       if (asked !== this.asked) return false;
       this.invalid = refusal.place === "script" && this.edited === null;
       this.notes.quiet();
-      if (refusal.message.startsWith(SPOKEN) && !loud) this.timer = setTimeout(() => this.plan(), AGAIN);
+      // It is spoken for the page before it was reloaded; that ends by itself.
+      if (refusal.code === "busy" && !loud) this.timer = setTimeout(() => this.plan(), AGAIN);
       else this.notes.refused(refusal, loud);
       this.lock();
       return false;
@@ -176,7 +176,7 @@ class Page {
       const after = view.first_open === index + 1 ? " What follows was said after another take: carry on from there if you like." : "";
       this.notes.status(`Take ${take + 1} of turn ${index + 1} is kept.${after}`, "done");
     } catch (refusal) {
-      this.notes.refused({ message: refusal.message, place: refusal.place || `turn:${index}` }, true);
+      this.notes.refused({ message: refusal.message, place: refusal.place || `turn:${index}`, code: refusal.code }, true);
     }
   }
 

@@ -4,9 +4,10 @@ export const LOST = "The connection to the server broke off; what was typed is s
 
 // What the server refused in one sentence, and at which place of the page it was given.
 export class Refusal extends Error {
-  constructor({ error, place } = {}) {
+  constructor({ error, place, code } = {}) {
     super(error || LOST);
     this.place = place || "";
+    this.code = code || ""; // names what has to be known again
   }
 }
 

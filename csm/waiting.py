@@ -1,25 +1,30 @@
 """Whose turn it is with the model: one queue for the page and for programs, first come, first served.
 
-The model speaks for as many at a time as there are `slots`. Whoever wants it joins the queue, waits to be among the
-first, and leaves.
+The model speaks for as many at once as the queue has slots. Whoever wants it joins, waits for a slot, and leaves.
 """
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
-from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
+
+from csm.errors import InputError
+from csm.events import Waiting
 
 LONGEST_QUEUE = 16
 MEMORY = 0.7  # how much of what is known about the pace stays when another job is done
+NEWS_SECONDS = 0.25  # how often a job that waits says so
 
 
-class QueueFull(Exception):
+class QueueFull(InputError):
     """So many wait already that another would only be kept waiting; `seconds` is when to come again."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"Too many are waiting for the model; try again in {max(1, round(seconds))} seconds.")
+        told = f"Too many are waiting for the model; try again in {max(1, round(seconds))} seconds."
+        super().__init__(told, "queue_full")
         self.seconds = seconds
 
 
@@ -32,13 +37,19 @@ class Place:
         self.first = threading.Event()
         self.began: float | None = None
 
-    def wait(self, seconds: float) -> bool:
-        """Whether it is this job's turn, after waiting for it for at most `seconds`."""
-        return self.first.wait(seconds)
+    @property
+    def served(self) -> bool:
+        """Whether it is this job's turn."""
+        return self.first.is_set()
+
+    def news(self, given_up: Callable[[], bool] = lambda: False) -> Iterator[Waiting]:
+        """Wait until it is this job's turn, or until somebody has `given_up`, and tell how it stands now and then."""
+        while not self.first.wait(NEWS_SECONDS) and not given_up():
+            yield Waiting(self.ahead, self.expected_wait)
 
     @property
     def ahead(self) -> int:
-        """How many come before."""
+        """How many must be done before it is this job's turn."""
         return self._queue.before(self)[0]
 
     @property
@@ -59,19 +70,20 @@ class Place:
 
 
 class Queue:
-    """The queue itself; one for each loaded model. `longest` bounds those who wait and the `slots` who are served."""
+    """The queue itself; one for each loaded model. `slots` are served at once; `longest` bounds those who wait and are
+    served, where one is, and grows with every further slot."""
 
-    def __init__(self, longest: int = LONGEST_QUEUE, slots: int = 1) -> None:
-        self.longest, self.slots = longest, slots
+    def __init__(self, slots: int = 1, longest: int = LONGEST_QUEUE) -> None:
+        self.slots, self.longest = slots, longest + slots - 1
         self.pace = 1.0  # seconds of work for a second of speech
         self._guard = threading.Lock()
-        self._places: deque[Place] = deque()
+        self._places: list[Place] = []  # those who are served, too: the first of them
 
     def join(self, speech_seconds: float) -> Place:
         """A place at the end. Raises `QueueFull`."""
         with self._guard:
             if len(self._places) >= self.longest:
-                raise QueueFull(self._expected(list(self._places)))
+                raise QueueFull(self._wait(self._places))
             place = Place(self, speech_seconds)
             self._places.append(place)
             self._serve()
@@ -89,27 +101,30 @@ class Queue:
             self._serve()
 
     def before(self, place: Place) -> tuple[int, float]:
-        """How many come before `place`, and the seconds that they should take."""
+        """How many must be done before it is the turn of `place`, and in how many seconds that should be."""
         with self._guard:
             if place not in self._places:
                 return 0, 0.0
-            ahead = list(self._places)[: self._places.index(place)]
-            return max(0, len(ahead) - self.slots + 1), self._expected(ahead)
+            return self._standing(self._places[: self._places.index(place)])
 
     def waiting(self) -> tuple[int, float]:
-        """How many would come before somebody who joins now, and the seconds that they should take."""
+        """How many must be done before it would be the turn of somebody who joins now, and in how many seconds."""
         with self._guard:
-            return max(0, len(self._places) - self.slots + 1), self._expected(list(self._places))
+            return self._standing(self._places)
 
     def _serve(self) -> None:
-        for place in list(self._places)[: self.slots]:
+        for place in self._places[: self.slots]:
             if place.began is None:
                 place.began = time.monotonic()
                 place.first.set()
 
-    def _expected(self, places: list[Place]) -> float:
-        def left(place: Place) -> float:
-            spent = 0.0 if place.began is None else time.monotonic() - place.began
-            return max(0.0, place.speech_seconds * self.pace - spent)
+    def _standing(self, ahead: Sequence[Place]) -> tuple[int, float]:
+        return max(0, len(ahead) - self.slots + 1), self._wait(ahead)
 
-        return sum(map(left, places)) / self.slots if len(places) >= self.slots else 0.0
+    def _wait(self, ahead: Sequence[Place]) -> float:
+        """Seconds until a slot is free for whoever stands behind these: each takes the slot that is free first."""
+        now, free = time.monotonic(), [0.0] * self.slots
+        for place in ahead:
+            spent = 0.0 if place.began is None else now - place.began
+            heapq.heappush(free, heapq.heappop(free) + max(0.0, place.speech_seconds * self.pace - spent))
+        return free[0]

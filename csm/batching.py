@@ -301,13 +301,12 @@ class SharedEngine(Engine):
         self._stepper.join(streams)
 
         def step() -> None:
-            newest = max(len(stream.frames) for stream in streams)
-            while newest == max(len(stream.frames) for stream in streams):
+            first = next((stream for stream in streams if not stream.done), streams[0])
+            count = len(first.frames)
+            while not first.done and len(first.frames) == count:
                 try:
                     given.get(timeout=STOP_SECONDS)
                 except Empty:  # they wait for slots
-                    return
-                if all(stream.done for stream in streams):
                     return
 
         def end() -> None:

@@ -9,7 +9,8 @@ wait_briefly(os.environ)  # before torch, which what follows imports
 # isort: split
 from csm.errors import InputError
 from csm.frames import Segment
-from csm.generator import Conversation, Generator, Turn, load
+from csm.generator import Conversation, Generator, Turn
+from csm.loading import load
 from csm.version import __version__
 
 __all__ = ["Conversation", "Generator", "InputError", "Segment", "Turn", "__version__", "load"]

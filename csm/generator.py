@@ -1,4 +1,4 @@
-"""Text in, speech out: `load`, then `generate`, `stream`, or a `Conversation` that remembers what was said.
+"""Text in, speech out: `generate`, `stream`, or a `Conversation` that remembers what was said.
 
 There is one way in which sound is made, `Conversation.speak`; everything else here is its concatenation. Sound that is
 heard while it is made gets its watermark there; codes, and what later turns hear of earlier ones, know nothing of it.
@@ -6,9 +6,7 @@ heard while it is made gets its watermark there; codes, and what later turns hea
 
 from __future__ import annotations
 
-import itertools
 import secrets
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Chunks
 from contextlib import contextmanager
@@ -17,30 +15,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csm.checkpoint import HUB_MODEL, Loaded, load_model
+from csm.checkpoint import Loaded
 from csm.codec import Codec
-from csm.config import PRESETS, SAMPLE_RATE, Environment, ModelConfig
+from csm.config import PRESETS, SAMPLE_RATE, ModelConfig
 from csm.engine import Context, Engine, Stream, Together
 from csm.errors import InputError
 from csm.frames import Budget, Rows, Segment, frames_in, longest_turn, room_for
-from csm.model.packed import in_precision, reading_precision, rounded_by_kernels, usual_packing
 from csm.prompts import Prompts
 from csm.recent import Recent
 from csm.settings import ABOUT, USUAL, Settings
+from csm.sound import TurnSound, chunk_sizes
 from csm.voices import Voice, load_prompt, official_voices, shipped_voices
-from csm.watermark import LiveMark
 from csm.window import Window
 
-CHUNKS = 1, 1, 2, 4, 8  # frames of a turn's first chunks, and the last number of all that follow
 PROMPT_CONTEXTS = 32, 128 << 20  # how many, and their bytes; two voices of 10 s are 11 MB of CSM-1B's KV cache
 
 Stop = Callable[[], bool]  # asked again and again; True ends the turn with what was made
-
-
-def chunk_sizes() -> Iterator[int]:
-    """How many frames are decoded at once, of a turn's first chunk and of those that follow: few where somebody waits
-    for the first sound (live marking is four frames behind), more where the work of a chunk counts."""
-    return itertools.chain(CHUNKS, itertools.repeat(CHUNKS[-1]))
 
 
 class ConversationFull(InputError):
@@ -149,7 +139,7 @@ class Conversation:
         sampling = generator.filled(settings)
         prefilled = context.prefilled
         text_positions, longest = self._begin(text, speaker, settings)
-        noise, sound = self._noise(seed), _Sound(generator, marked)
+        noise, sound = self._noise(seed), TurnSound(generator.codec, generator.engine, marked)
         speaking = generator.engine.speak(context, sampling, noise, longest)
         frames, state, sizes = sound.frames, "stopped", chunk_sizes()
         chunk = next(sizes)
@@ -274,48 +264,6 @@ class Conversation:
             f"This turn no longer fits: {self.positions_used} of {self.generator.config.max_positions} positions are "
             f"in use and its text needs {needed} more."
         )
-
-
-class _Sound:
-    """The sound of one turn while its frames come: decoded as they do, marked on its way out or not."""
-
-    def __init__(self, generator: Generator, marked: bool) -> None:
-        self.frames: list[Tensor] = []
-        self._generator, self._decoder, self._mark = generator, generator.codec.stream(), LiveMark() if marked else None
-        self._sent, self._given, self._unmarked = 0, [torch.zeros(0)], [torch.zeros(0)]
-
-    @property
-    def waiting(self) -> int:
-        """Frames that are not decoded yet."""
-        return len(self.frames) - self._sent
-
-    @property
-    def given(self) -> Tensor:
-        return torch.cat(self._given)
-
-    @property
-    def unmarked(self) -> Tensor:
-        return torch.cat(self._unmarked) if self._mark else self.given
-
-    def decoded(self) -> Tensor:
-        """What can be heard now that these frames are there; empty while the mark wants to see more."""
-        new, self._sent = self.frames[self._sent :], len(self.frames)
-        with self._generator.engine.decoding():
-            wave = self._decoder.push(torch.stack(new).to(self._generator.device)).cpu()
-        return self._out(wave, self._mark.push(wave) if self._mark else wave)
-
-    def finished(self) -> Tensor:
-        """The rest."""
-        ready = [self.decoded()] if self.waiting else []
-        with self._generator.engine.decoding():
-            wave = self._decoder.flush().cpu()
-        ready.append(self._out(wave, torch.cat([self._mark.push(wave), self._mark.flush()]) if self._mark else wave))
-        return torch.cat(ready)
-
-    def _out(self, wave: Tensor, ready: Tensor) -> Tensor:
-        self._unmarked.append(wave)
-        self._given.append(ready)
-        return ready
 
 
 class Takes:
@@ -484,60 +432,3 @@ def one_by_one(max_audio_length_ms: float, temperature: float | None, topk: int 
     longest_turn(max_audio_length_ms)
     seconds = min(max_audio_length_ms / 1000, ABOUT["max_turn_seconds"].most)
     return Settings(temperature=temperature, topk=topk, max_turn_seconds=seconds, min_p=min_p)
-
-
-def usable_device(device: str = "auto") -> torch.device:
-    """The device of that name; "auto" takes CSM_DEVICE, else an accelerator if there is one, else the CPU.
-
-    Raises `InputError` for one that is not there."""
-    if device == "auto":
-        device = Environment.read().device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"The device {device!r} is not available here: use cpu, or auto.") from error
-    return target
-
-
-def load(
-    model: str | None = None,
-    device: str = "auto",
-    dtype: torch.dtype | None = None,
-    adapter: str | None = None,
-    weights: str | None = None,
-) -> Generator:
-    """Load a model: a preset, a local folder or weight file, or a hub id such as "sesame/csm-1b".
-
-    `device` is as `usable_device` takes it. Without `model`, CSM_MODEL decides, else the accelerator: the published 1B
-    model with one, the embedded nano without (and when the published one can't be had, after a warning that says why).
-    `dtype` is the published models' precision: float32 on the CPU and bfloat16 elsewhere unless it is given; given, the
-    model is left as it is published. `adapter` is a PEFT adapter to merge, a folder or a hub id.
-    `weights` (or CSM_WEIGHTS) is the precision of any model's matrices: float32, bfloat16, on a CPU float16 or int8,
-    and on CUDA int8 or float8. On a CPU they are packed, and all around them is float32; a model that is stored in
-    float16, as nano is, keeps its weights so. Raises `InputError` in one sentence.
-    """
-    environment, target = Environment.read(), usable_device(device)
-    weights = weights or environment.weights
-    as_published = target.type != "cpu" or dtype is not None
-    dtype = reading_precision(weights, dtype, target)
-
-    def build(name: str) -> Generator:
-        loaded = load_model(name, dtype, adapter)
-        if weights and rounded_by_kernels(weights, target):
-            return Generator(loaded, target, weights)
-        usual = None if as_published else usual_packing(loaded.stored)
-        loaded.model = in_precision(loaded.model, weights or usual)
-        return Generator(loaded, target)
-
-    name = model or environment.model
-    if name:
-        return build(name)
-    if target.type != "cpu":
-        try:
-            return build(HUB_MODEL)
-        except InputError as error:
-            warnings.warn(f"{error} The embedded nano speaks instead.", stacklevel=2)
-    return build("nano")

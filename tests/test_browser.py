@@ -202,7 +202,7 @@ def test_a_turn_is_redone_and_an_earlier_take_kept_again(page):
     page.get_by_role("button", name="Carry on from here").click()
     expect(cards(page).nth(2)).to_have_attribute("data-stale", "false")
     expect(status(page, "done")).to_contain_text("real-time factor")
-    assert keys(page)[:2] == redone[:2] and keys(page)[2] != first[2]
+    assert keys(page)[:2] == redone[:2]  # a calm model may well say the third turn as before
     page.get_by_label("Takes of turn 2", exact=True).select_option("0")
     button(page, "Keep this take of turn 2").click()
     expect(status(page, "done")).to_contain_text("Take 1 of turn 2 is kept")

@@ -22,7 +22,8 @@ from csm.codec import build_codec
 from csm.config import PRESETS
 from csm.errors import InputError
 from csm.frames import Segment
-from csm.generator import Generator, load, usable_device
+from csm.generator import Generator
+from csm.loading import load, usable_device
 from csm.model import CSM
 from csm.model.packed import (
     EXACT,

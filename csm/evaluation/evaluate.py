@@ -28,8 +28,9 @@ from csm.evaluation.context import Speech, cast_lines, converse, new_voices
 from csm.evaluation.judges import Judges, Report
 from csm.evaluation.metrics import cosine, mean, word_error_rate
 from csm.frames import Segment
-from csm.generator import Generator, load
+from csm.generator import Generator
 from csm.listening import recogniser as recognisers
+from csm.loading import load
 from csm.training.held_out import CONVERSATION, SENTENCES
 from csm.voices import Voice, load_prompt, shipped_voices
 from csm.watermark import mark

@@ -269,7 +269,7 @@ class Mimic(Stand):
     bound = False
 
     def conversation(self, prompts, seed):
-        def say(sentence, speaker, max_audio_length_ms):
+        def say(sentence, speaker, max_audio_length_ms, marked):
             self.asked.append(("", seed, sentence))
             whose = next(prompt for prompt in prompts if not self.bound or prompt.speaker == speaker)
             return SimpleNamespace(audio=whose.audio, state="ended")

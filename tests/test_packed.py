@@ -148,13 +148,16 @@ def recordings(model: CSM) -> list[bool]:
 
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("drawn", [DRAWN, replace(DRAWN, min_p=0.3)])
-def test_recorded_steps_give_what_the_plain_ones_give_to_the_last_bit(packing, drawn, monkeypatch):
+def test_recorded_steps_give_what_the_plain_ones_give(packing, drawn, monkeypatch):
+    """The same codes; the states to the last bit for one stream, and to rounding for three, who attend one by one."""
     recorded, plain = packed(random_model(0), packing), packed(random_model(0), packing)
     found = [stepped(recorded, rows, drawn) for rows in (1, 3)]
     monkeypatch.setattr(RecordedTransformer, "forward", Transformer.forward)
     monkeypatch.setattr(RecordedCSM, "sample_frame", CSM.sample_frame)
     for rows, ours in zip((1, 3), found):
-        assert all(map(torch.equal, ours, stepped(plain, rows, drawn)))
+        for one, other in zip(ours, stepped(plain, rows, drawn)):
+            exact = rows == 1 or not one.is_floating_point()
+            torch.testing.assert_close(one, other, rtol=0 if exact else 1e-4, atol=0 if exact else 1e-5)
     assert not plain.backbone.step.made
     assert all(recordings(recorded)) or packing == "bfloat16"  # whose weights no graph can hold
 

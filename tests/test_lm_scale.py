@@ -102,7 +102,7 @@ class Noise:
         return Batch.of(ids, mask, guide=torch.full((rows, length, 2), 3), voice=torch.full((rows, length, 2), 2))
 
 torch.set_num_threads(1)
-settings = LMSettings(steps=2, every=2, log_every=1, positions=256, depth_share=float(sys.argv[2]))
+settings = LMSettings(steps=2, every=2, log_every=1, positions=256, depth_share=float(sys.argv[2]), precision="float32")
 train_lm(CSM(PRESETS["nano"]).init_weights(), Noise(), None, Path(sys.argv[1]), settings)
 """
 

@@ -28,6 +28,7 @@ FRAME_SECONDS = 1 / FRAME_RATE
 SLOTS = 8
 SENTENCES_IN_A_TURN = (0.6, 0.3, 0.1)  # shares of turns with one, two and three
 SPEAKERS_IN_A_ROW = (0.10, 0.45, 0.30, 0.15)  # shares of conversations with one to four
+MOST_TRIED = 8  # conversations for one that fits
 ANSWERED = 0.8  # share of turns that another speaker takes next
 CONFUSED = 0.1  # share of turns that are heard in a foreign voice, where the speaker's own was heard before
 
@@ -204,18 +205,22 @@ class Conversations:
         rng = np.random.default_rng((self.seed, step))
         return _batch([self._conversation(rng, length) for _ in range(rows)])
 
-    def trials(self, number: int, rows: int) -> tuple[Batch, Batch, Tensor]:
+    def trials(self, number: int, rows: int, length: int = 512) -> tuple[Batch, Batch, Tensor] | None:
         """Whether voices are bound to slots: two prompts of different voices, then a turn of one of them, under its own
         slot and under the other's; and bool (B, S), the frames of those turns.
 
-        Neither the order of the prompts nor the text tells whose turn it is: only the slot does.
+        Neither the order of the prompts nor the text tells whose turn it is: only the slot does. None where there are
+        no two speakers, or their turns are too long.
         """
         rng = np.random.default_rng((self.seed, number, 5))
-        length = 512
         right: list[_Row] = []
         swapped: list[_Row] = []
         starts: list[int] = []
-        while len(right) < rows:
+        if len(self.clips) < 2:
+            return None
+        for _ in range(MOST_TRIED * rows):
+            if len(right) == rows:
+                break
             names = rng.choice(list(self.clips), size=2, replace=False, p=self._shares)
             chosen = [self.clips[name][int(rng.integers(len(self.clips[name])))] for name in (*names, names[0])]
             slots, order = rng.permutation(SLOTS)[:2].tolist(), rng.permutation(2)
@@ -227,6 +232,8 @@ class Conversations:
                 right.append(pair[0])
                 swapped.append(pair[1])
                 starts.append(start)
+        if not right:
+            return None
         one, other = _batch(right), _batch(swapped)
         asked = one.mask[..., 0] & (torch.arange(length) >= torch.tensor(starts)[:, None])
         return one, other, asked

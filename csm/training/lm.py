@@ -362,7 +362,9 @@ def train_lm(
         of them. Near nothing: the model doesn't know who speaks."""
         if not isinstance(held_out, Conversations):
             return {}
-        *pair, asked = held_out.trials(0, TRIALS)
+        if (trials := held_out.trials(0, TRIALS, min(512, settings.positions))) is None:
+            return {}
+        *pair, asked = trials
         spans = {"first": asked & (asked.cumsum(1) == 1), "turn": asked}
         found = {name: [losses(batch, span)[1].float() for batch in pair] for name, span in spans.items()}
         return {f"swap_{name}": other - own for name, (own, other) in found.items()}

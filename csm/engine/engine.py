@@ -137,7 +137,7 @@ class Engine:
     def close(self, context: Context) -> None:
         """End a turn that did not end itself: feed the zero frame."""
         zeros = torch.zeros(1, self.config.num_codebooks, dtype=torch.int64, device=self.device)
-        self._read(context, self._frames(context, zeros))
+        self._read(context, audio_rows(zeros, context.slot_id if self.config.slots_in_frames else None))
 
     def decoding(self) -> AbstractContextManager[object]:
         """Within it frames are decoded to sound. On CUDA that is a stream of its own, beside the next frame's.
@@ -150,10 +150,6 @@ class Engine:
             self._beside = torch.cuda.Stream(self.device)
             self._beside.wait_stream(torch.cuda.current_stream(self.device))  # once, for the codec's weights
         return torch.cuda.stream(self._beside)
-
-    def _frames(self, context: Context, codes: Tensor) -> Rows:
-        """The rows of sampled frames, int64 (n, K)."""
-        return audio_rows(codes, context.slot_id if self.config.slots_in_frames else None)
 
     def _read(self, context: Context, rows: Rows) -> None:
         ids, mask = rows.ids.to(self.device), rows.mask.to(self.device)

@@ -15,8 +15,8 @@ from csm.errors import InputError
 from csm.extras import need
 
 if TYPE_CHECKING:
-    from csm.conversation import Line
-    from csm.voices import Voice
+    from csm.conversation.parsing import Line
+    from csm.speech.voices import Voice
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,8 +55,8 @@ def _check_target(path: str, what: str) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from csm.conversation import parse_script, speakers
-    from csm.voices import find_voice, voices_for
+    from csm.conversation.parsing import parse_script, speakers
+    from csm.speech.voices import find_voice, voices_for
 
     lines = parse_script(_read_script(arguments.script))
     transcripts = _pairs(arguments.transcript, "--transcript")
@@ -71,8 +71,8 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 def _say(arguments: argparse.Namespace) -> int:
     from csm.audio import play_audio
-    from csm.conversation import Line
-    from csm.voices import find_voice, voices_for
+    from csm.conversation.parsing import Line
+    from csm.speech.voices import find_voice, voices_for
 
     text = " ".join(" ".join(arguments.text).split())
     if not any(character.isalnum() for character in text):
@@ -87,13 +87,14 @@ def _say(arguments: argparse.Namespace) -> int:
 
 def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, Voice], notice: str = "") -> None:
     """Speak `lines` into the files that `arguments` name, and say `notice` once all is checked."""
-    from csm import exports, load
+    from csm import load
     from csm.audio import check_output, write_audio
-    from csm.events import Performed, TurnFinished
-    from csm.project import check_project, save_project
-    from csm.session import Session
+    from csm.conversation import exports
+    from csm.conversation.events import Performed, TurnFinished
+    from csm.conversation.project import check_project, save_project
+    from csm.conversation.session import Session
+    from csm.conversation.studio import Job, Studio
     from csm.settings import ABOUT, Settings
-    from csm.studio import Job, Studio
 
     check_output(arguments.out)
     for wanted, check in (
@@ -155,7 +156,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _voices(arguments: argparse.Namespace) -> int:
     from csm.checkpoint import HUB_MODEL
     from csm.config import Environment
-    from csm.voices import official_voices, shipped_voices
+    from csm.speech.voices import official_voices, shipped_voices
 
     environment = Environment.read()
     published = (arguments.model or environment.model) in ("tiny", HUB_MODEL, *environment.fallback)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from csm.config import ModelConfig, RopeConfig, SpectralConfig, TransformerConfig
 from csm.engine import Context, Engine, Stream
+from csm.engine.frames import Rows
 from csm.engine.step import KernelStep
-from csm.frames import Rows
 from csm.kernels.choice import choose_kernel, embed_kernel
 from csm.kernels.frame import FrameKernels, KernelWeights
 from csm.kernels.processor import Processor

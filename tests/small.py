@@ -9,11 +9,11 @@ import torch
 from csm.checkpoint import Loaded
 from csm.codec import build_codec
 from csm.config import MimiConfig, ModelConfig, RopeConfig, SpectralConfig, TransformerConfig
-from csm.generator import Generator
+from csm.conversation.session import Session
+from csm.conversation.takes import NOBODY
 from csm.model import CSM
-from csm.session import Session
 from csm.settings import Settings
-from csm.takes import NOBODY
+from csm.speech.generator import Generator
 from csm.text import ByteTokenizer
 
 SMALL_MIMI = MimiConfig(

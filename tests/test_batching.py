@@ -7,14 +7,14 @@ import time
 import pytest
 import torch
 
-from csm import batching
-from csm.batching import LEAD, Batch, shared, usual_slots
 from csm.engine import Engine
+from csm.engine.frames import Rows, Segment
 from csm.errors import InputError
-from csm.frames import Rows, Segment
-from csm.generator import ConversationFull
 from csm.model.packed import packed
 from csm.settings import Settings
+from csm.speech import batching
+from csm.speech.batching import LEAD, Batch, shared, usual_slots
+from csm.speech.generator import ConversationFull
 from tests.small import say_best, small_generator
 
 TEXTS = ["Hello.", "How are you?", "I am well, and I have a lot to say today.", "Yes!", "Not now, thank you."]

@@ -18,9 +18,9 @@ from csm.checkpoint import Loaded
 from csm.codec import build_codec
 from csm.config import PRESETS, ModelConfig, SpectralConfig, TransformerConfig
 from csm.errors import InputError
-from csm.generator import Generator
 from csm.model import CSM
 from csm.model.size import parameter_counts
+from csm.speech.generator import Generator
 from csm.text import ByteTokenizer
 
 X86 = "fbgemm" in torch.backends.quantized.supported_engines

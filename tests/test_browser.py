@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from csm.voices import find_voice
+from csm.speech.voices import find_voice
 from csm.web.examples import EXAMPLES
 from tests.browser import (
     CHROMIUM,

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 import csm
 from csm import InputError
-from csm.checkpoint import ASSETS, HUB_MIMI, INDEX, fill, load_model, save_folder
+from csm.assets import ASSETS
+from csm.checkpoint import HUB_MIMI, INDEX, fill, load_model, save_folder
 from csm.config import PRESETS
 from csm.model import CSM
 from csm.text import ByteTokenizer

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from csm.cli import main
-from csm.voices import shipped_voices, voices_for
+from csm.speech.voices import shipped_voices, voices_for
 
 VOICES = ["--voice", "A=slt", "--voice", "B=rms"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from csm.conversation import Line, parse_script, speakers
+from csm.conversation.parsing import Line, parse_script, speakers
 from csm.errors import InputError
 
 

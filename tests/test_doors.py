@@ -20,12 +20,12 @@ from csm import Segment, load
 from csm.audio import load_audio
 from csm.cli import main
 from csm.config import SAMPLE_RATE
-from csm.conversation import parse_script
-from csm.events import TurnChunk
-from csm.session import Session
+from csm.conversation.events import TurnChunk
+from csm.conversation.parsing import parse_script
+from csm.conversation.session import Session
+from csm.conversation.studio import Job, Studio
 from csm.settings import Settings
-from csm.studio import Job, Studio
-from csm.voices import find_voice, load_prompt
+from csm.speech.voices import find_voice, load_prompt
 from csm.watermark import detect
 from csm.web.endpoints import GENERATE, OPTIONAL, Endpoints
 from csm.web.openai import SpeechApi

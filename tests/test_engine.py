@@ -7,8 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from csm.engine import EagerStep, Engine, GraphedStep, Lineup, Stage, Stream
+from csm.engine.frames import Rows
 from csm.engine.graph import Recorder
-from csm.frames import Rows
 from csm.model import RowSampling, frame_noise, sample, width_for
 from csm.settings import Settings
 from tests.small import end_after, small_generator

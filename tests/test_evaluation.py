@@ -19,9 +19,9 @@ from csm.evaluation.context import Speech, cast_lines, casts, converse
 from csm.evaluation.evaluate import EvaluationSettings, Judges, evaluate, held_out_clips
 from csm.evaluation.metrics import Naturalness, SpeakerSimilarity, normalise, word_error_rate
 from csm.listening import recogniser
+from csm.speech.voices import Voice, load_prompt, shipped_voices
 from csm.training.corpus import Utterance
 from csm.training.held_out import CONVERSATION, SENTENCES
-from csm.voices import Voice, load_prompt, shipped_voices
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,17 @@ import soundfile
 import torch
 
 import csm
-from csm import InputError, exports, judges, watermark
+from csm import InputError, watermark
 from csm.audio import load_audio
 from csm.cli import main
-from csm.conversation import parse_script
-from csm.project import open_project
-from csm.script import Span
-from csm.session import Session
+from csm.conversation import exports, judges
+from csm.conversation.parsing import parse_script
+from csm.conversation.project import open_project
+from csm.conversation.script import Span
+from csm.conversation.session import Session
+from csm.conversation.takes import NOBODY
 from csm.settings import Settings
-from csm.takes import NOBODY
-from csm.voices import shipped_voices
+from csm.speech.voices import shipped_voices
 
 SPANS = [
     Span(0, "A", "Tom & Ann <both>.", 0, 24_000),

@@ -16,7 +16,7 @@ from csm import InputError
 from csm.audio import load_audio
 from csm.checkpoint import describe, load_model, save_folder
 from csm.cli import main
-from csm.frames import RowFormat
+from csm.engine.frames import RowFormat
 from csm.model import CSM
 from csm.text import ByteTokenizer
 from csm.training.codes import Batch

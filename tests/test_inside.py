@@ -15,14 +15,14 @@ from PIL import Image
 
 from csm.audio import write_audio
 from csm.config import FRAME_SIZE, SAMPLE_RATE
+from csm.engine.frames import Segment
 from csm.errors import InputError
-from csm.frames import Segment
 from csm.listening.confidence import Confidence, confidence
 from csm.listening.layers import rebuilt, steps
 from csm.listening.pictures import code_colours, inside, png, spectrogram
 from csm.listening.prompt import Ears
 from csm.settings import Settings
-from csm.voices import shipped_voices
+from csm.speech.voices import shipped_voices
 from csm.web import check
 from csm.web import inside as inside_tab
 from csm.web.inside import InsideTab, build_inside_tab, take_apart
@@ -72,7 +72,7 @@ def test_the_confidence_is_the_probability_with_which_codes_are_drawn():
         rest = sum(float(logits[number, frame[number + 1]]) for number in range(k - 1)) / (k - 1)
         assert float(found.first[index]) == pytest.approx(float(first), rel=1e-3, abs=1e-6)
         assert float(found.rest[index]) == pytest.approx(rest, rel=1e-3, abs=1e-6)
-        from csm.frames import audio_rows
+        from csm.engine.frames import audio_rows
 
         generator.engine.prefill(memory, audio_rows(frame[None]))
 

@@ -1,4 +1,4 @@
-"""The house: a file imports only from rows above its own (design: config at the top, app.py at the bottom)."""
+"""The house: a room imports only from layers above its own and, within its layer, from rooms that stand before it."""
 
 import ast
 from pathlib import Path
@@ -6,30 +6,18 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parent.parent
-ROWS = [
-    ["errors", "threads", "version"],
-    ["config", "conversation", "extras", "reading", "recent", "settings"],
-    ["audio", "text", "model"],
-    ["kernels"],
-    ["codec", "frames", "checkpoint", "voices", "watermark"],
+LAYERS = [
+    ["errors", "threads", "version", "extras", "recent", "config", "settings", "assets", "audio", "text"],
+    ["model", "kernels", "codec", "checkpoint", "watermark"],
     ["engine"],
-    ["window", "prompts", "sound"],
-    ["generator"],
-    ["batching", "loading"],
-    ["takes", "listening", "training"],
-    ["events", "judges"],
-    ["script", "waiting"],
-    ["session", "positions"],
-    ["project"],
-    ["studio", "exports"],
-    ["evaluation", "bench"],
-    ["web"],
-    ["cli", "__main__"],
+    ["speech", "listening"],
+    ["conversation"],
+    ["training", "evaluation", "bench"],
+    ["web", "cli", "__main__"],
 ]
-# Within its row a checkpoint is filled into a codec, and some voices are fetched from where checkpoints are; everything
-# else is strict.
-SAME_ROW = {("checkpoint", "codec"), ("voices", "checkpoint"), ("__main__", "cli")}
-ROW = {name: number for number, names in enumerate(ROWS) for name in names}
+ROW = {("checkpoint", "codec"), ("voices", "checkpoint"), ("__main__", "cli")}
+ROOMS = [name for names in LAYERS for name in names]
+PLACE = {name: place for place, name in enumerate(ROOMS)}
 
 
 def part_of(module: str) -> str | None:
@@ -53,20 +41,23 @@ FILES = sorted(file for file in (TOP / "csm").rglob("*.py") if file != TOP / "cs
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(TOP)))
-def test_a_file_imports_only_from_rows_above(file):
+def test_a_room_imports_only_from_rooms_before_it(file):
     own = file.relative_to(TOP / "csm").parts[0].removesuffix(".py")
-    assert own in ROW, f"{own} has no row: give it one"
+    assert own in PLACE, f"{own} has no layer: give it one"
     for line, module in imports(file):
         other = part_of(module)
-        if other is None or other not in ROW:  # `import csm` or one of the names that csm/__init__.py lists
-            assert ROW[own] > ROW["generator"], f"{file.name}:{line} imports the package from below the generator"
-        elif other != own and (own, other) not in SAME_ROW:
-            assert ROW[other] < ROW[own], f"{file.name}:{line}: {own} imports {other}"
+        if other is None or other not in PLACE:  # `import csm` or one of the names that csm/__init__.py lists
+            assert PLACE[own] > PLACE["speech"], f"{file.name}:{line} imports the package, which imports {own}"
+        elif other != own:
+            assert PLACE[other] < PLACE[own], f"{file.name}:{line}: {own} imports {other}"
 
 
-def test_row_zero_needs_no_torch():
-    for name in ROWS[0] + ROWS[1]:
-        text = (TOP / "csm" / f"{name}.py").read_text()
+def test_what_comes_first_needs_no_torch():
+    for file in FILES:
+        own = file.relative_to(TOP / "csm").parts[0].removesuffix(".py")
+        if PLACE[own] >= PLACE["audio"]:
+            continue
+        text = file.read_text()
         assert "torch" not in {
             alias.name.split(".")[0]
             for node in ast.walk(ast.parse(text))
@@ -74,6 +65,17 @@ def test_row_zero_needs_no_torch():
             for alias in node.names
         }
         assert "from torch" not in text
+
+
+def test_no_file_imports_itself_on_a_way_round():
+    """Inside a room, too: files can be read one after the other."""
+    names = {".".join(file.relative_to(TOP).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
+    reached = {name: {module for _, module in imports(file) if module in names} for name, file in names.items()}
+    reached = {name: {m for m in others if not name.startswith(f"{m}.")} for name, others in reached.items()}
+    left = dict(reached)
+    while ready := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in ready}
+    assert not left, f"on a ring: {sorted(left)}"
 
 
 def test_nothing_below_config_names_a_large_preset():

@@ -13,7 +13,7 @@ from csm import InputError, Segment
 from csm.checkpoint import load_model
 from csm.checkpoint.configs import model_config, to_json
 from csm.config import PRESETS, RopeConfig
-from csm.frames import Rows
+from csm.engine.frames import Rows
 from tests.published import (
     AUDIO,
     AUDIO_EOS,

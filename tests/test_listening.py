@@ -21,7 +21,7 @@ from csm.listening.prompt import Ears, check_prompt, write_down
 from csm.listening.speakers import SpeakerSimilarity
 from csm.listening.speech import detector, sounding_edges
 from csm.listening.words import Difference, differences, letters_apart
-from csm.voices import Voice, shipped_voices
+from csm.speech.voices import Voice, shipped_voices
 from csm.watermark import mark
 
 VOICES = list(shipped_voices().values())

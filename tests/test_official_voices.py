@@ -12,10 +12,10 @@ from csm import InputError
 from csm.checkpoint.hub import HUB_MODEL
 from csm.cli import main
 from csm.config import PRESETS
-from csm.conversation import parse_script
-from csm.events import Performed
+from csm.conversation.events import Performed
+from csm.conversation.parsing import parse_script
 from csm.settings import Settings
-from csm.voices import fetched, find_voice, load_prompt, official_voices, shipped_voices
+from csm.speech.voices import fetched, find_voice, load_prompt, official_voices, shipped_voices
 from csm.web.endpoints import Choice, Endpoints, cast, default_voices
 from tests.hub import Repository, asked_by_the_client, go_offline, serving
 from tests.small import performed, small_generator
@@ -146,7 +146,7 @@ def test_the_page_plays_one_when_it_is_chosen_and_tells_why_it_can_t(hub, files,
     from starlette.applications import Starlette
     from starlette.testclient import TestClient
 
-    from csm.studio import Studio
+    from csm.conversation.studio import Studio
     from csm.web.pages import Pages
     from csm.web.routes import PageRoutes
 

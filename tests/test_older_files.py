@@ -10,9 +10,9 @@ import torch
 
 from csm import load
 from csm.config import FRAME_SIZE, SAMPLE_RATE
-from csm.project import open_project
-from csm.takes import codes_key
-from csm.voices import load_prompt, read_voice
+from csm.conversation.project import open_project
+from csm.conversation.takes import codes_key
+from csm.speech.voices import load_prompt, read_voice
 
 FILES = Path(__file__).parent / "files"
 TAKES = [

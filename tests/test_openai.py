@@ -18,11 +18,11 @@ import torch
 from gradio_client import Client
 
 from csm.config import Environment
+from csm.conversation.events import Event, TurnChunk, Waiting
+from csm.conversation.studio import Job, Studio
+from csm.conversation.waiting import Queue
 from csm.errors import InputError
-from csm.events import Event, TurnChunk, Waiting
-from csm.studio import Job, Studio
-from csm.voices import shipped_voices
-from csm.waiting import Queue
+from csm.speech.voices import shipped_voices
 from csm.watermark import detect
 from csm.web.encoding import OPEN_END
 from csm.web.openai import LONGEST_INPUT, VOICE_ALIASES, SpeechApi, voice_for

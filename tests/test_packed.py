@@ -10,8 +10,8 @@ from csm import Segment, load
 from csm.cli import main
 from csm.config import ModelConfig, SpectralConfig, TransformerConfig
 from csm.engine import Engine
+from csm.engine.frames import audio_rows
 from csm.errors import InputError
-from csm.frames import audio_rows
 from csm.model import CSM, KVCache
 from csm.model.packed import (
     PACKINGS,

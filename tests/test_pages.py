@@ -10,9 +10,9 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from csm.judges import LazyJudges
-from csm.studio import Studio
-from csm.takes import Judges
+from csm.conversation.judges import LazyJudges
+from csm.conversation.studio import Studio
+from csm.conversation.takes import Judges
 from csm.web.casting import usual_voices
 from csm.web.examples import EXAMPLE_SCRIPT
 from csm.web.gpu import as_bytes, from_bytes

@@ -7,10 +7,10 @@ import torch
 
 from csm import InputError, watermark
 from csm.config import FRAME_SIZE, SAMPLE_RATE
-from csm.conversation import parse_script
-from csm.events import Performed, TurnFinished, TurnStarted
+from csm.conversation.events import Performed, TurnFinished, TurnStarted
+from csm.conversation.parsing import parse_script
 from csm.settings import Settings
-from csm.voices import shipped_voices
+from csm.speech.voices import shipped_voices
 from tests.small import end_after, performed, small_generator
 
 SCRIPT = "A: Hello there.\nB: How are you?\nA: Very well."

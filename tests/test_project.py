@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from csm import InputError, project
-from csm.conversation import parse_script
-from csm.project import open_project, save_project
-from csm.session import Session
+from csm import InputError
+from csm.conversation import project
+from csm.conversation.parsing import parse_script
+from csm.conversation.project import open_project, save_project
+from csm.conversation.session import Session
 from csm.settings import Settings
-from csm.voices import shipped_voices
+from csm.speech.voices import shipped_voices
 from tests.small import SMALL_MIMI, small_generator
 
 SETTINGS = Settings(seed=1, temperature=0.8, max_turn_seconds=0.48, takes=2)

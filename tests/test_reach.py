@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from csm.voices import find_voice
+from csm.speech.voices import find_voice
 from tests.browser import WIDTHS, button, generate, needs_chromium, opened, picture, write
 
 AXE = Path(__file__).parent / "js" / "node_modules" / "axe-core" / "axe.min.js"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from csm.reading import LONGEST, sentences
+from csm.conversation.reading import LONGEST, sentences
 
 
 def test_text_is_cut_at_sentences_and_not_at_abbreviations_or_decimals():

@@ -13,7 +13,7 @@ from tokenizers.processors import TemplateProcessing
 
 import csm
 from csm.config import MimiConfig
-from csm.frames import Rows, Segment
+from csm.engine.frames import Rows, Segment
 from csm.text import LlamaTokenizer
 from tests.published import small_reference, write_transformers
 from tests.small import small_generator

@@ -9,12 +9,12 @@ import torch
 from csm import InputError, watermark
 from csm.audio import load_audio
 from csm.config import FRAME_SIZE, SAMPLE_RATE
-from csm.conversation import parse_script
-from csm.events import Comparing, Performed, TurnChunk, TurnFinished, TurnStarted
-from csm.positions import positions
-from csm.session import Session
+from csm.conversation.events import Comparing, Performed, TurnChunk, TurnFinished, TurnStarted
+from csm.conversation.parsing import parse_script
+from csm.conversation.positions import positions
+from csm.conversation.session import Session
 from csm.settings import Settings
-from csm.voices import shipped_voices
+from csm.speech.voices import shipped_voices
 from tests.small import SMALL_MIMI, end_after, small_generator
 
 SCRIPT = "A: Hello there.\nB: How are you?\nA: Very well."
@@ -272,7 +272,7 @@ def test_sound_is_what_the_codes_decode_to_bit_for_bit(codec, voices):
 
 
 def test_takes_that_nobody_waits_for_any_more_keep_what_was_made(generator, voices, monkeypatch):
-    monkeypatch.setattr("csm.session.NEWS_SECONDS", -1)
+    monkeypatch.setattr("csm.conversation.session.NEWS_SECONDS", -1)
     session = Session(parse_script(SCRIPT), voices, replace(SHORT, takes=2))
     events = session.speak(generator)
     assert [type(next(events)) for _ in range(4)] == [TurnStarted, Comparing, Comparing, Comparing]

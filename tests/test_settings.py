@@ -8,8 +8,8 @@ import pytest
 from csm.cli import main
 from csm.config import PRESETS
 from csm.errors import InputError
-from csm.generator import one_by_one
 from csm.settings import ABOUT, USUAL, Settings
+from csm.speech.generator import one_by_one
 from csm.web.endpoints import GENERATE
 from csm.web.openai import read_order
 from csm.web.ui import settings_fields

@@ -10,11 +10,11 @@ import torch
 from csm import InputError, Segment
 from csm.config import ModelConfig
 from csm.engine import Stream
-from csm.frames import RowFormat
-from csm.generator import Generator
+from csm.engine.frames import RowFormat
 from csm.listening.confidence import confidence
 from csm.model import CSM
 from csm.settings import Settings
+from csm.speech.generator import Generator
 from csm.text import ByteTokenizer
 from csm.training.codes import Conversations
 from csm.training.corpus import Corpus

@@ -8,15 +8,15 @@ import types
 import pytest
 
 from csm import load
-from csm.batching import shared
 from csm.config import Environment
-from csm.conversation import parse_script
+from csm.conversation.events import Performed, TurnChunk, TurnFinished, TurnStarted, Waiting
+from csm.conversation.parsing import parse_script
+from csm.conversation.session import Session
+from csm.conversation.studio import Job, Studio, reading
 from csm.errors import InputError
-from csm.events import Performed, TurnChunk, TurnFinished, TurnStarted, Waiting
-from csm.session import Session
 from csm.settings import Settings
-from csm.studio import Job, Studio, reading
-from csm.voices import find_voice
+from csm.speech.batching import shared
+from csm.speech.voices import find_voice
 from csm.web import gpu, open_studio, warm_up
 from tests.small import small_generator
 

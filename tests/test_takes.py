@@ -7,9 +7,20 @@ import torch
 
 from csm.audio import load_audio
 from csm.config import FRAME_SIZE, SAMPLE_RATE
-from csm.judges import installed_judges
-from csm.takes import Judges, Pace, Scores, Take, judge, letters, level_of, output_sound, rank, trimmed_length
-from csm.voices import shipped_voices
+from csm.conversation.judges import installed_judges
+from csm.conversation.takes import (
+    Judges,
+    Pace,
+    Scores,
+    Take,
+    judge,
+    letters,
+    level_of,
+    output_sound,
+    rank,
+    trimmed_length,
+)
+from csm.speech.voices import shipped_voices
 
 
 def tone(seconds, level=0.3):

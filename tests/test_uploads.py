@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from csm.audio import load_audio
-from csm.voices import find_voice
+from csm.speech.voices import find_voice
 from tests.browser import button, expect, generate, needs_chromium, opened, script, write
 
 pytestmark = needs_chromium

@@ -18,7 +18,16 @@ from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 from csm.listening.library import codes_fit, with_codes
 from csm.listening.prompt import Ears, Finding
-from csm.voices import LARGEST_FILE, Voice, load_prompt, own_voice, read_voice, save_voice, shipped_voices, voice_name
+from csm.speech.voices import (
+    LARGEST_FILE,
+    Voice,
+    load_prompt,
+    own_voice,
+    read_voice,
+    save_voice,
+    shipped_voices,
+    voice_name,
+)
 from csm.web.voices import VoicesTab, build_voices_tab, findings, forget, lay_out
 from tests.small import SMALL_MIMI, performed, small_generator
 
@@ -253,8 +262,8 @@ def test_findings_are_told_as_sentences_and_never_as_markup():
 
 
 def test_a_kept_voice_speaks_with_its_codes(generator, recording):
-    from csm.conversation import Line
-    from csm.events import Performed
+    from csm.conversation.events import Performed
+    from csm.conversation.parsing import Line
     from csm.settings import Settings
 
     tab = page(generator)

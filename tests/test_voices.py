@@ -16,10 +16,10 @@ import torch
 from csm.audio import load_audio
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
+from csm.speech.voices import Voice, find_voice, load_prompt, shipped_voices
 from csm.training.held_out import SENTENCES
 from csm.training.prompts import PROMPTS
 from csm.training.sentences import normalise
-from csm.voices import Voice, find_voice, load_prompt, shipped_voices
 
 FOLDER = Path(__file__).parent.parent / "prompts"
 

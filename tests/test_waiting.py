@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from csm import waiting
-from csm.waiting import Queue, QueueFull
+from csm.conversation import waiting
+from csm.conversation.waiting import Queue, QueueFull
 
 
 def served(*places) -> list[bool]:

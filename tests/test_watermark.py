@@ -9,7 +9,7 @@ import torch
 
 from csm.audio import load_audio, resample, write_audio
 from csm.config import SAMPLE_RATE
-from csm.voices import shipped_voices
+from csm.speech.voices import shipped_voices
 from csm.watermark import LiveMark, detect, mark
 
 
@@ -92,21 +92,21 @@ def test_a_marked_passage_is_found_inside_a_longer_unmarked_recording(speech: to
 
 
 def test_loading_the_networks_prints_nothing(speech: torch.Tensor, capsys: pytest.CaptureFixture[str]):
-    from csm import watermark
+    from csm.watermark import networks as perth
 
-    watermark._networks.cache_clear()
+    perth.networks.cache_clear()
     mark(speech[:24_000])
     assert capsys.readouterr().out == ""
 
 
 def test_without_the_watermark_package_nothing_leaves_unmarked(speech: torch.Tensor, monkeypatch: pytest.MonkeyPatch):
-    from csm import watermark
+    from csm.watermark import networks as perth
 
-    monkeypatch.setattr(watermark.importlib.util, "find_spec", lambda name: None)
-    watermark._networks.cache_clear()
+    monkeypatch.setattr(perth.importlib.util, "find_spec", lambda name: None)
+    perth.networks.cache_clear()
     with pytest.raises(RuntimeError, match="resemble-perth"):
         mark(speech)
-    watermark._networks.cache_clear()
+    perth.networks.cache_clear()
 
 
 @pytest.mark.parametrize("count", [0, 700, 1_535, 1_536, 6_000, 50_001])

@@ -15,12 +15,12 @@ import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from csm.conversation import parse_script
+from csm.conversation.parsing import parse_script
+from csm.conversation.session import Session
+from csm.conversation.studio import LONGEST_LEASE, Job
 from csm.errors import InputError
-from csm.session import Session
 from csm.settings import Settings
-from csm.studio import LONGEST_LEASE, Job
-from csm.voices import find_voice, shipped_voices
+from csm.speech.voices import find_voice, shipped_voices
 from csm.watermark import detect
 from csm.web.endpoints import EXAMPLE_SCRIPT, Choice, MisplacedError, cast, default_voices, read_settings
 

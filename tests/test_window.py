@@ -8,15 +8,15 @@ import torch
 
 import csm
 from csm import InputError, Segment
-from csm.conversation import parse_script
-from csm.events import Performed
-from csm.frames import Budget, room_for
-from csm.generator import ConversationFull
-from csm.positions import positions
-from csm.project import open_project, save_project
-from csm.session import Session
+from csm.conversation.events import Performed
+from csm.conversation.parsing import parse_script
+from csm.conversation.positions import positions
+from csm.conversation.project import open_project, save_project
+from csm.conversation.session import Session
+from csm.engine.frames import Budget, room_for
 from csm.settings import Settings
-from csm.voices import find_voice
+from csm.speech.generator import ConversationFull
+from csm.speech.voices import find_voice
 from tests.small import say_best, small_generator
 
 WINDOW = 512

@@ -7,11 +7,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from csm.frames import Segment
-from csm.generator import Generator
+from csm.engine.frames import Segment
 from csm.kernels import quantise_rows, quantise_rows_float8
 from csm.model import CSM
 from csm.model.packed import rounded_by_kernels
+from csm.speech.generator import Generator
 
 FRAMES = 24  # of which the depth decoder's codes are compared
 

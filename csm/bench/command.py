@@ -20,10 +20,8 @@ from csm.bench.server import ROUNDS, bench_server, server_table
 from csm.checkpoint import Loaded
 from csm.codec import build_codec
 from csm.config import PRESETS
+from csm.engine.frames import Segment
 from csm.errors import InputError
-from csm.frames import Segment
-from csm.generator import Generator
-from csm.loading import load, usable_device
 from csm.model import CSM
 from csm.model.packed import (
     EXACT,
@@ -34,8 +32,10 @@ from csm.model.packed import (
     rounded_by_kernels,
     usual_packing,
 )
+from csm.speech.generator import Generator
+from csm.speech.loading import load, usable_device
+from csm.speech.voices import load_prompt, shipped_voices
 from csm.text import ByteTokenizer
-from csm.voices import load_prompt, shipped_voices
 
 NAMES = tuple(dict.fromkeys((*EXACT, *PACKINGS, *IN_KERNELS)))
 PEER_POSITIONS = 64

@@ -26,10 +26,10 @@ from csm.bench.measure import (
     time_turns,
 )
 from csm.config import SAMPLE_RATE
-from csm.frames import Segment
-from csm.generator import Generator
+from csm.engine.frames import Segment
 from csm.model.packed import PackedCSM, rounded_by_kernels
 from csm.model.size import parameter_counts
+from csm.speech.generator import Generator
 
 Figures = dict[str, Any]
 

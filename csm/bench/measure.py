@@ -18,9 +18,9 @@ from csm.bench.costs import cache_numbers
 from csm.bench.machine import free_memory, synchronise
 from csm.config import SAMPLE_RATE
 from csm.engine import Context, EagerStep, Lineup, Stream
-from csm.frames import Rows, Segment, audio_rows
-from csm.generator import Generator
+from csm.engine.frames import Rows, Segment, audio_rows
 from csm.settings import Settings
+from csm.speech.generator import Generator
 
 Samples = dict[str, list[float]]
 

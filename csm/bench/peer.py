@@ -18,10 +18,10 @@ from csm.checkpoint import layouts
 from csm.checkpoint.configs import to_json
 from csm.checkpoint.tensors import Stored
 from csm.config import MimiConfig, ModelConfig
-from csm.frames import Rows
-from csm.generator import Generator
+from csm.engine.frames import Rows
 from csm.model import CSM
 from csm.settings import Settings
+from csm.speech.generator import Generator
 
 GREEDY = Settings(temperature=1.0, topk=1)
 

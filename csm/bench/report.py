@@ -8,14 +8,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+from csm.assets import ASSETS
 from csm.bench.figures import FRAME_SECONDS, Figures, frame_at
 from csm.bench.plot import draw
 from csm.bench.targets import reached
 from csm.errors import InputError
 from csm.extras import install
 
-FOLDER = Path(__file__).parent.parent / "assets" / "bench"
-PAPER = Path(__file__).parent.parent.parent / "docs" / "speed.md"
+FOLDER = ASSETS / "bench"
+PAPER = ASSETS.parents[1] / "docs" / "speed.md"
 TABLE, PLOT = "table.md", "speed.png"
 BEGIN, END = "<!-- bench: what `python -m csm bench --save` writes -->", "<!-- bench: end -->"
 # What the table is meant to hold: the start of a model's name, the kind of device, and what to call its row.

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
+from csm.assets import ASSETS
 from csm.checkpoint.adapter import open_adapter
 from csm.checkpoint.convert import convert
-from csm.checkpoint.find import ASSETS, find_model
+from csm.checkpoint.find import find_model
 from csm.checkpoint.folder import INDEX, read_folder, save_folder
 from csm.checkpoint.hub import HUB_MIMI, HUB_MODEL, HUB_TOKENIZER
 from csm.checkpoint.info import describe
@@ -21,7 +22,6 @@ from csm.checkpoint.tensors import Loaded, fill, open_tensors
 from csm.config import Environment
 
 __all__ = [
-    "ASSETS",
     "HUB_MIMI",
     "HUB_MODEL",
     "HUB_TOKENIZER",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from csm.assets import ASSETS
 from csm.checkpoint.folder import is_ours
 from csm.checkpoint.hub import HUB_MODEL, Snapshot, Token, fetch_model
 from csm.checkpoint.published import WEIGHTS, find_weights
 from csm.config import PRESETS
 from csm.errors import InputError
-
-ASSETS = Path(__file__).parent.parent / "assets"
 
 
 def find_model(name: str, token: Token = None) -> Path | Snapshot:

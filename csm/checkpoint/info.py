@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
+from csm.assets import ASSETS
 from csm.checkpoint.configs import model_config, read_config
-from csm.checkpoint.find import ASSETS, find_model
+from csm.checkpoint.find import find_model
 from csm.checkpoint.folder import read_config as read_own_config
 from csm.checkpoint.hub import HUB_MODEL, Snapshot, Token, cached_model, fetch_file
 from csm.checkpoint.published import open_published

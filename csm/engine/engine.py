@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from csm.engine.context import Context
+from csm.engine.frames import Rows, audio_rows
 from csm.engine.in_place import next_frames
 from csm.engine.lineup import Stream
 from csm.engine.lineups import Lineups
 from csm.engine.threads import StepThreads
-from csm.frames import Rows, audio_rows
 from csm.model import CSM, KVCache
 from csm.settings import Settings
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from csm.audio import resample
 from csm.config import SAMPLE_RATE
+from csm.engine.frames import Segment
 from csm.evaluation.judges import Judges
 from csm.evaluation.metrics import cosine, mean, word_error_rate
-from csm.frames import Segment
-from csm.generator import Generator
+from csm.speech.generator import Generator
+from csm.speech.voices import Voice, load_prompt
 from csm.training.corpus import SHIFTS
-from csm.voices import Voice, load_prompt
 
 SLOTS = 8
 NEW_SHIFTS = (0.86, 1.15)  # halfway between those of training

@@ -23,16 +23,16 @@ from torch import Tensor
 from csm.audio import write_audio
 from csm.codec import Codec
 from csm.config import SAMPLE_RATE
+from csm.engine.frames import Segment
 from csm.errors import InputError
 from csm.evaluation.context import Speech, cast_lines, converse, new_voices
 from csm.evaluation.judges import Judges, Report
 from csm.evaluation.metrics import cosine, mean, word_error_rate
-from csm.frames import Segment
-from csm.generator import Generator
 from csm.listening import recogniser as recognisers
-from csm.loading import load
+from csm.speech.generator import Generator
+from csm.speech.loading import load
+from csm.speech.voices import Voice, load_prompt, shipped_voices
 from csm.training.held_out import CONVERSATION, SENTENCES
-from csm.voices import Voice, load_prompt, shipped_voices
 from csm.watermark import mark
 
 Figures = dict[str, Any]

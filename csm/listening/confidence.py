@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from csm.engine.frames import Rows, Segment, audio_rows
 from csm.errors import InputError
-from csm.frames import Rows, Segment, audio_rows
-from csm.generator import Generator
+from csm.speech.generator import Generator
 
 DEPTH_BATCH = 64  # frames that the depth decoder reads at a time
 

@@ -8,10 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from csm.config import FRAME_SIZE, SAMPLE_RATE
+from csm.engine.frames import Segment
 from csm.errors import InputError
-from csm.frames import Segment
-from csm.generator import Generator
-from csm.voices import Voice, load_prompt
+from csm.speech.generator import Generator
+from csm.speech.voices import Voice, load_prompt
 
 
 def cut(wave: Tensor, start: float, end: float) -> Tensor:

@@ -29,7 +29,7 @@ from csm.listening.speech import (
     sounding_edges,
 )
 from csm.listening.words import Difference, differences, letters_apart, normalise
-from csm.voices import LONGEST, SHORTEST
+from csm.speech.voices import LONGEST, SHORTEST
 
 INSTALL = install("listening")
 SILENT_DB = -50.0  # of full scale, in the loudest 20 ms

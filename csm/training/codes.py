@@ -17,8 +17,8 @@ from torch import Tensor
 from csm.codec import Codec
 from csm.codec.spectral import SpectralCodec
 from csm.config import FRAME_RATE, FRAME_SIZE, ModelConfig
+from csm.engine.frames import RowFormat, audio_rows
 from csm.errors import InputError
-from csm.frames import RowFormat, audio_rows
 from csm.text import ByteTokenizer, Tokenizer
 from csm.training.corpus import Corpus, Utterance, speaker_shares
 from csm.training.run import say

@@ -24,8 +24,8 @@ from csm.checkpoint.published import MIMI_FILES, Layout, open_published, tokeniz
 from csm.checkpoint.tensors import Stored, storable, write_tensors
 from csm.codec import Codec
 from csm.config import Environment, ModelConfig
+from csm.engine.frames import RowFormat
 from csm.errors import InputError
-from csm.frames import RowFormat
 from csm.model import CSM
 from csm.training.distributed import Processes
 from csm.training.export import run_weights

@@ -29,10 +29,10 @@ import torch
 
 from csm.audio import inspect_audio, load_audio
 from csm.config import FRAME_RATE, SAMPLE_RATE
-from csm.conversation import MAX_SPEAKERS
+from csm.conversation.parsing import MAX_SPEAKERS
 from csm.errors import InputError
+from csm.speech.voices import SILENCE, WINDOW
 from csm.text import Tokenizer, turn_text
-from csm.voices import SILENCE, WINDOW
 
 NAMES = ("manifest.csv", "manifest.jsonl")
 NEEDED = ("file", "text", "speaker")

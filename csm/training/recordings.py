@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from csm.audio import load_audio
 from csm.codec import Codec
-from csm.frames import RowFormat, Rows
+from csm.engine.frames import RowFormat, Rows
 from csm.training.codes import SENTENCES_IN_A_TURN, SLOTS, Batch
 from csm.training.distributed import Processes
 from csm.training.manifest import Recording

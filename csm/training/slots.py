@@ -16,8 +16,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from csm.engine.frames import RowFormat
 from csm.errors import InputError
-from csm.frames import RowFormat
 from csm.model import CSM
 from csm.model.transformer import Layer
 from csm.text import Tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-from csm.conversation import Line
+from csm.conversation.parsing import Line
 from csm.web.endpoints import SLOTS, default_voices
 
 Said = tuple[str, str]  # a speaker's label and what it says

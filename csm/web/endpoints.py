@@ -16,15 +16,15 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from csm.audio import inspect_audio, load_audio, write_audio
-from csm.conversation import Line, parse_script, speakers
+from csm.conversation.events import Event, Performed
+from csm.conversation.parsing import Line, parse_script, speakers
+from csm.conversation.session import Session
+from csm.conversation.studio import Job
 from csm.errors import InputError
-from csm.events import Event, Performed
-from csm.generator import Generator
 from csm.listening.prompt import LazyEars, check_prompt, write_down
-from csm.session import Session
 from csm.settings import ABOUT, USUAL, Settings
-from csm.studio import Job
-from csm.voices import LONGEST, Voice, fetched, find_voice, load_prompt, shipped_voices
+from csm.speech.generator import Generator
+from csm.speech.voices import LONGEST, Voice, fetched, find_voice, load_prompt, shipped_voices
 from csm.watermark import detect
 from csm.web.examples import EXAMPLE_SCRIPT
 

@@ -6,10 +6,10 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from csm.conversation import parse_script
-from csm.events import Event, Performed, Waiting
-from csm.generator import Generator
-from csm.studio import Job
+from csm.conversation.events import Event, Performed, Waiting
+from csm.conversation.parsing import parse_script
+from csm.conversation.studio import Job
+from csm.speech.generator import Generator
 
 MOST_KEPT = 16  # runs of examples that are kept
 

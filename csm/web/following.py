@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.context import LocalContext
 from starlette.requests import Request
 
-from csm.studio import Job
+from csm.conversation.studio import Job
 
 LOOK_SECONDS = 0.2  # how often to see whether anybody still listens
 _END = object()

@@ -14,8 +14,8 @@ from typing import Any
 import spaces
 from spaces.config import Config
 
+from csm.conversation.studio import Work
 from csm.errors import InputError
-from csm.studio import Work
 
 
 def accelerator(work: Work, seconds: Callable[..., int]) -> Work:

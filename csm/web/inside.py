@@ -16,13 +16,13 @@ from torch import Tensor
 
 from csm.audio import inspect_audio, load_audio
 from csm.config import FRAME_RATE, SAMPLE_RATE
+from csm.engine.frames import Segment
 from csm.errors import InputError
-from csm.frames import Segment
-from csm.generator import Generator
 from csm.listening.confidence import Confidence, confidence
 from csm.listening.layers import rebuilt, steps
 from csm.listening.pictures import inside, scrolling
 from csm.listening.prompt import LazyEars, write_down
+from csm.speech.generator import Generator
 from csm.watermark import mark
 from csm.web import markup
 

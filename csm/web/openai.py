@@ -23,14 +23,14 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from csm.config import Environment
+from csm.conversation.events import Event, TurnChunk, TurnFinished
+from csm.conversation.reading import sentences
+from csm.conversation.studio import Job, Studio, reading
+from csm.conversation.waiting import QueueFull
 from csm.errors import InputError
-from csm.events import Event, TurnChunk, TurnFinished
-from csm.generator import Generator
-from csm.reading import sentences
 from csm.settings import ABOUT, Settings
-from csm.studio import Job, Studio, reading
-from csm.voices import Voice, fetched
-from csm.waiting import QueueFull
+from csm.speech.generator import Generator
+from csm.speech.voices import Voice, fetched
 from csm.web.encoding import FORMATS, Encoder, check_format
 from csm.web.endpoints import new_folder
 from csm.web.following import followed

@@ -22,21 +22,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csm import exports
 from csm.audio import write_audio
-from csm.conversation import Line, parse_script
+from csm.conversation import exports
+from csm.conversation.events import Event, TurnFinished, TurnReport
+from csm.conversation.parsing import Line, parse_script
+from csm.conversation.positions import PromptLengths
+from csm.conversation.project import SUFFIX, open_project, save_project
+from csm.conversation.script import BUSY
+from csm.conversation.session import Session
+from csm.conversation.studio import Job, Studio
+from csm.engine.frames import Segment
 from csm.errors import InputError
-from csm.events import Event, TurnFinished, TurnReport
-from csm.frames import Segment
-from csm.generator import Generator
-from csm.positions import PromptLengths
-from csm.project import SUFFIX, open_project, save_project
 from csm.recent import Recent
-from csm.script import BUSY
-from csm.session import Session
 from csm.settings import USUAL, Settings
-from csm.studio import Job, Studio
-from csm.voices import Voice, fetched
+from csm.speech.generator import Generator
+from csm.speech.voices import Voice, fetched
 from csm.web.casting import Casting
 from csm.web.endpoints import RANDOM_SEED, MisplacedError, read_settings
 from csm.web.examples import Kept, Remembered

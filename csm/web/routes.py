@@ -22,12 +22,12 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import BaseRoute, Route
 
 from csm.config import SAMPLE_RATE
+from csm.conversation.events import Performed, TurnChunk, Waiting
+from csm.conversation.positions import PromptLengths
+from csm.conversation.project import SUFFIX
+from csm.conversation.studio import Job
 from csm.errors import InputError
-from csm.events import Performed, TurnChunk, Waiting
-from csm.positions import PromptLengths
-from csm.project import SUFFIX
-from csm.studio import Job
-from csm.voices import fetched
+from csm.speech.voices import fetched
 from csm.web.endpoints import MisplacedError
 from csm.web.following import followed
 from csm.web.pages import Form, Page, Pages

@@ -7,9 +7,9 @@ import threading
 from importlib.util import find_spec
 from typing import Any
 
-from csm.batching import shared, usual_slots
-from csm.generator import Generator
-from csm.studio import Studio
+from csm.conversation.studio import Studio
+from csm.speech.batching import shared, usual_slots
+from csm.speech.generator import Generator
 from csm.web.endpoints import default_voices
 from csm.web.gpu import accelerator, on_zerogpu
 from csm.web.openai import speech_api

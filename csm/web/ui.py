@@ -11,13 +11,13 @@ from typing import Any
 import gradio as gr
 
 from csm.config import ModelConfig
-from csm.frames import Segment
-from csm.generator import Generator
+from csm.conversation.studio import Studio
+from csm.engine.frames import Segment
 from csm.listening.prompt import LazyEars
 from csm.settings import ABOUT, UNBOUNDED, USUAL
-from csm.studio import Studio
+from csm.speech.generator import Generator
+from csm.speech.voices import Voice
 from csm.version import __version__
-from csm.voices import Voice
 from csm.web.check import build_check_tab
 from csm.web.endpoints import RANDOM_SEED, Endpoints
 from csm.web.examples import EXAMPLES

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from csm.config import FRAME_RATE, SAMPLE_RATE
-from csm.conversation import MAX_SPEAKERS
+from csm.conversation.events import Comparing, Event, Performed, TurnChunk, TurnFinished, TurnStarted, Waiting
+from csm.conversation.parsing import MAX_SPEAKERS
+from csm.conversation.positions import PromptLengths, positions
+from csm.conversation.session import Session
+from csm.conversation.studio import MORE_TAKES
 from csm.errors import InputError
-from csm.events import Comparing, Event, Performed, TurnChunk, TurnFinished, TurnStarted, Waiting
-from csm.generator import Generator
-from csm.positions import PromptLengths, positions
-from csm.session import Session
-from csm.studio import MORE_TAKES
-from csm.voices import Voice
+from csm.speech.generator import Generator
+from csm.speech.voices import Voice
 from csm.web.encoding import samples
 from csm.web.examples import Kept
 from csm.web.pages import Page

@@ -23,12 +23,12 @@ from gradio.components import Component
 from csm.audio import inspect_audio, load_audio
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
-from csm.generator import Generator
 from csm.listening.library import codes_fit, cut, with_codes
 from csm.listening.marks import clock
 from csm.listening.prompt import Finding, LazyEars, check_prompt, write_down
 from csm.listening.speech import sounding_edges
-from csm.voices import LONGEST, VOICE_SUFFIX, Voice, own_voice, read_voice, save_voice, voice_name
+from csm.speech.generator import Generator
+from csm.speech.voices import LONGEST, VOICE_SUFFIX, Voice, own_voice, read_voice, save_voice, voice_name
 from csm.web import markup
 
 LONGEST_READ = 120.0  # seconds of a recording that can be chosen from

@@ -7,12 +7,12 @@ import math
 from dataclasses import dataclass, field, replace
 
 from csm.config import FRAME_RATE, FRAME_SIZE
+from csm.conversation.script import Script
+from csm.conversation.takes import Pace
+from csm.engine.frames import Budget, frames_in, room_for
 from csm.errors import InputError
-from csm.frames import Budget, frames_in, room_for
-from csm.generator import Generator
-from csm.script import Script
-from csm.takes import Pace
-from csm.voices import Voice, load_prompt
+from csm.speech.generator import Generator
+from csm.speech.voices import Voice, load_prompt
 
 PUBLISHED_BYTES_PER_SECOND = 88_200  # the published prompts are 16 bit at 44.1 kHz
 

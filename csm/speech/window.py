@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from csm.engine import Context, Engine, Snapshot
-from csm.frames import Budget, RowFormat, Rows
+from csm.engine.frames import Budget, RowFormat, Rows
 from csm.recent import Recent
 
 

@@ -24,15 +24,15 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from csm.config import FRAME_SIZE
-from csm.conversation import MAX_LABEL, MAX_SPEAKERS, Line
+from csm.conversation.parsing import MAX_LABEL, MAX_SPEAKERS, Line
+from csm.conversation.script import Prompt
+from csm.conversation.session import MOST_KEPT, Session, Spent
+from csm.conversation.takes import Scores, Take, Turn
 from csm.errors import InputError
-from csm.generator import Generator
-from csm.script import Prompt
-from csm.session import MOST_KEPT, Session, Spent
 from csm.settings import Settings
-from csm.takes import Scores, Take, Turn
+from csm.speech.generator import Generator
+from csm.speech.voices import Voice, fetched
 from csm.version import __version__
-from csm.voices import Voice, fetched
 
 SUFFIX = ".csm"
 FORMAT, VERSION = "csm-conversation", 1

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from csm.audio import write_audio
 from csm.config import SAMPLE_RATE
+from csm.conversation.project import save_project
+from csm.conversation.script import Span
+from csm.conversation.session import Session
 from csm.errors import InputError
-from csm.generator import Generator
-from csm.project import save_project
-from csm.script import Span
-from csm.session import Session
+from csm.speech.generator import Generator
 
 SOUND = (".wav", ".mp3", ".flac")
 SUBTITLES = (".srt", ".vtt")

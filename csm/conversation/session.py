@@ -17,16 +17,16 @@ from torch import Tensor
 
 from csm import watermark
 from csm.config import FRAME_SIZE, SAMPLE_RATE
-from csm.conversation import Line
+from csm.conversation.events import Comparing, Event, Performed, TurnChunk, TurnFinished, TurnReport, TurnStarted
+from csm.conversation.parsing import Line
+from csm.conversation.script import Prompt, Script, Span, said_after
+from csm.conversation.takes import NOBODY, Judges, Pace, Take, judge, output_sound, rank, trimmed_length
+from csm.engine.frames import Segment, frames_in
 from csm.errors import InputError
-from csm.events import Comparing, Event, Performed, TurnChunk, TurnFinished, TurnReport, TurnStarted
-from csm.frames import Segment, frames_in
-from csm.generator import Conversation, Generator, Stop
-from csm.generator import Turn as Spoken
-from csm.script import Prompt, Script, Span, said_after
 from csm.settings import USUAL, Settings
-from csm.takes import NOBODY, Judges, Pace, Take, judge, output_sound, rank, trimmed_length
-from csm.voices import Voice, load_prompt
+from csm.speech.generator import Conversation, Generator, Stop
+from csm.speech.generator import Turn as Spoken
+from csm.speech.voices import Voice, load_prompt
 
 MOST_KEPT = 24  # takes of one turn; the oldest beyond them are forgotten
 NEXT_SEED = 1_000_003  # from one take's seed to the next of the same turn

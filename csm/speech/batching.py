@@ -24,9 +24,9 @@ from torch import Tensor
 
 from csm.config import Environment
 from csm.engine import Context, Engine, Lineup, Stream, Together
-from csm.frames import Rows, Segment, frames_in
-from csm.generator import ConversationFull, Generator, one_by_one
+from csm.engine.frames import Rows, Segment, frames_in
 from csm.settings import USUAL, Settings
+from csm.speech.generator import ConversationFull, Generator, one_by_one
 
 LEAD = 12  # frames (1 s) that a stream may be ahead of the thread that takes them
 IDLE_SECONDS = 5.0  # without a stream, after which the stepping thread ends

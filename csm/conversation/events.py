@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from csm.conversation import Line
-from csm.takes import Turn
+from csm.conversation.parsing import Line
+from csm.conversation.takes import Turn
 
 
 @dataclass(frozen=True)

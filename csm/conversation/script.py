@@ -1,6 +1,6 @@
 """What a conversation consists of, without a model: turns with their takes, voices and settings, and how they change.
 
-The cards of the page and the lines of the script are two views of this; `csm.session` lets it be spoken.
+The cards of the page and the lines of the script are two views of this; `csm.conversation.session` lets it be spoken.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from csm.conversation import MAX_SPEAKERS, Line
+from csm.conversation.parsing import MAX_SPEAKERS, Line
+from csm.conversation.takes import Portable, Take, Turn, codes_key
 from csm.errors import InputError
 from csm.settings import USUAL, Settings
-from csm.takes import Portable, Take, Turn, codes_key
-from csm.voices import Voice
+from csm.speech.voices import Voice
 
 T = TypeVar("T")
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
+from csm.conversation.takes import Judges, codes_key
 from csm.errors import InputError
 from csm.listening import recogniser
 from csm.listening.speakers import SpeakerSimilarity, cosine
 from csm.listening.words import word_error_rate
-from csm.takes import Judges, codes_key
 
 REMEMBERED = 32  # recordings whose voice is kept in mind
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from csm.codec import Codec, codec_key
 from csm.config import FRAME_SIZE, ModelConfig
+from csm.engine.frames import Budget, RowFormat, Rows, Segment, id_rows
 from csm.errors import InputError
-from csm.frames import Budget, RowFormat, Rows, Segment, id_rows
 from csm.recent import Recent
 from csm.text import Tokenizer
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
+from csm.conversation.events import Waiting
 from csm.errors import InputError
-from csm.events import Waiting
 
 LONGEST_QUEUE = 16
 MEMORY = 0.7  # how much of what is known about the pace stays when another job is done

@@ -19,14 +19,14 @@ from csm.checkpoint import Loaded
 from csm.codec import Codec
 from csm.config import PRESETS, SAMPLE_RATE, ModelConfig
 from csm.engine import Context, Engine, Stream, Together
+from csm.engine.frames import Budget, Rows, Segment, frames_in, longest_turn, room_for
 from csm.errors import InputError
-from csm.frames import Budget, Rows, Segment, frames_in, longest_turn, room_for
-from csm.prompts import Prompts
 from csm.recent import Recent
 from csm.settings import ABOUT, USUAL, Settings
-from csm.sound import TurnSound, chunk_sizes
-from csm.voices import Voice, load_prompt, official_voices, shipped_voices
-from csm.window import Window
+from csm.speech.prompts import Prompts
+from csm.speech.sound import TurnSound, chunk_sizes
+from csm.speech.voices import Voice, load_prompt, official_voices, shipped_voices
+from csm.speech.window import Window
 
 PROMPT_CONTEXTS = 32, 128 << 20  # how many, and their bytes; two voices of 10 s are 11 MB of CSM-1B's KV cache
 

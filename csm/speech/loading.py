@@ -9,8 +9,8 @@ import torch
 from csm.checkpoint import HUB_MODEL, load_model
 from csm.config import Environment
 from csm.errors import InputError
-from csm.generator import Generator
 from csm.model.packed import in_precision, reading_precision, rounded_by_kernels, usual_packing
+from csm.speech.generator import Generator
 
 
 def usable_device(device: str = "auto") -> torch.device:

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csm.conversation import Line
+from csm.conversation.events import Event, Performed
+from csm.conversation.judges import LazyJudges
+from csm.conversation.parsing import Line
+from csm.conversation.session import Session
+from csm.conversation.takes import NOBODY
+from csm.conversation.waiting import Queue
 from csm.errors import InputError
-from csm.events import Event, Performed
-from csm.generator import Generator
-from csm.judges import LazyJudges
-from csm.session import Session
 from csm.settings import Settings
-from csm.takes import NOBODY
-from csm.voices import Voice
-from csm.waiting import Queue
+from csm.speech.generator import Generator
+from csm.speech.voices import Voice
 
 LETTERS_PER_SECOND = 12.0
 MORE_TAKES = 0.3  # what one more take of a turn costs, in takes: they are sampled in one batch

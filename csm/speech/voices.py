@@ -23,13 +23,12 @@ import soundfile
 import torch
 from torch import Tensor
 
+from csm.assets import PROMPTS
 from csm.audio import inspect_audio, load_audio
 from csm.checkpoint.hub import fetch_prompt
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 
-PACKAGED = Path(__file__).resolve().parent / "assets" / "prompts"  # in a wheel; in a clone they lie at its top
-PROMPTS = PACKAGED if PACKAGED.is_dir() else PACKAGED.parents[2] / "prompts"
 SHORTEST = 1.0  # seconds of sound
 LONGEST = 30.0  # seconds
 SILENCE = 0.003  # RMS of the loudest window (-50 dBFS) below which a recording counts as silent

@@ -1,0 +1,1 @@
+"""A conversation of many turns: read from a script, spoken, redone, carried on, kept, exported."""

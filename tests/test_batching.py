@@ -1,6 +1,8 @@
 """Continuous batching: what a stream says depends on nothing but itself, whoever else joins and leaves."""
 
 import random
+import subprocess
+import sys
 import threading
 import time
 
@@ -350,3 +352,15 @@ def test_slots_are_chosen_by_device_and_the_environment_overrides(generator, mon
         monkeypatch.setenv("CSM_SLOTS", wrong)
         with pytest.raises(InputError, match="whole number from 1"):
             usual_slots(generator)
+
+
+def test_a_program_may_end_in_the_middle_of_a_turn():
+    program = """
+import csm
+from csm.speech.batching import shared
+
+spoken = shared(csm.load("nano", device="cpu"), 2).stream("Hello, and a good morning to everybody who is here.", 0, seed=1)
+print(len(next(spoken)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -6,9 +6,9 @@ Right above the generator, whose single stream it multiplies: the codes of a str
 
 from __future__ import annotations
 
+import atexit
 import copy
 import secrets
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -145,6 +145,7 @@ class _Stepper:
         self._leaving: list[_Heard] = []
         self._present: list[_Heard] = []  # the lineup's; this thread's own
         self._thread: threading.Thread | None = None
+        self._over = False
 
     def join(self, streams: Sequence[_Heard]) -> None:
         """Let `streams` speak from the next frame on, or once slots are free."""
@@ -153,13 +154,14 @@ class _Stepper:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
                 self._thread.start()
+                atexit.register(self._end)  # a thread that ends inside torch takes the program with it
             self._changed.notify_all()
 
     def leave(self, streams: Sequence[_Heard]) -> None:
         """Take `streams` out; when this returns, nobody works on their contexts any more."""
-        if sys.is_finalizing():  # the program ends, and the stepping thread has already
-            return
         with self._changed:
+            if self._over:
+                return
             self._leaving += streams
             self._changed.notify_all()
             if threading.current_thread() is not self._thread:  # which collects what others dropped
@@ -172,8 +174,16 @@ class _Stepper:
             with self._changed:
                 self._changed.notify_all()
 
+    def _end(self) -> None:
+        """Nobody speaks any more: the program ends."""
+        with self._changed:
+            self._over, thread = True, self._thread
+            self._changed.notify_all()
+        if thread is not None:
+            thread.join()
+
     def _run(self) -> None:
-        while self._anybody():
+        while self._anybody() and not self._over:
             try:
                 given = self._lineup.step()
             except Exception as error:  # nobody may wait for ever for what does not come
@@ -186,9 +196,10 @@ class _Stepper:
     def _anybody(self) -> bool:
         """Wait until a stream has a frame to come; False when that takes too long."""
         with self._changed:
-            while not self._ready():
+            while not self._over and not self._ready():
                 if not self._changed.wait(IDLE_SECONDS) and not self._present and not self._joining:
                     self._thread = None
+                    atexit.unregister(self._end)
                     return False
             return True
 

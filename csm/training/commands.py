@@ -1,4 +1,4 @@
-"""`python -m csm train data|codec|codes|lm|amortisation|export|prompts`: the recipe's steps, in this order.
+"""`python -m csm train data|codec|codes|lm|amortisation|average|export|prompts`: the recipe's steps, in this order.
 
 Each step reads the folders of the ones before, saves as it goes, and carries on where it was interrupted.
 """
@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compare = steps.add_parser("amortisation", help="train with a share of the frames and with all, and compare")
     lm_command.add_arguments(compare)
     compare.set_defaults(action=amortisation.run, out=Path("runs/amortisation"), openings=0.0)
+
+    mean = steps.add_parser("average", help="the mean of models of one shape, such as of runs that began alike")
+    mean.add_argument("models", nargs="+", metavar="MODEL", help="nano, a folder (a run's is RUN/model) or a hub id")
+    mean.add_argument("--shares", type=float, nargs="+", metavar="SHARE", help="of each in the mean (default: alike)")
+    mean.add_argument("--out", type=Path, default=Path("runs/average"), help="the folder to write")
+    mean.set_defaults(action=_average)
 
     export = steps.add_parser("export", help="pack both runs into a folder that --model takes")
     _codec_arguments(export)
@@ -123,6 +129,13 @@ def _codes(arguments: argparse.Namespace) -> None:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encode_corpus(Corpus(arguments.data), _codec(arguments), arguments.out, device)
+
+
+def _average(arguments: argparse.Namespace) -> None:
+    from csm.training.average import average
+
+    average(arguments.models, arguments.shares, arguments.out)
+    say(f"written: {arguments.out}, to use with --model {arguments.out}")
 
 
 def _export(arguments: argparse.Namespace) -> None:

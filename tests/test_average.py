@@ -14,8 +14,8 @@ def runs(tmp_path):
     """Two models of one shape and one of another, as folders."""
     made = []
     for name, positions in (("a", 256), ("b", 256), ("c", 512)):
-        torch.manual_seed(len(made))
         generator = small_generator(max_positions=positions)
+        torch.manual_seed(len(made))
         save_folder(tmp_path / name, generator.engine.model.init_weights(), generator.codec.module)
         made.append(str(tmp_path / name))
     return made

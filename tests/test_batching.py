@@ -359,7 +359,7 @@ def test_a_program_may_end_in_the_middle_of_a_turn():
 import csm
 from csm.speech.batching import shared
 
-spoken = shared(csm.load("nano", device="cpu"), 2).stream("Hello, and a good morning to everybody who is here.", 0, seed=1)
+spoken = shared(csm.load("nano", device="cpu"), 2).stream("Hello, and a good morning to everybody.", 0, seed=1)
 print(len(next(spoken)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

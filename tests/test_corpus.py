@@ -13,18 +13,28 @@ import pytest
 import csm
 from csm.training import corpus, sentences
 from csm.training.alignment import by_token, time_map
-from csm.training.corpus import BASE_SPEAKERS, SAMPLE_RATE, SHIFTS, SPEAKERS, Corpus, cast, levelled, load_engines, say
+from csm.training.corpus import (
+    BASE_SPEAKERS,
+    SAMPLE_RATE,
+    SHIFTS,
+    SPEAKERS,
+    Corpus,
+    assigned,
+    levelled,
+    load_engines,
+    say,
+)
 from csm.training.flite import Spoken
 from csm.training.rhvoice import RHVoice
 from csm.training.sentences import (
     ABBREVIATIONS,
     CONTRACTED,
-    normalise,
     phrase,
     pronounceable,
     speakable,
     vocabulary,
     word_mix,
+    wording,
 )
 
 TEXT = "Hello there, my friend."
@@ -117,7 +127,7 @@ def test_thirty_speakers_are_six_voices_and_four_shifts_of_each():
 
 def test_a_quarter_of_the_lines_are_shifted_and_a_sentence_is_said_by_two_different_voices():
     texts = [f"This is number {'abcdefghij'[i % 10]} {i}." for i in range(2000)] + ["Oh no."] * 10
-    lines = cast(random.Random(1), texts)
+    lines = assigned(random.Random(1), texts)
     said: dict[str, list[str]] = {}
     for text, name in lines:
         said.setdefault(text, []).append(name.split("*")[0])
@@ -125,7 +135,7 @@ def test_a_quarter_of_the_lines_are_shifted_and_a_sentence_is_said_by_two_differ
     assert len(said["Oh no."]) == 10
     assert sum("*" in name for _, name in lines) / len(lines) == pytest.approx(0.25, abs=0.03)
     assert len(Counter(name for _, name in lines)) == 30
-    assert lines == cast(random.Random(1), texts)
+    assert lines == assigned(random.Random(1), texts)
 
 
 @pytest.mark.parametrize("loudness", [0.003, 0.1, 0.9])
@@ -179,7 +189,7 @@ def test_excluded_sentences_are_never_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr("multiprocessing.pool.Pool", Pool)
     monkeypatch.setattr(corpus.multiprocessing, "get_context", lambda _: type("Context", (), {"Pool": Pool}))
-    lines = list(corpus.synthesise(tmp_path, excluded=frozenset([normalise("we all go home")])))
+    lines = list(corpus.synthesise(tmp_path, excluded=frozenset([wording("we all go home")])))
     assert len(lines) == 1 and "1 of 1" in lines[0]
     index = (tmp_path / "utterances-000.jsonl").read_text().splitlines()
     assert {json.loads(line)["text"] for line in index} == {"Who has seen the moon?"} and len(index) == 2
@@ -230,7 +240,7 @@ def test_repeated_contractions_keep_their_places(engines):
 def test_word_mixes_have_three_to_ten_words_most_of_them_common():
     rng = random.Random(0)
     mixes = [word_mix(rng, ["common"], ["rare"]) for _ in range(2000)]
-    words = [normalise(mix).split() for mix in mixes]
+    words = [wording(mix).split() for mix in mixes]
     assert {len(mix) for mix in words} == set(range(3, 11))
     plain = [word for mix in words for word in mix if word in ("common", "rare")]
     assert np.mean([word == "common" for word in plain]) == pytest.approx(0.7, abs=0.02)
@@ -278,5 +288,5 @@ def test_contractions_are_said_as_people_say_them():
     rng = random.Random(0)
     phrases = [phrase(rng, CONTRACTED) for _ in range(3000)]
     assert all(speakable(text, most_words=25) for text in phrases)
-    said = {word for text in phrases for word in normalise(text).split()}
+    said = {word for text in phrases for word in wording(text).split()}
     assert {"didn't", "shouldn't", "she's", "he's", "i'd", "let's", "there's", "who's", "saturday", "o'clock"} <= said

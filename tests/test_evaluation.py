@@ -17,7 +17,7 @@ from csm.errors import InputError
 from csm.evaluation import evaluate as evaluation
 from csm.evaluation.context import Speech, cast_lines, casts, converse
 from csm.evaluation.evaluate import EvaluationSettings, Judges, evaluate, held_out_clips
-from csm.evaluation.metrics import Naturalness, SpeakerSimilarity, normalise, word_error_rate
+from csm.evaluation.metrics import Naturalness, SpeakerSimilarity, comparable, word_error_rate
 from csm.listening import recogniser
 from csm.speech.voices import Voice, load_prompt, shipped_voices
 from csm.training.corpus import Utterance
@@ -63,11 +63,11 @@ def test_word_error_rate_refuses_lists_that_do_not_match_or_hold_no_word():
     ],
 )
 def test_two_spellings_of_the_same_words_are_no_error(written, spoken):
-    assert normalise(written) == spoken.split()
+    assert comparable(written) == spoken.split()
 
 
 def test_the_sentences_are_sixty_different_ones():
-    assert len({" ".join(normalise(sentence)) for sentence in SENTENCES}) == 60
+    assert len({" ".join(comparable(sentence)) for sentence in SENTENCES}) == 60
 
 
 def test_judges_and_recognisers_are_not_imported_before_they_are_used():

@@ -21,7 +21,7 @@ from csm.training.held_out import CONVERSATION, SENTENCES
 from csm.training.lm import LMSettings, optimisers, train_lm
 from csm.training.plots import read_metrics
 from csm.training.run import Run, warmup_cosine
-from csm.training.sentences import FORTUNES, fortune_sentences, normalise, phrase
+from csm.training.sentences import FORTUNES, fortune_sentences, phrase, wording
 from csm.training.shapes import keep_shape
 from tests.small import small_config
 
@@ -154,13 +154,13 @@ def test_the_schedule_warms_up_and_cools_down():
 def test_evaluation_sentences_are_short_distinct_and_in_no_training_text():
     texts = [*SENTENCES, *(text for _, text in CONVERSATION)]
     assert len(SENTENCES) >= 60 and len(CONVERSATION) == 10
-    assert len({normalise(text) for text in texts}) == len(texts)
+    assert len({wording(text) for text in texts}) == len(texts)
     assert all(re.fullmatch(r"[A-Za-z ,.?!']+", text) and 4 <= len(text.split()) <= 14 for text in texts)
     rng = random.Random(0)
-    trained = {normalise(phrase(rng)) for _ in range(20_000)}
+    trained = {wording(phrase(rng)) for _ in range(20_000)}
     if FORTUNES.exists():
-        trained.update(map(normalise, fortune_sentences()))
-    assert not trained & set(map(normalise, texts))
+        trained.update(map(wording, fortune_sentences()))
+    assert not trained & set(map(wording, texts))
 
 
 def test_the_evaluation_s_conversation_goes_back_and_forth():

@@ -19,7 +19,7 @@ from csm.errors import InputError
 from csm.speech.voices import Voice, find_voice, load_prompt, shipped_voices
 from csm.training.held_out import SENTENCES
 from csm.training.prompts import PROMPTS
-from csm.training.sentences import normalise
+from csm.training.sentences import wording
 
 FOLDER = Path(__file__).parent.parent / "prompts"
 
@@ -58,8 +58,8 @@ def test_the_index_and_the_files_agree():
 
 
 def test_no_prompt_says_a_sentence_that_the_evaluation_asks_for():
-    said = " ".join(normalise(voice.transcript) for voice in shipped_voices().values())
-    assert not [sentence for sentence in SENTENCES if normalise(sentence) in said]
+    said = " ".join(wording(voice.transcript) for voice in shipped_voices().values())
+    assert not [sentence for sentence in SENTENCES if wording(sentence) in said]
 
 
 def test_the_prompts_can_be_made_again(tmp_path: Path):

@@ -18,9 +18,9 @@ from csm.audio import resample
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 from csm.listening.speakers import SpeakerSimilarity, cosine
-from csm.listening.words import normalise, word_error_rate
+from csm.listening.words import comparable, word_error_rate
 
-__all__ = ["Naturalness", "SpeakerSimilarity", "cosine", "mean", "normalise", "word_error_rate"]
+__all__ = ["Naturalness", "SpeakerSimilarity", "comparable", "cosine", "mean", "word_error_rate"]
 
 _RATE = 16_000  # Hz, what the judge listens to
 _SHORTEST = _RATE // 4  # samples; less than this can't be judged

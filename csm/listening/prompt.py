@@ -28,7 +28,7 @@ from csm.listening.speech import (
     loudness,
     sounding_edges,
 )
-from csm.listening.words import Difference, differences, letters_apart, normalise
+from csm.listening.words import Difference, comparable, differences, letters_apart
 from csm.speech.voices import LONGEST, SHORTEST
 
 INSTALL = install("listening")
@@ -103,7 +103,7 @@ def write_down(wave: Tensor, ears: Ears) -> str:
     if ears.recogniser is None:
         raise InputError(f"The recogniser is not installed, so type what is said, or run `{INSTALL}`.")
     heard = ears.recogniser.transcribe(wave)
-    return _without_opening_you(heard, normalise(heard)[1:])
+    return _without_opening_you(heard, comparable(heard)[1:])
 
 
 def check_prompt(
@@ -139,7 +139,7 @@ def check_prompt(
         found.append(
             Finding("two speakers", "More than one person seems to speak: cut the recording so that only one is heard.")
         )
-    if recogniser is not None and normalise(transcript):
+    if recogniser is not None and comparable(transcript):
         found += _words(transcript, recogniser.transcribe(wave))
     return found
 
@@ -197,9 +197,9 @@ def _surroundings(sound: Tensor) -> list[Finding]:
 
 
 def _words(transcript: str, heard: str) -> list[Finding]:
-    if not normalise(heard):
+    if not comparable(heard):
         return [Finding("transcript", "No English words are heard in it: check that the right recording is chosen.")]
-    heard = _without_opening_you(heard, normalise(transcript))
+    heard = _without_opening_you(heard, comparable(transcript))
     parts = differences(transcript, heard)
     gaps = [max(len(part.written), len(part.heard)) for part in parts if not part.written or not part.heard]
     if letters_apart(transcript, heard) <= APART and max(gaps, default=0) < LONG_GAP:
@@ -212,7 +212,7 @@ def _words(transcript: str, heard: str) -> list[Finding]:
 def _without_opening_you(heard: str, expected: list[str]) -> str:
     """Moonshine often hears a "you" in the silence before the first word."""
     first, _, rest = heard.strip().partition(" ")
-    opening = normalise(first) == ["you"] and bool(rest) and expected[:1] == normalise(rest)[:1]
+    opening = comparable(first) == ["you"] and bool(rest) and expected[:1] == comparable(rest)[:1]
     return rest if opening else heard
 
 

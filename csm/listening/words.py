@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from num2words import num2words
+from rapidfuzz.distance import Levenshtein
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*|\d+(?:st|nd|rd|th)?")
 # One word, two spellings: hearing it right must not count as an error.
@@ -22,7 +23,7 @@ _SPELLINGS = {
 _COMPOUND = re.compile(r"\b(some|any|every|no) (body)\b|\b(some|any|every) (one)\b")
 
 
-def normalise(text: str) -> list[str]:
+def comparable(text: str) -> list[str]:
     """The words of `text` as they are compared: lower-case, no punctuation, whole numbers (20th, too)
     spelled out, contractions kept as one word, two spellings of a word ("some one", "cancelled") made one."""
     text = text.lower().replace("\u2019", "'").replace("\u02bc", "'")
@@ -42,11 +43,11 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> flo
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references do not match {len(hypotheses)} hypotheses.")
-    pairs = [(normalise(reference), normalise(hypothesis)) for reference, hypothesis in zip(references, hypotheses)]
+    pairs = [(comparable(reference), comparable(hypothesis)) for reference, hypothesis in zip(references, hypotheses)]
     words = sum(len(reference) for reference, _ in pairs)
     if not words:
         raise ValueError("There is no word in the references.")
-    return sum(_edits(reference, hypothesis) for reference, hypothesis in pairs) / words
+    return sum(Levenshtein.distance(reference, hypothesis) for reference, hypothesis in pairs) / words
 
 
 def letters_apart(reference: str, hypothesis: str) -> float:
@@ -54,8 +55,8 @@ def letters_apart(reference: str, hypothesis: str) -> float:
 
     What was heard wrong still sounds alike ("seabirds rested", "sea bird dressed it"), and so it is spelled alike.
     """
-    written, heard = ("".join(normalise(text)) for text in (reference, hypothesis))
-    return _edits(written, heard) / max(1, len(written), len(heard))
+    written, heard = ("".join(comparable(text)) for text in (reference, hypothesis))
+    return Levenshtein.distance(written, heard) / max(1, len(written), len(heard))
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Difference:
 
 def differences(reference: str, hypothesis: str) -> list[Difference]:
     """Where `hypothesis` departs from `reference`, in order; what is heard the same is left out."""
-    written, heard = normalise(reference), normalise(hypothesis)
+    written, heard = comparable(reference), comparable(hypothesis)
     steps = SequenceMatcher(None, written, heard, autojunk=False).get_opcodes()
     return [Difference(tuple(written[a:b]), tuple(heard[c:d])) for kind, a, b, c, d in steps if kind != "equal"]
 
@@ -79,14 +80,3 @@ def _spell(number: str) -> list[str]:
         return [number]
     words = num2words(int(digits), to="cardinal" if digits == number else "ordinal")
     return [word for word in re.findall("[a-z]+", words) if word != "and"]
-
-
-def _edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """Levenshtein distance between two lists of words, or of letters."""
-    previous = list(range(len(hypothesis) + 1))
-    for i, word in enumerate(reference, 1):
-        row = [i]
-        for j, heard in enumerate(hypothesis, 1):
-            row.append(min(previous[j] + 1, row[j - 1] + 1, previous[j - 1] + (word != heard)))
-        previous = row
-    return previous[-1]

@@ -92,16 +92,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _data(arguments: argparse.Namespace) -> None:
     from csm.training.corpus import synthesise
-    from csm.training.sentences import normalise
+    from csm.training.sentences import wording
 
     asked = [*SENTENCES, *(text for _, text in CONVERSATION)]
-    excluded = frozenset(map(normalise, asked))  # what the evaluation asks for must stay unheard
+    excluded = frozenset(map(wording, asked))  # what the evaluation asks for must stay unheard
     if arguments.natural:
         from csm.training.kokoro import synthesise_naturally
         from csm.training.sentences import training_sentences
 
         texts = training_sentences(random.Random(11), arguments.phrases, arguments.mixes)
-        heard = [text for text in texts if normalise(text) not in excluded]
+        heard = [text for text in texts if wording(text) not in excluded]
         seeds = range(arguments.seed, arguments.seed + arguments.workers)
         for line in synthesise_naturally(arguments.out, arguments.natural, heard, seeds, arguments.shards):
             say(line)

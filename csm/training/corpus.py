@@ -22,7 +22,7 @@ import soxr
 from csm.errors import InputError
 from csm.training.flite import Flite, Phones, Spoken, Words
 from csm.training.rhvoice import RHVoice
-from csm.training.sentences import normalise, training_sentences
+from csm.training.sentences import training_sentences, wording
 
 SAMPLE_RATE = 24_000
 LEVEL = -23.0  # dB below full scale: root mean square of the speech in every clip
@@ -89,7 +89,7 @@ class Utterance:
     @property
     def held_out(self) -> bool:
         """A fixed 1 % of the sentences, in every voice, is never trained on."""
-        return zlib.crc32(normalise(self.text).encode()) % 100 == 0
+        return zlib.crc32(wording(self.text).encode()) % 100 == 0
 
 
 def say(
@@ -163,7 +163,7 @@ def _write_shard(job: tuple[Path, int, list[tuple[str, str]], Path | None]) -> t
     return shard, len(lines) - len(waves), offset / SAMPLE_RATE
 
 
-def cast(rng: random.Random, texts: Iterable[str], voices_per_sentence: int = 2) -> list[tuple[str, str]]:
+def assigned(rng: random.Random, texts: Iterable[str], voices_per_sentence: int = 2) -> list[tuple[str, str]]:
     """Who says what, shuffled: each sentence in the voices of that many different base speakers (turns of one or
     two words: one), three quarters of the lines as they are and the others shifted."""
     lines = []
@@ -192,8 +192,8 @@ def synthesise(
     load_engines(rhvoice)
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
-    texts = [text for text in training_sentences(rng, phrases, mixes) if normalise(text) not in excluded]
-    lines = cast(rng, texts, voices_per_sentence)
+    texts = [text for text in training_sentences(rng, phrases, mixes) if wording(text) not in excluded]
+    lines = assigned(rng, texts, voices_per_sentence)
     size = 1000
     jobs = [(folder, shard, lines[i : i + size], rhvoice) for shard, i in enumerate(range(0, len(lines), size))]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:

@@ -185,7 +185,7 @@ COARSE = re.compile(
 WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
 
 
-def normalise(text: str) -> str:
+def wording(text: str) -> str:
     """Lower-case words only: two sentences with the same words are the same sentence."""
     return " ".join(WORD.findall(text.lower()))
 
@@ -216,7 +216,7 @@ def fortune_sentences(folder: Path = FORTUNES) -> list[str]:
             for sentence in re.split(r"(?<=[.?!])\s+", plain):
                 sentence = sentence.strip(" \"'")
                 if len(sentence.split()) >= 3 and sentence[-1:] in ".?!" and speakable(sentence):
-                    seen.setdefault(normalise(sentence), sentence)
+                    seen.setdefault(wording(sentence), sentence)
     return list(seen.values())
 
 
@@ -233,10 +233,10 @@ def wordnet_examples(folder: Path = WORDNET) -> list[str]:
         for line in file.read_text(encoding="utf-8", errors="ignore").splitlines():
             for example in re.findall(r'"([^"]+)"', line.partition("|")[2]):
                 words = example.split()
-                polite = not any(COARSE.search(word) for word in normalise(example).split())
+                polite = not any(COARSE.search(word) for word in wording(example).split())
                 if 3 <= len(words) <= 12 and polite and speakable(example):
                     text = example[0].upper() + example[1:].rstrip(" ,;:-")
-                    seen.setdefault(normalise(text), text if text[-1] in ".?!" else text + ".")
+                    seen.setdefault(wording(text), text if text[-1] in ".?!" else text + ".")
     return list(seen.values())
 
 

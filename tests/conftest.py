@@ -15,6 +15,11 @@ import pytest
 
 TOP = Path(__file__).parent.parent
 LONGEST_START = 120  # seconds; a warm machine needs a tenth of it, but tests also run on busy ones
+QUICK = set(
+    "audio conversation encoding exports info layers manifest muon project reading rows session settings slots takes "
+    "threads voices waiting".split()
+)
+)
 
 
 @dataclass(frozen=True)
@@ -139,3 +144,10 @@ def original(folder, tmp_path_factory) -> Path:
     from tests.published import write_original
 
     return write_original(folder, tmp_path_factory.mktemp("model") / "original")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests are quick have the marker `quick`: small models, no app, no browser, no trained weights."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in QUICK:
+            item.add_marker(pytest.mark.quick)

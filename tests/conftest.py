@@ -19,7 +19,6 @@ QUICK = set(
     "audio conversation encoding exports info layers manifest muon project reading rows session settings slots takes "
     "threads voices waiting".split()
 )
-)
 
 
 @dataclass(frozen=True)

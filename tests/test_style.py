@@ -1,5 +1,6 @@
 """Formatting, lint and types, in the same command as everything else."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,3 +19,10 @@ def test_the_tree_is_clean(command):
 def test_no_file_is_longer_than_450_lines():
     long = [f"{file}" for file in (TOP / "csm").rglob("*.py") if len(file.read_text().splitlines()) > 450]
     assert not long
+
+
+def test_only_commands_print():
+    """The rest warns, logs, or says it to whoever called."""
+    printing = {file.stem for file in (TOP / "csm").rglob("*.py") if re.search(r"^\s*print\(", file.read_text(), re.M)}
+    commands = {"cli", "evaluate", "lm_command", "amortisation", "run", "compiled", "measure", "command", "server"}
+    assert printing <= commands

@@ -139,6 +139,17 @@ def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, V
                 print(event.report["notice"], file=sys.stderr)
 
 
+def _words(arguments: argparse.Namespace) -> int:
+    from csm.text import ByteTokenizer
+
+    for number, line in enumerate(arguments.text or sys.stdin, 1):
+        try:
+            print(ByteTokenizer.normalise(line.rstrip("\r\n")), flush=True)
+        except InputError as error:
+            raise InputError(f"Line {number}: {error}") from error
+    return 0
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     need("web", "The app", "gradio", "spaces")
 
@@ -258,6 +269,14 @@ def _parser() -> argparse.ArgumentParser:
     say.add_argument("--out", default="speech.wav", help="the sound file to write (default speech.wav)")
     _speaking_options(say)
     say.set_defaults(run=_say)
+
+    words = commands.add_parser(
+        "words",
+        help="print the words that are read",
+        description="Print, line for line, the words that the embedded model reads.",
+    )
+    words.add_argument("text", nargs="*", help="a line each (default: the lines of standard input)")
+    words.set_defaults(run=_words)
 
     serve = commands.add_parser("serve", help="start the app", description="Serve the page and the API.")
     serve.add_argument("--host", help="the address to listen at (default: GRADIO_SERVER_NAME, else 127.0.0.1)")

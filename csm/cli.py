@@ -108,6 +108,7 @@ def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, V
         _check_target(arguments.json, "report")
     settings = Settings(**{name: getattr(arguments, name) for name in ABOUT})
     generator = load(arguments.model, arguments.device, adapter=arguments.adapter, weights=arguments.weights)
+    generator.check_lines((f"Line {line.number}", line.text) for line in lines)
     session = Session(lines, voices, settings)
 
     for event in Studio(generator).perform(Job(session, live=False)):

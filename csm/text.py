@@ -11,12 +11,16 @@ import re
 from pathlib import Path
 from typing import Protocol
 
-from csm.spoken import plain, spoken
+from csm.spoken import left_out, plain, spoken
 
 
 class Tokenizer(Protocol):
     def words(self, text: str) -> str:
         """The text as the model reads it. Raises `InputError` for what it can't read."""
+        ...
+
+    def left_out(self, text: str) -> list[str]:
+        """The signs in a text that the model does not read, because they are no speech."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -51,6 +55,9 @@ class ByteTokenizer:
     def words(self, text: str) -> str:
         return self.normalise(text)
 
+    def left_out(self, text: str) -> list[str]:
+        return left_out(spoken(text))
+
     def encode(self, text: str) -> list[int]:
         return [self.BOS, *self.normalise(text).encode(), self.EOS]
 
@@ -69,6 +76,9 @@ class LlamaTokenizer:
 
     def words(self, text: str) -> str:
         return text
+
+    def left_out(self, text: str) -> list[str]:
+        return []
 
     def encode(self, text: str) -> list[int]:
         return [self._bos, *self._fast.encode(text, add_special_tokens=False).ids, self._eos]

@@ -103,7 +103,7 @@ def broken(folder):
         (["empty.wav", "Hello.", "ann"], "no sound"),
         (["notes.wav", "Hello.", "ann"], "not audio that can be read"),
         (["cut.flac", "Hello.", "ann"], "not audio that can be read|cut short"),
-        (["b.wav", "Привет.", "ann"], "characters that the model can't speak, such as П"),
+        (["b.wav", "你好.", "ann"], "characters that the model can't speak, such as 你"),
         (["b.wav", "...", "ann"], "no text"),
         (["b.wav", "Hello.", " "], "no speaker"),
         (["", "Hello.", "ann"], "no file named"),

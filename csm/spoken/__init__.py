@@ -10,20 +10,21 @@ from __future__ import annotations
 import re
 
 from csm.spoken.addresses import RULES as ADDRESSES
-from csm.spoken.capitals import ROMAN
+from csm.spoken.capitals import BEGINNERS, ROMAN
 from csm.spoken.capitals import RULES as LETTER_BY_LETTER
 from csm.spoken.dates import NAMES
 from csm.spoken.dates import RULES as DATES
 from csm.spoken.figures import CODES, JOINTS
 from csm.spoken.figures import RULES as NUMBERS
-from csm.spoken.letters import left_out, plain
+from csm.spoken.letters import UNREADABLE, left_out, plain
 from csm.spoken.measures import RULES as MEASURES
 from csm.spoken.money import RULES as MONEY
 from csm.spoken.rules import apply
 from csm.spoken.signs import ARITHMETIC, SIGNS, readable
 from csm.spoken.titles import RULES as TITLES
+from csm.spoken.titles import SHORT_FORMS
 
-__all__ = ["changed", "left_out", "plain", "spoken"]
+__all__ = ["BEGINNERS", "SHORT_FORMS", "UNREADABLE", "changed", "left_out", "plain", "spoken"]
 
 # In this order: what one kind takes, those after it no longer see.
 ABBREVIATIONS = [*TITLES, *NAMES]

@@ -112,10 +112,10 @@ def _dotted(match: re.Match[str]) -> str:
 def _name_goes_on(match: re.Match[str]) -> bool:
     """Whether a capital after dotted letters belongs to them: "the U.S. Army", "J.R.R. Tolkien"."""
     after = re.match(r"\s+([A-Z][\w'’]*)", match.string[match.end() : match.end() + 24])
-    return after is not None and after[1] not in _BEGINNERS
+    return after is not None and after[1] not in BEGINNERS
 
 
-_BEGINNERS = frozenset(
+BEGINNERS = frozenset(
     "I He She It We You They The A An This That These Those There Then But And So Or If When What Who Why How Where My "
     "His Her Our Your Their Its No Yes In On At For From After Before Now Please Nobody Everyone Some Many Most".split()
 )

@@ -17,6 +17,7 @@ from csm.errors import InputError
 ALPHABETS = frozenset(
     "LATIN GREEK CYRILLIC ARMENIAN GEORGIAN MODIFIER FEMININE MASCULINE MICRO KELVIN ANGSTROM OHM".split()
 )
+UNREADABLE = "unreadable"  # the code of a refusal
 MOST_NAMED = 40  # letters of a word that a refusal quotes
 _SHAPES = str.maketrans("’‘“”—–…−", "''\"\"--.-")
 
@@ -26,9 +27,8 @@ def plain(text: str) -> str:
     text = text.translate(_SHAPES)
     if text.isascii():
         return text
-    return "".join(_letter(letter) or _refuse(letter, index, text) for index, letter in enumerate(text)).replace(
-        "\0", ""
-    )
+    letters = "".join(_letter(letter) or _refuse(letter, index, text) for index, letter in enumerate(text))
+    return re.sub(r" +(?=[,.;:!?])", "", letters.replace("\0", ""))
 
 
 def left_out(text: str) -> list[str]:
@@ -62,4 +62,6 @@ def _refuse(letter: str, index: int, text: str) -> str:
     word = f"{before[0] if before else ''}{after[0] if after else ''}".strip(".,!?;:\"'()")
     script = unicodedata.name(letter, "unknown").split(" ")[0].lower()
     script = {"cjk": "Chinese"}.get(script, script.capitalize())
-    raise InputError(f"“{word}” can't be spoken, because the model reads no {script} letters: write it in Latin ones.")
+    raise InputError(
+        f"“{word}” can't be spoken, because the model reads no {script} letters: write it in Latin ones.", UNREADABLE
+    )

@@ -56,6 +56,27 @@ STATES = {
     "TX": "Texas", "UT": "Utah", "VT": "Vermont", "VA": "Virginia", "WA": "Washington", "WV": "West Virginia",
     "WI": "Wisconsin", "WY": "Wyoming",
 }  # fmt: skip
+MONTHS_AND_DAYS = "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec Mon Tue Tues Wed Thu Thur Thurs Fri Sat Sun"
+# Whatever is written with a stop that need not end a sentence.
+SHORT_FORMS = frozenset(
+    [
+        *TITLES,
+        *STREETS,
+        *WORDS,
+        *NUMBERED,
+        *MONTHS_AND_DAYS.split(),
+        "Dr",
+        "St",
+        "Ft",
+        "Co",
+        "vs",
+        "al",
+        "ft",
+        "lb",
+        "lbs",
+        "oz",
+    ]
+) - {"no", "sec", "art", "sat", "sun", "Sat", "Sun", "Mar", "min", "max", "temp", "c", "p", "para"}
 ALSO_WORDS = ("HI", "IN", "LA", "ME", "OH", "OK", "OR", "MA", "PA", "CO", "ID")  # a state only before a ZIP code
 _BEGINS = r"(?:^|[.!?:;\"“(]\s*)"  # what stands before the first word of a sentence
 

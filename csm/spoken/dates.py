@@ -165,6 +165,7 @@ def _month_alone(match: re.Match[str]) -> str:
 
 _ORD = r"(?:st|nd|rd|th)?"
 RULES: list[Rule] = [
+    rule(r"(?<=\d )(AD|BC|CE|BCE)\b|\b(AD)(?= \d)", lambda m: " ".join(m[1] or m[2])),
     rule(r"(?<![\w/-])(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?=T\d|(?![\w/-]))", _iso),
     rule(r"(?<![\w/.])(\d{1,2})([/-])(\d{1,2})\2(\d{4}|\d{2})(?![\w/-])", _numeric),
     rule(r"(?<![\w.])(\d{1,2})\.(\d{1,2})\.((?:19|20)\d{2})(?![\w]|\.\d)", _dotted),

@@ -98,8 +98,12 @@ def _plain(match: re.Match[str]) -> str:
 
 _GAP = r"[\s.\u2010\u2011-]"
 CODES: list[Rule] = [  # before dates and measures
+    rule(r"(?<![\w.,])\d{1,3}(?:\.\d{3}){2,6}(?![\w,]|\.\d)", lambda m: m[0].replace(".", ",")),
     rule(r"(?<![\d.,])(\d{1,3}(?:\.\d{3}){1,6}),(\d{1,2})(?![\d,])", lambda m: f"{m[1].replace('.', ',')}.{m[2]}"),
-    rule(r"(?<![\w.,])(\d{1,6}),(\d{1,2})(?=\s?(?:€|%|°|(?:euros?|km|kg|cm|mm|m|l|g)\b))", lambda m: f"{m[1]}.{m[2]}"),
+    rule(
+        r"(?<![\w.,])(\d{1,6}),(\d{1,2})(?=\s?(?:€|%|°|(?:euros?|million|billion|km|kg|cm|mm|m|l|g)\b))",
+        lambda m: f"{m[1]}.{m[2]}",
+    ),
     rule(r"(?<=€)(\s?\d{1,6}),(\d{2})(?!\d)", lambda m: f"{m[1]}.{m[2]}"),
     rule(r"(?<!\w)N[º°]\.?\s?(?=\d)", "number "),
     rule(r"\d{41,}", lambda m: digits(m[0])),

@@ -150,6 +150,7 @@ RULES: list[Rule] = [
     rule(r"(?i:(?<![\w.])a\.k\.a\b\.?)", lambda m: "A K A"),
     rule(r"(?<![\w.])(?i:p)\.(?i:s)\.(?=\s|$)|(?<!\w)PS(?=:)", lambda m: "P S"),
     rule(r"(?<!\w)Ph\.?\s?D\b\.?", lambda m: f"P H D{_stop(m)}"),
+    rule(r"(?<!\w)([BM])\.\s?Sc\b\.?", lambda m: f"{m[1]} S C{_stop(m)}"),
     rule(r"(?<!\w)et al\.", lambda m: f"et al{_stop(m)}"),
     rule(r"(?i:(?<!\w)vs\b\.?)|(?<=\w )v\.(?= [A-Z])", lambda m: "versus"),
     rule(r"(?<!\w)(Mr|Mrs|Ms|Mx|Messrs)\.", lambda m: TITLES[m[1]]),

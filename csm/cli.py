@@ -108,6 +108,7 @@ def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, V
         _check_target(arguments.json, "report")
     settings = Settings(**{name: getattr(arguments, name) for name in ABOUT})
     generator = load(arguments.model, arguments.device, adapter=arguments.adapter, weights=arguments.weights)
+    generator.check_lines((f"Line {line.number}", line.text) for line in lines)
     session = Session(lines, voices, settings)
 
     for event in Studio(generator).perform(Job(session, live=False)):
@@ -137,6 +138,17 @@ def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, V
                 Path(arguments.json).write_text(report + "\n", encoding="utf-8")
             if "notice" in event.report:
                 print(event.report["notice"], file=sys.stderr)
+
+
+def _words(arguments: argparse.Namespace) -> int:
+    from csm.text import ByteTokenizer
+
+    for number, line in enumerate(arguments.text or sys.stdin, 1):
+        try:
+            print(ByteTokenizer.normalise(line.rstrip("\r\n")), flush=True)
+        except InputError as error:
+            raise InputError(f"Line {number}: {error}") from error
+    return 0
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -258,6 +270,14 @@ def _parser() -> argparse.ArgumentParser:
     say.add_argument("--out", default="speech.wav", help="the sound file to write (default speech.wav)")
     _speaking_options(say)
     say.set_defaults(run=_say)
+
+    words = commands.add_parser(
+        "words",
+        help="print the words that are read",
+        description="Print, line for line, the words that the embedded model reads.",
+    )
+    words.add_argument("text", nargs="*", help="a line each (default: the lines of standard input)")
+    words.set_defaults(run=_words)
 
     serve = commands.add_parser("serve", help="start the app", description="Serve the page and the API.")
     serve.add_argument("--host", help="the address to listen at (default: GRADIO_SERVER_NAME, else 127.0.0.1)")

@@ -1,20 +1,28 @@
 """Text to ids: `BOS "[0]Hello." EOS`, the speaker's slot in brackets with no space after it.
 
-Two tokenizers behind one function `encode(text) -> list[int]`: bytes for the embedded model, Llama 3 for the
-published ones. Either way a script that contains a special token's name is text, not a token.
+Two tokenizers behind one function `encode(text) -> list[int]`: the bytes of spoken words for the embedded model, Llama
+3 for the published ones, which read a text as it is written. Either way a script that contains a special token's name
+is text, not a token.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from pathlib import Path
 from typing import Protocol
 
-from num2words import num2words
+from csm.spoken import left_out, plain, spoken
 
 
 class Tokenizer(Protocol):
+    def words(self, text: str) -> str:
+        """The text as the model reads it. Raises `InputError` for what it can't read."""
+        ...
+
+    def left_out(self, text: str) -> list[str]:
+        """The signs in a text that the model does not read, because they are no speech."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Ids of one turn's text, BOS and EOS included."""
         ...
@@ -26,31 +34,29 @@ def turn_text(text: str, speaker: int) -> str:
 
 
 class ByteTokenizer:
-    """The embedded model's: the bytes of plain lower-case English, numbers spelled out. 258 ids."""
+    """The embedded model's: the bytes of plain lower-case English, all written as it is said. 258 ids."""
 
     BOS, EOS = 256, 257
 
     @staticmethod
     def normalise(text: str) -> str:
-        """ASCII, lower case, digits as words; the speaker's slot in front stays as it is."""
+        """The words that are said, in lower-case ASCII; the speaker's slot in front stays as it is.
+
+        Raises `InputError` that names a word in letters which can't be read.
+        """
         found = re.match(r"\[\d+\]", text)
         slot = found[0] if found else ""
-        text = text.removeprefix(slot)
-        text = text.translate(str.maketrans("’‘“”—–…", "''\"\"--."))
-        text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-        text = text.replace("&", " and ").replace("%", " percent").replace("$", " dollars ")
-        text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
-        text = re.sub(r"\d+(?:\.\d+)?", ByteTokenizer._spell, text)
-        text = re.sub(r"[^a-z ,.?!';:-]+", " ", text)
-        return slot + re.sub(r"\s+", " ", text).strip()
+        words = plain(spoken(text.removeprefix(slot))).lower()
+        words = re.sub(r"\s+", " ", re.sub(r"[^a-z ,.?!';:-]+", " ", words)).strip()
+        if re.search("[a-z]", words) and words[-1] not in ".?!":
+            words = words.rstrip(" ,;:-") + "."  # no sentence that the model has heard ended without
+        return slot + words
 
-    @staticmethod
-    def _spell(match: re.Match[str]) -> str:
-        digits = match[0]
-        if len(digits) > 12:
-            return " ".join(num2words(int(digit)) for digit in digits if digit.isdigit())
-        words = num2words(float(digits) if "." in digits else int(digits))
-        return f" {words.replace('-', ' ').replace(',', '')} "
+    def words(self, text: str) -> str:
+        return self.normalise(text)
+
+    def left_out(self, text: str) -> list[str]:
+        return left_out(spoken(text))
 
     def encode(self, text: str) -> list[int]:
         return [self.BOS, *self.normalise(text).encode(), self.EOS]
@@ -67,6 +73,12 @@ class LlamaTokenizer:
         self._fast.encode_special_tokens = True
         self._bos = self._fast.token_to_id("<|begin_of_text|>")
         self._eos = self._fast.token_to_id("<|end_of_text|>")
+
+    def words(self, text: str) -> str:
+        return text
+
+    def left_out(self, text: str) -> list[str]:
+        return []
 
     def encode(self, text: str) -> list[int]:
         return [self._bos, *self._fast.encode(text, add_special_tokens=False).ids, self._eos]

@@ -18,8 +18,8 @@ class TurnReport:
 
     `trimmed` seconds of trailing silence were left out of the sound: `frames` * 0.08 s = end - start + trimmed.
     `seed` and `reason` are those of the take that was kept, out of `takes`; it heard the turns from number
-    `heard_from` (from 0) on. `stale`: what it heard has changed since; `other_settings`: the seed, the temperature or
-    top-k that it was drawn with.
+    `heard_from` (from 0) on. `words`: what the model read, where that is not what was typed. `stale`: what it heard
+    has changed since; `other_settings`: the seed, the temperature or top-k that it was drawn with.
     """
 
     speaker: str
@@ -36,6 +36,7 @@ class TurnReport:
     stale: bool = False
     heard_from: int = 0
     other_settings: bool = False
+    words: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from csm.errors import InputError
 from csm.listening import recogniser
 from csm.listening.speakers import SpeakerSimilarity, cosine
 from csm.listening.words import word_error_rate
+from csm.spoken import spoken
 
 REMEMBERED = 32  # recordings whose voice is kept in mind
 
@@ -50,7 +51,7 @@ class _Words:
         try:
             with self._one_at_a_time:
                 heard = self._engine.transcribe(audio)
-            return min(1.0, word_error_rate([text], [heard]))
+            return min(1.0, word_error_rate([spoken(text)], [spoken(heard)]))
         except ValueError:
             return None
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from csm.spoken import BEGINNERS, SHORT_FORMS
+
 LONGEST = 200  # letters; the model has heard hardly any turn that was longer
 SHORTEST = 20  # letters; shorter ones are joined, as a voice would
 
 CLOSING = "\"'”’)"
 
 _END = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"'”’)])\s+|(?<=[。！？])\s*")
-_ABBREVIATED = re.compile(r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|e\.g|i\.e|No|[A-Z])\.$")
-_PAUSE = re.compile(r"(?<=[,;:—–])\s+")
+# A stop behind one of these ends a sentence only where a word follows with which sentences begin.
+_SHORT = re.compile(rf"(?:^|[\s(\"“'‘-])(?:{'|'.join(sorted(SHORT_FORMS))}|(?:[a-z]\.)+[a-z]|\d{{1,3}})\.$", re.I)
+_TITLE = re.compile(r"(?:^|[\s(\"“'‘])(?:Mr|Mrs|Ms|Dr|Prof|Gen|Sen|Rep|Rev|Capt|Lt|Sgt|Col|St|Mt|Ft|[A-Z])\.$")
+_PAUSE = re.compile(r"(?<=[,;:—–])\s+(?!\d)|(?<=[^\d][,;:—–])\s+")
+_CLAUSE = re.compile(r"\s+(?=(?:and|but|or|because|which|who|when|where|while|although|so|if|that)\s)")
 
 
 def sentences(text: str) -> list[str]:
@@ -41,25 +46,48 @@ def _speakable(text: str) -> bool:
 def _pieces(text: str) -> Iterator[str]:
     """Sentences, and parts of those that are longer than `LONGEST`."""
     for line in map(str.split, text.splitlines()):
-        unfinished = ""
+        unfinished: list[str] = []
         for sentence in _END.split(" ".join(line)):
-            # “Really?” asked Anna.
-            goes_on = sentence[:1].islower() and unfinished[-1:] in CLOSING
-            if unfinished and not goes_on and not _ABBREVIATED.search(unfinished):
-                yield from _parts(unfinished)
-                unfinished = ""
-            unfinished = f"{unfinished} {sentence}".strip()
-        yield from _parts(unfinished)
+            if unfinished and not _goes_on(unfinished[-1], sentence):
+                yield from _parts(" ".join(unfinished))
+                unfinished = []
+            unfinished.append(sentence)
+        yield from _parts(" ".join(filter(None, unfinished)))
+
+
+def _goes_on(before: str, after: str) -> bool:
+    """Whether what looks like the end of a sentence is none: “Really?” asked Anna; Dr. Brown; at 9 a.m. sharp."""
+    if after[:1].islower() and before[-1:] in CLOSING:
+        return True
+    end = before[-24:]
+    if _TITLE.search(end):
+        return True
+    first = re.match(r"[\"“'‘(]*([\w'’]+)", after[:40])
+    return _SHORT.search(end) is not None and first is not None and first[1] not in BEGINNERS
 
 
 def _parts(sentence: str) -> Iterator[str]:
-    """A sentence, cut where a speaker breathes and, where that does not help, between words and at last anywhere."""
-    while len(sentence) > LONGEST:
-        window = sentence[: LONGEST + 1]
-        pauses = [match.start() for match in _PAUSE.finditer(window) if match.start() >= SHORTEST]
-        words = [index for index, letter in enumerate(window) if letter == " " and index >= SHORTEST]
-        cut = (pauses or words or [LONGEST])[-1]
-        yield sentence[:cut].strip()
-        sentence = sentence[cut:].strip()
-    if sentence:
-        yield sentence
+    """A sentence, cut where a speaker breathes and, where that does not help, at a clause, between words that are no
+    number's and no abbreviation's, between any, and at last anywhere."""
+    at = 0
+    while len(sentence) - at > LONGEST:
+        window = sentence[at : at + LONGEST + 1]
+        cut = at + _cut(window)
+        yield sentence[at:cut].strip()
+        at = cut + len(sentence[cut : cut + 1]) - len(sentence[cut : cut + 1].lstrip())
+    if rest := sentence[at:].strip():
+        yield rest
+
+
+def _cut(window: str) -> int:
+    """Where to cut the first `LONGEST` letters and one more of something longer."""
+    spaces = [index for index, letter in enumerate(window) if letter == " " and index >= SHORTEST]
+    for places in (
+        (match.start() for match in _PAUSE.finditer(window) if match.start() >= SHORTEST),
+        (match.start() for match in _CLAUSE.finditer(window) if match.start() >= LONGEST // 2),
+        (at for at in spaces if not re.search(r"[\d.] | [\d]", window[at - 1 : at + 2])),
+        spaces,
+    ):
+        if found := list(places):
+            return found[-1]
+    return LONGEST

@@ -18,6 +18,7 @@ from torch import Tensor
 from csm import watermark
 from csm.config import FRAME_SIZE, SAMPLE_RATE
 from csm.conversation.events import Comparing, Event, Performed, TurnChunk, TurnFinished, TurnReport, TurnStarted
+from csm.conversation.notices import notice, read_as
 from csm.conversation.parsing import Line
 from csm.conversation.script import Prompt, Script, Span, said_after
 from csm.conversation.takes import NOBODY, Judges, Pace, Take, judge, output_sound, rank, trimmed_length
@@ -190,7 +191,7 @@ class Session(Script):
             "first_audio_seconds": round(spent.first_audio, 3) if spent.first_audio else None,
             "positions_prefilled": spent.prefilled,
             "window_slides": len(self.slides),
-            "turns": [asdict(self._turn_report(span, histories)) for span in spans],
+            "turns": [asdict(self._turn_report(generator, span, histories)) for span in spans],
         }
 
     # Inside
@@ -258,24 +259,12 @@ class Session(Script):
                 if self.turns[index].status == "stopped":
                     break
             self.spent.seconds = spent + time.perf_counter() - work.started
-            report = self.report(work.generator) | self._notice(work.generator, made)
+            report = self.report(work.generator) | notice(work.generator, self.turns, self.slides, made)
             whole = torch.zeros(0) if work.live else self.whole(work.generator)
             yield Performed(whole, report, self)
         finally:
             self._busy = False
             self.settle()
-
-    def _notice(self, generator: Generator, spoken: range) -> dict[str, str]:
-        """What the report says of turns that left while those of `spoken` were said: one sentence, however many."""
-        slides = [index + 1 for index in self.slides if index in spoken]
-        if not slides:
-            return {}
-        *others, last = map(str, slides)
-        when = f"turn {last}" if not others else f"turns {', '.join(others)} and {last}"
-        return {
-            "notice": f"All of this no longer fits into the {generator.config.max_positions} positions of the model: "
-            f"before {when} the oldest turns left its memory, and only the voices and the newest ones were heard."
-        }
 
     def _seeds(self, work: _Work, index: int) -> list[int]:
         """The seeds of the takes that turn `index` is to have."""
@@ -293,7 +282,7 @@ class Session(Script):
     def _finished(self, generator: Generator, index: int, sounds: dict[str, Tensor], text: int) -> TurnFinished:
         self.turns[index] = replace(self.turns[index], speaking=False)
         histories = self.histories()
-        report = next(self._turn_report(span, histories) for span in self.spans() if span.index == index)
+        report = next(self._turn_report(generator, span, histories) for span in self.spans() if span.index == index)
         audio = self.sound(generator, index)
         return TurnFinished(index, len(self.turns), report, audio, self.turns[index], dict(sounds), text)
 
@@ -368,6 +357,7 @@ class Session(Script):
                 raise InputError(f"Speaker {speaker} has no voice: choose one for {speaker}.")
             if not voice.transcript.strip():
                 raise InputError(f"The voice of speaker {speaker} has no transcript: write down what is said in it.")
+        generator.check_lines((f"Turn {number}", turn.text) for number, turn in enumerate(self.turns, 1))
         for turn in self.turns:
             generator.turn_rows(turn.text, self.slots[turn.speaker])
         for speaker in self.speakers:
@@ -418,7 +408,7 @@ class Session(Script):
             self._sounds[take.key] = generator.decode(take.codes)
         return self._sounds[take.key]
 
-    def _turn_report(self, span: Span, histories: list[str]) -> TurnReport:
+    def _turn_report(self, generator: Generator, span: Span, histories: list[str]) -> TurnReport:
         turn = self.turns[span.index]
         take = turn.take
         assert take is not None
@@ -437,6 +427,7 @@ class Session(Script):
             take.history != histories[span.index],
             take.heard_from,
             self.other_settings(span.index),
+            read_as(generator, take.text),
         )
 
     def _forget_sounds(self) -> None:

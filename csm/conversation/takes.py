@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from csm.config import FRAME_SIZE, SAMPLE_RATE
-from csm.text import ByteTokenizer
+from csm.spoken import spoken
 
 KEPT_SILENCE = 0.15  # seconds of silence that stay behind the last sound
 SILENCE_DB = -45.0  # below the turn's own level; nothing louder is ever cut
@@ -199,7 +199,7 @@ def output_sound(audio: Tensor, samples: int) -> Tensor:
 
 def letters(text: str) -> int:
     """Letters to say in a text, numbers spelled out; pauses and other marks don't count."""
-    return max(1, sum(character.isalpha() for character in ByteTokenizer.normalise(text) or text))
+    return max(1, sum(character.isalpha() for character in spoken(text)))
 
 
 @dataclass(frozen=True)

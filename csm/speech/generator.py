@@ -7,7 +7,7 @@ heard while it is made gets its watermark there; codes, and what later turns hea
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Generator as Chunks
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -404,6 +404,18 @@ class Generator:
             chunks.append(stream.push(chunk.to(self.device)).cpu())
             at += len(chunk)
         return torch.cat([*chunks, stream.flush().cpu()])
+
+    def words(self, text: str) -> str:
+        """A text as the model reads it. Raises `InputError` that names a word which it can't read."""
+        return self.tokenizer.words(text)
+
+    def check_lines(self, lines: Iterable[tuple[str, str]]) -> None:
+        """Raise `InputError` for the first of some texts that can't be read; what stands before each names it."""
+        for name, text in lines:
+            try:
+                self.words(text)
+            except InputError as error:
+                raise InputError(f"{name}: {error}", error.code) from error
 
     def turn_rows(self, text: str, speaker: int) -> Rows:
         """The rows of a turn's text. Raises `InputError` when nothing in it can be spoken."""

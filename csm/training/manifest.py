@@ -331,10 +331,17 @@ def _checked(
 def unspeakable(tokenizer: Tokenizer, text: str) -> list[str]:
     """The characters of `text` that are said aloud and that the tokenizer passes over."""
     nothing = len(tokenizer.encode(""))
+
+    def mute(character: str) -> bool:
+        try:
+            return len(tokenizer.encode(character)) <= nothing
+        except InputError:
+            return True
+
     return [
         character
         for character in dict.fromkeys(text)
-        if unicodedata.category(character).startswith(SAID_ALOUD) and len(tokenizer.encode(character)) <= nothing
+        if unicodedata.category(character).startswith(SAID_ALOUD) and mute(character)
     ]
 
 

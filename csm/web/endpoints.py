@@ -130,12 +130,13 @@ def plan(
     choices: dict[str, Choice],
     settings: Settings,
     folder: Path,
-    offered: dict[str, Voice] | None = None,
+    generator: Generator,
 ) -> Job:
     """A request -> a job. Raises `MisplacedError`."""
     with _given_at("script"):
         lines = parse_script(script or "")
-    return Job(Session(lines, cast(lines, choices, offered), settings), folder, live=False)
+        generator.check_lines((f"Line {line.number}", line.text) for line in lines)
+    return Job(Session(lines, cast(lines, choices, generator.voices()), settings), folder, live=False)
 
 
 def new_folder() -> Path:
@@ -218,7 +219,7 @@ class Endpoints:
                 for slot, letter in zip(SLOTS, "ab")
             }
             folder = new_folder()
-            job = plan(given["script"], choices, read_settings(given), folder, self.generator.voices())
+            job = plan(given["script"], choices, read_settings(given), folder, self.generator)
             for event in self.perform(job):
                 if isinstance(event, Performed) and len(event.audio):
                     write_audio(path := folder / "conversation.wav", event.audio)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from csm.config import FRAME_RATE, SAMPLE_RATE
 from csm.conversation.events import Comparing, Event, Performed, TurnChunk, TurnFinished, TurnStarted, Waiting
+from csm.conversation.notices import read_as
 from csm.conversation.parsing import MAX_SPEAKERS
 from csm.conversation.positions import PromptLengths, positions
 from csm.conversation.session import Session
@@ -61,6 +62,7 @@ def turn_view(page: Page, session: Session, index: int, stale: bool) -> dict[str
     return {
         "speaker": turn.speaker,
         "text": turn.text,
+        "words": read_as(page.generator, turn.text),
         "state": turn.status,
         "seconds": round(turn.seconds, 2),
         "stale": stale,

@@ -30,6 +30,7 @@ export class Card {
     this.seconds = make("span", { className: "csm-seconds" });
     this.text = make("textarea", { className: "csm-text", rows: 1 });
     this.words = make("div", { className: "csm-words" }, this.text);
+    this.said = make("p", { className: "csm-why", hidden: true }); // what is read, where it is not what was typed
     this.player = new ClipPlayer(page.sound.deck, "", () => page.sound.silence(), () => this.tell("This take can't be played; redo the turn."));
     this.progress = make("span", { className: "csm-progress" }, make("span"));
     this.why = make("p", { className: "csm-why" });
@@ -55,6 +56,7 @@ export class Card {
       { className: "csm-card" },
       make("div", { className: "csm-row csm-card-top" }, this.number, this.speaker, this.state, this.seconds),
       this.words,
+      this.said,
       this.progress,
       this.player.element,
       this.why,
@@ -94,6 +96,8 @@ export class Card {
     this.#speakers(view, all);
     if (document.activeElement !== this.text && this.text.value !== view.text) this.text.value = view.text;
     this.grow();
+    this.said.textContent = view.words ? `Read as: ${view.words}` : "";
+    this.said.hidden = !view.words;
     if (fresh || this.shown === null || this.shown >= view.takes.length) this.shown = view.chosen ?? view.takes.length - 1;
     this.#takes(view);
     this.hear(this.shown);

@@ -1,0 +1,42 @@
+"""What is told of turns beside their sound: words read otherwise than typed, signs left out, a full window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from csm.conversation.takes import Turn
+from csm.errors import InputError
+from csm.speech.generator import Generator
+from csm.spoken import changed
+
+
+def read_as(generator: Generator, text: str) -> str:
+    """The words that the model reads, where they are not those of the text; empty for a text that it can't read."""
+    try:
+        words = generator.words(text)
+    except InputError:
+        return ""
+    return words if changed(text, words) else ""
+
+
+def notice(generator: Generator, turns: Sequence[Turn], slides: Sequence[int], spoken: range) -> dict[str, str]:
+    """What the report says of the turns of `spoken`: that others left meanwhile, and which signs were not read.
+
+    `slides` are the turns before which the oldest ones left.
+    """
+    told = []
+    if moved := [index + 1 for index in slides if index in spoken]:
+        told.append(
+            f"All of this no longer fits into the {generator.config.max_positions} positions of the model: before "
+            f"{_named(moved)} the oldest turns left its memory, and only the voices and the newest ones were heard."
+        )
+    signs = {index + 1: generator.tokenizer.left_out(turns[index].text) for index in spoken}
+    if silent := [number for number, found in signs.items() if found]:
+        named = " ".join(dict.fromkeys(sign for number in silent for sign in signs[number]))
+        told.append(f"What is no speech was left out of {_named(silent)}: {named}.")
+    return {"notice": " ".join(told)} if told else {}
+
+
+def _named(numbers: list[int]) -> str:
+    *others, last = map(str, numbers)
+    return f"turn {last}" if not others else f"turns {', '.join(others)} and {last}"

@@ -1,0 +1,55 @@
+"""Written English to the words that are said: the first step of a text on its way to ids, and no model is needed.
+
+`spoken` puts words in place of what is not written as it is said: amounts, dates, units, abbreviations, addresses,
+capitals. Case, punctuation and the letters of all other words stay. `plain` turns that into the few letters that the
+embedded model reads.
+"""
+
+from __future__ import annotations
+
+import re
+
+from csm.spoken.addresses import RULES as ADDRESSES
+from csm.spoken.capitals import BEGINNERS, ROMAN
+from csm.spoken.capitals import RULES as LETTER_BY_LETTER
+from csm.spoken.dates import NAMES
+from csm.spoken.dates import RULES as DATES
+from csm.spoken.figures import CODES, JOINTS
+from csm.spoken.figures import RULES as NUMBERS
+from csm.spoken.letters import UNREADABLE, left_out, plain
+from csm.spoken.measures import RULES as MEASURES
+from csm.spoken.money import RULES as MONEY
+from csm.spoken.rules import apply
+from csm.spoken.signs import ARITHMETIC, SIGNS, readable
+from csm.spoken.titles import RULES as TITLES
+from csm.spoken.titles import SHORT_FORMS
+
+__all__ = ["BEGINNERS", "SHORT_FORMS", "UNREADABLE", "changed", "left_out", "plain", "spoken"]
+
+# In this order: what one kind takes, those after it no longer see.
+ABBREVIATIONS = [*TITLES, *NAMES]
+FIGURES = [*ADDRESSES, *CODES, *MONEY, *DATES, *MEASURES, *ARITHMETIC, *NUMBERS, *JOINTS]
+CAPITALS = [*ROMAN, *LETTER_BY_LETTER]
+
+_FIGURE = re.compile(r"[^A-Za-z\s,.?!;:'\"-]|\.\w")  # what can't be read letter by letter
+
+
+def spoken(text: str) -> str:
+    """The text as it is read out, in the same case and with the same punctuation."""
+    text = readable(text)
+    return "".join(_piece(piece) for piece in re.findall(r"[^\n]{0,2000}(?:\s|$)|[^\n]{1,2000}|\n", text))
+
+
+def changed(text: str, words: str) -> bool:
+    """Whether `words` are others than those of `text`, whatever their case and punctuation."""
+    return re.findall(r"[^\W_]+", text.lower()) != re.findall(r"[^\W_]+", words.lower())
+
+
+def _piece(text: str) -> str:
+    if re.fullmatch(r"[a-z ,?!;:'-]*", text):
+        return text
+    text = apply(ABBREVIATIONS, text)
+    if _FIGURE.search(text):
+        text = apply(FIGURES, text)
+    text = apply(CAPITALS, text)
+    return apply(SIGNS, text) if _FIGURE.search(text) else text

@@ -1,0 +1,87 @@
+"""What is typed into machines: web and mail addresses, IPs, file names, hashtags, handles, names such as C++."""
+
+from __future__ import annotations
+
+import re
+
+from csm.spoken.numbers import cardinal, digits, letters
+from csm.spoken.rules import Rule, rule
+
+TOP = "com org net edu gov info io ai app dev tv uk de fr eu us ca au jp ch at nl it es se no co me int biz xyz".split()
+SAID_TOP = frozenset("com org net gov info app dev co me biz us".split())  # the others are spelt
+ENDINGS = "pdf txt csv json xml html htm css js ts py rs go md docx doc xlsx xls pptx zip tar gz exe jpg jpeg png gif"
+ENDINGS += " svg mp3 mp4 wav avi mov yaml yml toml ini cfg sh bat php sql log"
+SAID_ENDINGS = {"doc": "doc", "zip": "zip", "tar": "tar", "log": "log", "gif": "gif", "go": "go", "mov": "move"}
+SAID_ENDINGS |= {"json": "jason", "jpeg": "jay peg", "jpg": "jay peg", "toml": "tomel", "yaml": "yamel", "bat": "bat"}
+SIGNS = {
+    ".": "dot",
+    "/": "slash",
+    "@": "at",
+    "-": "dash",
+    "_": "underscore",
+    "+": "plus",
+    ":": "colon",
+    "?": "question mark",
+}
+SIGNS |= {"=": "equals", "&": "and", "#": "hash", "~": "tilde", "%": "percent", "\\": "backslash", ",": "comma"}
+
+_PIECE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\w\s]|_")
+_TOP = "|".join(TOP)
+
+
+def spelt_out(text: str) -> str:
+    """An address piece by piece: "jane.doe@example.com" -> "jane dot doe at example dot com"."""
+    said, before = [], ""
+    for piece in _PIECE.findall(text):
+        if piece.isdecimal():
+            said.append(cardinal(int(piece)) if len(piece) < 3 and piece[0] != "0" else digits(piece))
+        elif piece in SIGNS:
+            said.append(SIGNS[piece])
+        elif piece.isalpha():
+            lower = piece.lower()
+            spelt = lower == "www" or (before == "." and lower in TOP and lower not in SAID_TOP)
+            if before == "." and (lower in SAID_ENDINGS or lower in ENDINGS.split()):
+                said.append(SAID_ENDINGS.get(lower, letters(lower)))
+            else:
+                said.append(letters(lower) if spelt or not re.search("[aeiouy]", lower) else lower)
+        before = piece
+    return " ".join(said)
+
+
+def _url(match: re.Match[str]) -> str:
+    address = match[0]
+    stop = re.search(r"[.,;:!?'\")\]]+$", address)
+    end = stop[0] if stop else ""
+    address = address[: len(address) - len(end)]
+    return spelt_out(re.sub(r"^[a-z]{2,6}://", "", address, flags=re.I).rstrip("/")) + end
+
+
+def _ip(match: re.Match[str]) -> str | None:
+    parts = match[1].split(".")
+    if any(int(part) > 255 for part in parts):
+        return None
+    said = " dot ".join(map(digits, parts))
+    return f"{said} port {digits(match[2])}" if match[2] else said
+
+
+def _hashtag(match: re.Match[str]) -> str:
+    return f"hashtag {spelt_out(match[1])}"
+
+
+RULES: list[Rule] = [
+    rule(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24}(?!\w)", lambda m: spelt_out(m[0])),
+    rule(r"(?<![\w/])(?:https?|ftp)://[^\s<>\"“”]{1,300}", _url, re.I),
+    rule(r"(?<![\w/.])www\.[^\s<>\"“”]{1,300}", _url, re.I),
+    rule(rf"(?<![\w/.@])(?:[A-Za-z0-9-]{{1,63}}\.){{1,6}}(?:{_TOP})(?![\w@-])(?:/[^\s<>\"“”]{{0,300}})?", _url),
+    rule(r"(?<![\w.])(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?::(\d{1,5}))?(?![\w]|\.\d)", _ip),
+    rule(r"(?<![\w./])(?:~|\.{1,2})?(?:/[\w.-]{1,64}){2,20}/?(?<![.,])(?!\w)", lambda m: spelt_out(m[0])),
+    rule(r"(?<!\w)[A-Z]:(?:\\[\w.-]{1,64}){1,20}(?<![.,])(?!\w)", lambda m: spelt_out(m[0])),
+    rule(rf"(?<![\w.])[\w-]{{1,64}}\.(?:{'|'.join(ENDINGS.split())})(?!\w|\.\w)", lambda m: spelt_out(m[0])),
+    rule(r"(?<!\w)(Node|Vue|Next|React|Express|Three|D3)\.js(?!\w)", lambda m: f"{m[1]} dot J S"),
+    rule(r"(?<!\w)([A-Za-z]{2,10})\.NET(?!\w)|(?<![\w.])\.NET(?!\w)", lambda m: f"{m[1] or ''} dot net".strip()),
+    rule(r"(?<!\w)([A-Z])\+\+(?!\w)", lambda m: f"{m[1]} plus plus"),
+    rule(r"(?<!\w)([A-GJ])#(?!\w)", lambda m: f"{m[1]} sharp"),
+    rule(r"(?<!\w)#([A-Za-z_]\w{0,80})", _hashtag),
+    rule(r"(?<!\w)#(?=\d)", "number "),
+    rule(r"(?<![\w@])@([A-Za-z_][\w.]{0,40}\w)", lambda m: f"at {spelt_out(m[1])}"),
+]

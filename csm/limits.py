@@ -14,6 +14,12 @@ LONGEST_BODY = MB  # bytes of JSON from the page or a Gradio client
 LARGEST_UPLOAD = 256 * MB  # bytes of a file
 SILENT_SECONDS = 60.0  # for which a client may take nothing of what is there for it
 
+# A sound file
+RATES = (4_000, 384_000)  # Hz
+MOST_CHANNELS = 16
+LONGEST_SOUND = 3_600.0  # seconds that are read of it
+MOST_SAMPLES = 400_000_000  # in all channels: half an hour of stereo at 96 kHz
+
 # A script
 MOST_TURNS = 2_000  # of a conversation on the page, of `/generate` and of MCP
 LONGEST_TURN = 20_000  # letters
@@ -22,8 +28,8 @@ LONGEST_SPEECH = 3_600.0  # seconds that a conversation on the server may come t
 
 # A project file
 MOST_TURNS_SAVED = 20_000  # the command line speaks longer scripts than the page
-MOST_JSON = 64 * MB  # bytes of its document ...
-MOST_VALUES = 4_000_000  # ... and the numbers, texts, lists and objects in it
+MOST_JSON = 32 * MB  # bytes of its document ...
+MOST_VALUES = 2_000_000  # ... and the numbers, texts, lists and objects in it
 MOST_CODES = 256 * MB  # bytes
 MOST_RECORDING = 64 * MB  # bytes of one voice: 30 s fit at any rate
 MOST_ENTRIES = 256  # files inside

@@ -97,6 +97,8 @@ class Attended(gr.Blocks):
         try:
             if self.refusal is not None and function.api_visibility == "public" and (no := self.refusal(request)):
                 raise InputError(no)
+            if len(inputs) < len(function.inputs):
+                raise InputError(f"This function takes {len(function.inputs)} values and {len(inputs)} came.")
             return await super().process_api(block_fn, whole(inputs), *more, **named)
         except asyncio.CancelledError:
             waits.leave()

@@ -182,6 +182,8 @@ def failed(path: str) -> Response:
 
 async def answer_failure(request: Request, error: Exception) -> Response:
     """For what no handler knew."""
+    if isinstance(error, _TooLongError):
+        return told(request.url.path, Refused(413, TOO_LONG, "body_too_long"))
     return failed(request.url.path)
 
 

@@ -101,6 +101,7 @@ class Page:
     kept: dict[str, Voice] = field(default_factory=dict)
     casting: Casting = field(default_factory=Casting)
     job: Job | None = None
+    new: bool = True  # nothing of it was shown yet: its browser may know of takes that are lost
     used: float = field(default_factory=time.monotonic)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _marked: tuple[str, Tensor] = ("", torch.zeros(0))

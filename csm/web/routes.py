@@ -259,8 +259,6 @@ def _guarded(handler: Handler) -> Handler:
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    if not request.headers.get("content-type", "").startswith("application/json"):  # another site could send the rest
-        raise InputError("The page asked something that can't be read: reload it.")
     try:
         data = await read_json(request, LONGEST_BODY)
     except BodyTooLongError as error:

@@ -107,10 +107,13 @@ class Queue:
         with self._guard:
             now = time.monotonic()
             self._told = [one for one in self._told if now <= one.due + LATE_SECONDS]
-            expected = next((one for one in self._told if one.who == who and one.due - EARLY_SECONDS <= now), None)
-            taken = len(self._places) + (0 if expected else len(self._told))
+            expected = next((one for one in self._told if one.who == who), None)
+            # Who comes as told passes all who were told; who comes early, only those who were told later.
+            early = expected is None or now < expected.due - EARLY_SECONDS
+            before = len(self._told) if expected is None else self._told.index(expected)
+            taken = len(self._places) + (before if early else 0)
             if taken >= self.longest:
-                raise QueueFull(self._sent_away(now, speech_seconds, who, expected))
+                raise QueueFull(self._sent_away(now, speech_seconds, who, None if early else expected))
             if expected:
                 self._told.remove(expected)
             place = Place(self, speech_seconds)

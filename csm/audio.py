@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from torch import Tensor
 
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
+from csm.limits import LONGEST_SOUND, MOST_CHANNELS, MOST_SAMPLES, RATES
 
+BLOCK = 1 << 20  # samples of all channels that are decoded at once
+LONGEST_AT_ONCE = 8_000_000  # samples that are resampled in one go
 FORMATS: dict[str, tuple[str, str]] = {
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
@@ -53,18 +57,25 @@ def load_audio(path: str | Path, max_seconds: float | None = None) -> Tensor:
 
     Channels are averaged; samples that are not numbers count as zero; a file louder than full scale is turned
     down to it. `max_seconds` bounds what is decoded: later sound is left unread (`inspect_audio` knows the
-    length). Raises `InputError` when the file is missing, not audio, or empty.
+    length). Raises `InputError` when the file is missing, not audio, empty, or would take more than
+    `csm.limits` allows to decode.
     """
     with _open(path) as file:
-        rate = file.samplerate
+        rate, wanted = file.samplerate, LONGEST_SOUND if max_seconds is None else max_seconds
+        if (max_seconds is None and file.frames > wanted * rate) or (
+            min(file.frames, wanted * rate) * file.channels > MOST_SAMPLES
+        ):
+            told = f"{Path(path).name} holds more sound than is read; cut it, or save it with fewer samples per second."
+            raise InputError(told, "too_long")
         try:
-            samples = file.read(-1 if max_seconds is None else int(max_seconds * rate), np.float32, always_2d=True)
-        except (soundfile.LibsndfileError, MemoryError) as error:
+            pieces = _resampled(_mono(file, int(wanted * rate)), rate, min(file.frames, int(wanted * rate)))
+            wave = np.concatenate([np.zeros(0, np.float32), *pieces])
+        # libsndfile's own errors, and those of its bindings, are many.
+        except (soundfile.SoundFileError, MemoryError, OSError, RuntimeError, ValueError, TypeError) as error:
             raise _unreadable(path) from error
-    if not len(samples):
+    if not len(wave):
         raise InputError(f"{Path(path).name} holds no sound; record or choose another file.")
-    mono = np.nan_to_num(samples, copy=False, nan=0.0, posinf=0.0, neginf=0.0).mean(axis=1, dtype=np.float32)
-    return _within_full_scale(resample(torch.from_numpy(mono), rate, SAMPLE_RATE))
+    return _within_full_scale(torch.from_numpy(wave))
 
 
 def resample(wave: Tensor, from_rate: float, to_rate: float) -> Tensor:
@@ -120,6 +131,29 @@ def play_audio(path: str | Path) -> bool:
     return False
 
 
+def _mono(file: soundfile.SoundFile, most: int) -> Iterator[np.ndarray]:
+    """At most `most` samples, float32 (num_samples,), piece by piece: a header may claim more than there is."""
+    while most > 0:
+        samples = file.read(min(most, max(1, BLOCK // file.channels)), np.float32, always_2d=True)
+        if not len(samples):
+            return
+        most -= len(samples)
+        yield np.nan_to_num(samples, copy=False, nan=0.0, posinf=0.0, neginf=0.0).mean(axis=1, dtype=np.float32)
+
+
+def _resampled(pieces: Iterator[np.ndarray], rate: int, expected: int) -> Iterator[np.ndarray]:
+    """The `pieces` at 24 kHz; long ones as they come, so that no more than the result is in memory."""
+    if rate == SAMPLE_RATE:
+        yield from pieces
+    elif expected <= LONGEST_AT_ONCE:
+        yield resample(torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *pieces])), rate, SAMPLE_RATE).numpy()
+    else:
+        stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+        for piece in pieces:
+            yield stream.resample_chunk(piece)
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
 def _open(path: str | Path) -> soundfile.SoundFile:
     path = Path(path)
     if os.path.isdir(path):
@@ -127,10 +161,18 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     if not os.path.exists(path):
         raise InputError(f"There is no audio file {path}.")
     try:
-        return soundfile.SoundFile(path)
-    # A suffix such as .raw makes soundfile ask for a rate, which is a TypeError.
-    except (OSError, soundfile.LibsndfileError, TypeError) as error:
+        file = soundfile.SoundFile(path)
+    # A suffix such as .raw makes soundfile ask for a rate, which is a TypeError; a null in the path is a ValueError.
+    except (OSError, soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
         raise _unreadable(path) from error
+    if not (RATES[0] <= file.samplerate <= RATES[1] and 1 <= file.channels <= MOST_CHANNELS and file.frames >= 0):
+        file.close()
+        raise InputError(
+            f"{path.name} says that it has {file.channels} channels of {file.samplerate} samples per second; at most "
+            f"{MOST_CHANNELS} of {RATES[0]:,} to {RATES[1]:,} are read.",
+            "too_long",
+        )
+    return file
 
 
 def _unreadable(path: str | Path) -> InputError:

@@ -196,7 +196,9 @@ class Environment:
     CSM_FALLBACK names the hub ids, separated by commas, that may stand in for the gated model; `none` forbids it.
     CSM_API_KEY is what programs must send to the app's `/v1` routes; without it those are open. CSM_WEIGHTS is the
     precision of the language model's matrices, such as int8; without it `load` decides. CSM_SLOTS is how many the
-    server speaks for at the same time; without it the device decides. OMP_NUM_THREADS is OpenMP's.
+    server speaks for at the same time; without it the device decides. CSM_HOSTS and CSM_ORIGINS, separated by commas,
+    are the names under which the app may be asked, and the other sites that may ask it. GRADIO_SERVER_NAME, SPACE_HOST
+    and GRADIO_TEMP_DIR are Gradio's and the hub's. OMP_NUM_THREADS is OpenMP's.
     """
 
     model: str | None
@@ -207,21 +209,36 @@ class Environment:
     weights: str | None = None
     threads: str | None = None
     slots: int | None = None
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    listens_at: str = ""
+    space_host: str = ""
+    uploads: str | None = None
 
     @classmethod
     def read(cls) -> Environment:
         """Raises `InputError` for a number that is none."""
-        names = map(str.strip, (os.environ.get("CSM_FALLBACK") or UNGATED_COPIES).split(","))
+        names = _names(os.environ.get("CSM_FALLBACK") or UNGATED_COPIES)
         return cls(
             model=os.environ.get("CSM_MODEL") or None,
             device=os.environ.get("CSM_DEVICE") or "auto",
             token=os.environ.get("HF_TOKEN") or None,
-            fallback=tuple(name for name in names if name and name != "none"),
+            fallback=tuple(name for name in names if name != "none"),
             api_key=os.environ.get("CSM_API_KEY") or None,
             weights=os.environ.get("CSM_WEIGHTS") or None,
             threads=os.environ.get("OMP_NUM_THREADS") or None,
             slots=_slots(os.environ.get("CSM_SLOTS") or ""),
+            hosts=_names(os.environ.get("CSM_HOSTS") or ""),
+            origins=_names(os.environ.get("CSM_ORIGINS") or ""),
+            listens_at=os.environ.get("GRADIO_SERVER_NAME") or "",
+            space_host=os.environ.get("SPACE_HOST") or "",
+            uploads=os.environ.get("GRADIO_TEMP_DIR") or None,
         )
+
+    @staticmethod
+    def upload_to(folder: str) -> None:
+        """Have Gradio keep what is uploaded in `folder`, from the next component on."""
+        os.environ["GRADIO_TEMP_DIR"] = folder
 
     @staticmethod
     def changed(**changes: str) -> dict[str, str]:
@@ -230,6 +247,10 @@ class Environment:
 
     def __repr__(self) -> str:  # a token must not reach a log
         return f"Environment(model={self.model!r}, device={self.device!r})"
+
+
+def _names(given: str) -> tuple[str, ...]:
+    return tuple(name for name in map(str.strip, given.split(",")) if name)
 
 
 def _slots(given: str) -> int | None:

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 
+from csm import audio
 from csm.audio import check_output, inspect_audio, load_audio, resample, write_audio
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
@@ -128,3 +129,39 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 def test_resampling_to_the_same_rate_changes_nothing():
     wave = torch.from_numpy(tone())
     assert torch.equal(resample(wave, SAMPLE_RATE, SAMPLE_RATE), wave)
+
+
+FOREIGN = {
+    "a rate of 1 Hz": (1, 1, 30_000),
+    "655 350 Hz of eight channels": (655_350, 8, 1_000),
+    "seventeen channels": (24_000, 17, 1_000),
+}
+
+
+@pytest.mark.parametrize("rate, channels, samples", FOREIGN.values(), ids=FOREIGN)
+def test_a_file_that_claims_what_no_recorder_writes_is_refused_by_its_header(tmp_path, rate, channels, samples):
+    soundfile.write(tmp_path / "odd.wav", np.zeros((samples, channels), np.float32), rate)
+    with pytest.raises(InputError, match="channels of"):
+        load_audio(tmp_path / "odd.wav")
+
+
+def test_more_sound_than_is_read_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "long.flac", np.zeros((24_000 * 4, 2), np.float32), SAMPLE_RATE)
+    monkeypatch.setattr(audio, "MOST_SAMPLES", 24_000 * 6)
+    with pytest.raises(InputError, match="more sound than is read"):
+        load_audio(tmp_path / "long.flac")
+    assert len(load_audio(tmp_path / "long.flac", 3.0)) == 3 * SAMPLE_RATE
+    monkeypatch.setattr(audio, "LONGEST_SOUND", 2.0)
+    with pytest.raises(InputError, match="more sound than is read"):
+        load_audio(tmp_path / "long.flac")
+
+
+def test_long_sound_is_resampled_as_it_is_read_and_sounds_the_same(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "tone.wav", np.stack([tone(3.0, 44_100)] * 2, axis=1), 44_100)
+    at_once = load_audio(tmp_path / "tone.wav")
+    monkeypatch.setattr(audio, "LONGEST_AT_ONCE", 0)
+    monkeypatch.setattr(audio, "BLOCK", 10_000)
+    in_pieces = load_audio(tmp_path / "tone.wav")
+    assert abs(len(in_pieces) - len(at_once)) <= 2
+    same = min(len(in_pieces), len(at_once))
+    assert torch.allclose(in_pieces[:same], at_once[:same], atol=1e-3)

@@ -7,7 +7,8 @@ import pytest
 
 TOP = Path(__file__).parent.parent
 LAYERS = [
-    ["errors", "threads", "version", "extras", "recent", "config", "settings", "spoken", "assets", "audio", "text"],
+    ["errors", "threads", "version", "extras", "recent", "limits", "archives", "config"]
+    + ["settings", "spoken", "assets", "audio", "text"],
     ["model", "kernels", "codec", "checkpoint", "watermark"],
     ["engine"],
     ["speech", "listening"],

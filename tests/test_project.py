@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import random
+import time
 import zipfile
 
 import pytest
@@ -11,9 +13,10 @@ from safetensors.torch import save as save_tensors
 
 from csm import InputError
 from csm.conversation import project
-from csm.conversation.parsing import parse_script
+from csm.conversation.parsing import Line, parse_script
 from csm.conversation.project import open_project, save_project
 from csm.conversation.session import Session
+from csm.limits import LONGEST_TURN, MOST_TURNS_SAVED
 from csm.settings import Settings
 from csm.speech.voices import shipped_voices
 from tests.small import SMALL_MIMI, small_generator
@@ -155,10 +158,64 @@ def test_a_bad_file_is_refused_in_one_sentence(name, saved, tmp_path, generator)
 
 
 def test_a_file_that_unpacks_to_more_than_a_project_can_need_is_not_unpacked(saved, tmp_path, monkeypatch):
-    monkeypatch.setitem(project.MOST_BYTES, "project.json", 100_000)
+    monkeypatch.setattr(project, "MOST_JSON", 100_000)
     rewritten(saved, lambda document: document.update(padding=" " * 200_000))
     with pytest.raises(InputError, match="too large"):
         open_project(saved, tmp_path)
+
+
+def test_a_small_file_that_unpacks_to_much_is_refused_before_it_fills_the_disk(saved, tmp_path):
+    rewritten(
+        saved, project__json=b'{"format": "csm-conversation", "version": 1, "x": [' + b"[]," * 5_000_000 + b"[]]}"
+    )
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"damaged|too large"):
+        open_project(saved, tmp_path)
+    assert time.monotonic() - began < 2 and not list(tmp_path.glob("voice-*"))
+
+
+def test_one_tensor_is_no_take_many_times_over(saved, tmp_path, generator):
+    def same(document):
+        for turn in document["turns"]:
+            turn["takes"] = turn["takes"][:1] * 20
+
+    rewritten(saved, same)
+    with pytest.raises(InputError, match="damaged"):
+        open_project(saved, tmp_path, generator)
+
+
+@pytest.mark.parametrize("turns, letters", [(2_001, 3), (1, LONGEST_TURN), (5_000, 1)])
+def test_what_is_saved_opens_however_long_it_is(tmp_path, turns, letters):
+    session = Session([Line("A", "a" * letters, number) for number in range(turns)], {})
+    save_project(tmp_path / "long.csm", session)
+    again = open_project(tmp_path / "long.csm", tmp_path)
+    assert [turn.text for turn in again.turns] == [turn.text for turn in session.turns]
+
+
+@pytest.mark.parametrize("turns, letters", [(MOST_TURNS_SAVED + 1, 1), (1, LONGEST_TURN + 1)])
+def test_what_could_not_be_opened_is_not_saved(tmp_path, turns, letters):
+    session = Session([Line("A", "a" * letters, number) for number in range(turns)], {})
+    with pytest.raises(InputError, match="at most"):
+        save_project(tmp_path / "long.csm", session)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_saved_opens_whatever_stands_in_it(tmp_path):
+    """The same limits on both sides: drawn scripts, odd letters among them."""
+    drawn = random.Random(7)
+    letters = ["a", "é", "\u0301", "\x00", "\ud800", "😀", '"', "\\", "\u2028", " "]
+    for number in range(40):
+        lines = [
+            Line(drawn.choice("ABCD"), "w" + "".join(drawn.choices(letters, k=drawn.randrange(12))), 1)
+            for _ in range(drawn.randrange(1, 8))
+        ]
+        one, path = Session(lines, {}), tmp_path / f"{number}.csm"
+        try:
+            save_project(path, one)
+        except InputError:
+            assert any("\ud800" in line.text for line in lines) and not path.exists()
+            continue
+        assert [turn.text for turn in open_project(path, tmp_path).turns] == [line.text for line in lines]
 
 
 def test_another_models_project_is_refused_before_its_codes_are_read(saved, tmp_path):

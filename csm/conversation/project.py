@@ -23,12 +23,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from csm.archives import Archive
 from csm.config import FRAME_SIZE
 from csm.conversation.parsing import MAX_LABEL, MAX_SPEAKERS, Line
 from csm.conversation.script import Prompt
 from csm.conversation.session import MOST_KEPT, Session, Spent
 from csm.conversation.takes import Scores, Take, Turn
 from csm.errors import InputError
+from csm.limits import LONGEST_TURN, MOST_CODES, MOST_JSON, MOST_RECORDING, MOST_TURNS_SAVED, MOST_VALUES, check_turns
 from csm.settings import Settings
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice, fetched
@@ -37,10 +39,7 @@ from csm.version import __version__
 SUFFIX = ".csm"
 FORMAT, VERSION = "csm-conversation", 1
 RECORDINGS = (".wav", ".flac", ".ogg", ".mp3")
-MOST_TURNS = 2_000
 MOST_FRAMES = 20_000  # of one take: more than any model here has positions for
-MOST_BYTES = {"project.json": 32 << 20, "codes.safetensors": 256 << 20}
-MOST_RECORDING = 64 << 20  # bytes: 30 s fit at any rate
 TOLD = ("name", "transcript", "licence", "origin", "description")  # of a voice
 STATES = ("ended", "capped", "stopped")
 
@@ -57,6 +56,7 @@ def check_project(path: str | Path) -> None:
 def save_project(path: str | Path, session: Session) -> None:
     """Write the session to `path`, which ends in .csm; whole or not at all. Raises `InputError`."""
     check_project(path)
+    check_turns([turn.text for turn in session.turns], MOST_TURNS_SAVED)
     path = Path(path)
     codes: dict[str, Tensor] = {}
     recordings: dict[str, Path] = {}
@@ -100,13 +100,21 @@ def save_project(path: str | Path, session: Session) -> None:
     }
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with zipfile.ZipFile(part, "x", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("project.json", json.dumps(document, indent=1, ensure_ascii=False))
-            archive.writestr("codes.safetensors", save_tensors(codes))
-            for name, recording in recordings.items():
-                archive.write(recording, name)
+        for packed in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
+            with zipfile.ZipFile(part, "w", packed) as archive:
+                archive.writestr("project.json", json.dumps(document, indent=1, ensure_ascii=False))
+                archive.writestr("codes.safetensors", save_tensors(codes))
+                for name, recording in recordings.items():
+                    archive.write(recording, name)
+            try:
+                _opened(part, None, None)
+                break
+            except InputError as error:  # packed too well to be opened again
+                refused = error
+        else:
+            raise InputError(f"{path.name} would be too large to be opened again: save it in parts.") from refused
         part.replace(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, UnicodeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} can't be written; choose another place or make room there.") from error
     finally:
         part.unlink(missing_ok=True)
@@ -127,12 +135,17 @@ def open_project(path: str | Path, folder: str | Path, generator: Generator | No
     path = Path(path)
     if not os.path.isfile(path):
         raise InputError(f"There is no project file {path}.")
+    return _opened(path, Path(folder), generator)
+
+
+def _opened(path: Path, folder: Path | None, generator: Generator | None) -> Session:
+    """`open_project`; without a `folder` the recordings are read, and put nowhere."""
     foreign = InputError(f"{path.name} is not a project of this program; choose a {SUFFIX} file that it saved.")
     try:
-        with zipfile.ZipFile(path) as archive:
-            if "project.json" not in archive.namelist():
+        with Archive(path) as archive:
+            if "project.json" not in archive.names:
                 raise foreign
-            document = json.loads(_read(archive, "project.json", MOST_BYTES["project.json"]))
+            document = _document(archive.read("project.json", MOST_JSON))
             if not isinstance(document, dict) or document.get("format") != FORMAT:
                 raise foreign
             if not isinstance(document.get("version"), int) or document["version"] > VERSION:
@@ -144,8 +157,8 @@ def open_project(path: str | Path, folder: str | Path, generator: Generator | No
                     f"{path.name} was spoken by the model {document['model']}, and its codes mean nothing to "
                     f"{generator.model_name}: load {document['model']} first."
                 )
-            codes = load_tensors(_read(archive, "codes.safetensors", MOST_BYTES["codes.safetensors"]))
-            return _session(document, _Codes(codes, generator), archive, Path(folder))
+            codes = load_tensors(archive.read("codes.safetensors", MOST_CODES))
+            return _session(document, _Codes(codes, generator), archive, folder)
     except InputError:
         raise
     except (zipfile.BadZipFile, NotImplementedError) as error:
@@ -164,8 +177,12 @@ class _Codes:
         self._tensors = tensors
         self._width = generator.config.num_codebooks if generator else None
         self._most = generator.config.audio_vocab_size if generator else 1 << 20
+        self._asked = 0
 
     def __getitem__(self, name: str) -> Tensor:
+        self._asked += 1
+        if self._asked > len(self._tensors):
+            raise ValueError("Each take has codes of its own.")
         codes = self._tensors[name].to(torch.int64)
         if codes.dim() != 2 or len(codes) > MOST_FRAMES:
             raise ValueError("Codes are (frames, K).")
@@ -175,16 +192,23 @@ class _Codes:
         return codes
 
 
-def _session(document: dict[str, Any], codes: _Codes, archive: zipfile.ZipFile, folder: Path) -> Session:
+def _document(data: bytes) -> Any:
+    """The JSON of a project, unless it has more in it than one may."""
+    if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise ValueError("Too many values.")
+    return json.loads(data)
+
+
+def _session(document: dict[str, Any], codes: _Codes, archive: Archive, folder: Path | None) -> Session:
     """A document of this version -> a session. Raises all sorts of errors for one that is damaged."""
-    if not 0 < len(document["turns"]) <= MOST_TURNS or len(document["voices"]) > 4 * MAX_SPEAKERS:
+    if not 0 < len(document["turns"]) <= MOST_TURNS_SAVED or len(document["voices"]) > 4 * MAX_SPEAKERS:
         raise ValueError("Too many turns or voices.")
     lines = [Line(_words(turn["speaker"], MAX_LABEL), _words(turn["text"]), 1) for turn in document["turns"]]
     session = Session(lines, {}, Settings(**_numbers(document["settings"])))
     session.spent = Spent(**_numbers(document["spent"]))
     slots = {_words(speaker, MAX_LABEL): slot for speaker, slot in document["slots"].items()}
     numbers = set(slots.values())
-    if set(slots) != set(session.speakers) or len(numbers) != len(slots) or not numbers <= set(range(MOST_TURNS)):
+    if set(slots) != set(session.speakers) or len(numbers) != len(slots) or not numbers <= set(range(MOST_TURNS_SAVED)):
         raise ValueError("The speakers' numbers are off.")
     session.slots = slots
     session.model = _words(document["model"]) if document["model"] is not None else None
@@ -193,8 +217,11 @@ def _session(document: dict[str, Any], codes: _Codes, archive: zipfile.ZipFile, 
         suffix = Path(_words(about["recording"])).suffix
         if suffix not in RECORDINGS:
             raise ValueError("A voice without a recording.")
-        place = folder / f"voice-{number}-{secrets.token_hex(4)}{suffix}"
-        place.write_bytes(_read(archive, about["recording"], MOST_RECORDING))
+        recording = archive.read(about["recording"], MOST_RECORDING)
+        place = Path(f"voice-{number}-{secrets.token_hex(4)}{suffix}")
+        if folder is not None:
+            place = folder / place
+            place.write_bytes(recording)
         told: dict[str, Any] = {key: _words(about[key]) for key in TOLD}
         session.voices[_words(speaker, MAX_LABEL)] = voice = Voice(path=place, **told)
         if about["codes"] is not None:
@@ -232,16 +259,7 @@ def _take(about: dict[str, Any], codes: _Codes) -> Take:
     )
 
 
-def _read(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """One member, which unpacks to at most `most` bytes: what it says of itself is not taken on trust."""
-    with archive.open(name) as member:
-        data = member.read(most + 1)
-    if len(data) > most:
-        raise InputError(f"{Path(str(archive.filename)).name} is too large to be a project of this program.")
-    return data
-
-
-def _words(value: Any, longest: int = 20_000) -> str:
+def _words(value: Any, longest: int = LONGEST_TURN) -> str:
     if not isinstance(value, str) or len(value) > longest:
         raise TypeError("A text is missing or too long.")
     return value

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -146,8 +146,8 @@ class Script:
             self._rename(label, renamed)
         old, new = [(turn.speaker, turn.text) for turn in self.turns], [(line.speaker, line.text) for line in lines]
         turns = [Turn(*said) for said in new]
-        for block in difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks():
-            turns[block.b : block.b + block.size] = self.turns[block.a : block.a + block.size]
+        for at, to, size in same_blocks(old, new):
+            turns[to : to + size] = self.turns[at : at + size]
         self.turns = turns
         self._number_speakers()
 
@@ -192,9 +192,9 @@ class Script:
         now = {line.speaker for line in lines}
         said: set[tuple[str, str]] = set()
         old, new = [turn.text for turn in self.turns], [line.text for line in lines]
-        for block in difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks():
-            for offset in range(block.size):
-                said.add((self.turns[block.a + offset].speaker, lines[block.b + offset].speaker))
+        for at, to, size in same_blocks(old, new):
+            for offset in range(size):
+                said.add((self.turns[at + offset].speaker, lines[to + offset].speaker))
         pairs = [(a, b) for a, b in said if a not in now and b not in self.speakers]
         return {a: b for a, b in pairs if sum(a == one or b == other for one, other in said) == 1}
 
@@ -219,6 +219,21 @@ class Script:
     def _idle(self) -> None:
         if self._busy:
             raise InputError(BUSY, "busy")
+
+
+def same_blocks(old: Sequence[Hashable], new: Sequence[Hashable]) -> list[tuple[int, int, int]]:
+    """What is the same in both, in order: (place in `old`, place in `new`, how many). What both begin and end with is
+    found at once; only what lies between is compared, which takes the square of its length where lines repeat."""
+    most, first, last = min(len(old), len(new)), 0, 0
+    while first < most and old[first] == new[first]:
+        first += 1
+    while last < most - first and old[-1 - last] == new[-1 - last]:
+        last += 1
+    between = difflib.SequenceMatcher(
+        None, old[first : len(old) - last], new[first : len(new) - last], autojunk=False
+    ).get_matching_blocks()
+    blocks = [(0, 0, first), *((first + one.a, first + one.b, one.size) for one in between)]
+    return [*blocks, (len(old) - last, len(new) - last, last)]
 
 
 def said_after(history: str, slot: int, take: Take) -> str:

@@ -12,16 +12,19 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from inspect import isgeneratorfunction
 from pathlib import Path
 from typing import Any
 
-from csm.conversation.events import Event, Performed
+from csm.config import SAMPLE_RATE
+from csm.conversation.events import Event, Performed, TurnFinished
 from csm.conversation.judges import LazyJudges
 from csm.conversation.parsing import Line
 from csm.conversation.session import Session
 from csm.conversation.takes import NOBODY
 from csm.conversation.waiting import Queue
 from csm.errors import InputError
+from csm.limits import LONGEST_SPEECH
 from csm.settings import Settings
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice
@@ -34,6 +37,8 @@ SHORT_SECONDS = 5.0  # what encoding or decoding a clip takes in the queue ...
 SHORT_LEASE = 60  # ... and of an accelerator at most
 READER = "Reader"
 GIVEN_UP = "This was stopped before its turn came; nothing was spoken."
+LEFT = "This was stopped, because nobody waited for it any more."
+TOO_MUCH = "This came to more than {:.0f} minutes of speech, and no more are made at once: what was made is kept."
 
 Work = Callable[..., Iterator[Any]]
 Accelerator = Callable[[Work, Callable[..., int]], Work]  # work, and how many seconds to lease for its inputs
@@ -42,6 +47,27 @@ Accelerator = Callable[[Work, Callable[..., int]], Work]  # work, and how many s
 def here(work: Work, seconds: Callable[..., int]) -> Work:
     """Where the accelerator, if there is one, is this process's own."""
     return work
+
+
+def at_once(work: Callable[..., Any]) -> Callable[..., Any]:
+    """What `Studio.on_device` makes of `work`, without a queue and an accelerator."""
+
+    def done(*inputs: Any, given_up: Callable[[], bool] = lambda: False) -> Any:
+        result = None
+        for step in _steps(work, *inputs):
+            result = step
+            if given_up():
+                raise InputError(LEFT, "given_up")
+        return result
+
+    return done
+
+
+def _steps(work: Callable[..., Any], *inputs: Any) -> Iterator[Any]:
+    if isgeneratorfunction(work):
+        yield from work(*inputs)
+    else:
+        yield work(*inputs)
 
 
 def expected_seconds(texts: Iterable[str], settings: Settings) -> float:
@@ -55,7 +81,8 @@ class Job:
     """Speak `session` from turn `index` (from 0) on or, `again`, redo that turn alone; `live`, sound is told of while
     it is made.
 
-    A job that others may stop has a `folder` of its own: a file in it is seen from other processes, too.
+    A job that others may stop has a `folder` of its own: a file in it is seen from other processes, too. `who` asked
+    for it, by a name under which the queue knows them again. `most_seconds` of sound is all that it may come to.
     """
 
     session: Session
@@ -63,6 +90,8 @@ class Job:
     index: int = 0
     again: bool = False
     live: bool = True
+    who: str = ""
+    most_seconds: float = math.inf
 
     def stop(self) -> None:
         """End at the next frame, with what was made."""
@@ -85,10 +114,10 @@ class Job:
         return min(LONGEST_LEASE, math.ceil(START_SECONDS + self.speech_seconds))
 
 
-def reading(texts: list[str], voice: Voice, settings: Settings, folder: Path | None = None) -> Job:
+def reading(texts: list[str], voice: Voice, settings: Settings, folder: Path | None = None, who: str = "") -> Job:
     """`texts` read aloud by one voice, each a turn that hears those before it."""
     lines = [Line(READER, text, number) for number, text in enumerate(texts, 1)]
-    return Job(Session(lines, {READER: voice}, settings), folder)
+    return Job(Session(lines, {READER: voice}, settings), folder, who=who, most_seconds=LONGEST_SPEECH)
 
 
 class Studio:
@@ -117,11 +146,12 @@ class Studio:
 
         Raises `QueueFull` at the first step when too many wait already, and `InputError` for what can't be spoken.
         """
-        last = None
-        with self.queue.join(job.speech_seconds) as place:
+        last, made, most = None, 0, job.most_seconds * SAMPLE_RATE
+        with self.queue.join(job.speech_seconds, job.who) as place:
             yield from place.news(job.stopped)
             if not place.served:
                 raise InputError(GIVEN_UP, "given_up")
+            place.done = False
             if job.session.settings.takes > 1:
                 self.judges.get()  # here, so that a process that is forked to speak finds them loaded
             try:
@@ -129,9 +159,12 @@ class Studio:
                     for event in events:
                         job.session.apply(event)
                         if isinstance(event, Performed):
-                            last = event
+                            last, place.done = event, not job.stopped()
                             break
                         yield event
+                        made += len(event.audio) if isinstance(event, TurnFinished) else 0
+                        if made > most:
+                            raise InputError(TOO_MUCH.format(job.most_seconds / 60), "too_long")
             finally:
                 job.session.settle()
         if last:  # the next may speak while this one is shown
@@ -139,16 +172,29 @@ class Studio:
 
     def on_device(self, work: Callable[..., Any]) -> Callable[..., Any]:
         """A function that uses the model shortly, in turn with all else that does. Its inputs and its result can be
-        pickled; make it before the first of them is called."""
-        self._works.append(lambda *inputs: iter([work(*inputs)]))
+        pickled; make it before the first of them is called.
+
+        `work` that yields has as its result what it yields last; between two of them it can be `given_up`, by a
+        function of that name that may come with the inputs. Then, and before its turn, that is an `InputError`."""
+
+        self._works.append(lambda *inputs: _steps(work, *inputs))
         number = len(self._works) - 1
 
-        def in_turn(*inputs: Any) -> Any:
-            with self.queue.join(SHORT_SECONDS) as place:
-                for _ in place.news():
+        def in_turn(*inputs: Any, given_up: Callable[[], bool] = lambda: False, who: str = "") -> Any:
+            result = None
+            with self.queue.join(SHORT_SECONDS, who) as place:
+                for _ in place.news(given_up):
                     pass
-                (result,) = self._enter(SHORT_LEASE, number, *inputs)
-                return result
+                if not place.served:
+                    raise InputError(GIVEN_UP, "given_up")
+                place.done = False
+                with closing(self._enter(SHORT_LEASE, number, *inputs)) as results:  # type: ignore[type-var]
+                    for step in results:
+                        result = step
+                        if given_up():
+                            raise InputError(LEFT, "given_up")
+                place.done = True
+            return result
 
         return in_turn
 

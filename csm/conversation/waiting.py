@@ -1,14 +1,17 @@
 """Whose turn it is with the model: one queue for the page and for programs, first come, first served.
 
-The model speaks for as many at once as the queue has slots. Whoever wants it joins, waits for a slot, and leaves.
+The model speaks for as many at once as the queue has slots. Whoever wants it joins, waits for a slot, and leaves. Who
+is told to come again, because too many wait, has a place from that time on, before all who come by themselves.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 from csm.conversation.events import Waiting
@@ -17,6 +20,8 @@ from csm.errors import InputError
 LONGEST_QUEUE = 16
 MEMORY = 0.7  # how much of what is known about the pace stays when another job is done
 NEWS_SECONDS = 0.25  # how often a job that waits says so
+LOOK_SECONDS = 0.05  # how often it sees whether anybody still waits for it
+EARLY_SECONDS, LATE_SECONDS = 1.0, 15.0  # how far from the time that was told somebody may come
 
 
 class QueueFull(InputError):
@@ -36,6 +41,7 @@ class Place:
         self.speech_seconds = speech_seconds
         self.first = threading.Event()
         self.began: float | None = None
+        self.done = True  # False: it was broken off, and its pace says nothing
 
     @property
     def served(self) -> bool:
@@ -44,8 +50,12 @@ class Place:
 
     def news(self, given_up: Callable[[], bool] = lambda: False) -> Iterator[Waiting]:
         """Wait until it is this job's turn, or until somebody has `given_up`, and tell how it stands now and then."""
-        while not self.first.wait(NEWS_SECONDS) and not given_up():
-            yield Waiting(self.ahead, self.expected_wait)
+        told = -math.inf
+        while not self.first.is_set() and not given_up():
+            if time.monotonic() - told >= NEWS_SECONDS:
+                told = time.monotonic()
+                yield Waiting(self.ahead, self.expected_wait)
+            self.first.wait(LOOK_SECONDS)
 
     @property
     def ahead(self) -> int:
@@ -69,6 +79,16 @@ class Place:
         self.leave()
 
 
+@dataclass(eq=False)
+class _Told:
+    """Somebody who was sent away and told to come again at the time `due`."""
+
+    who: str
+    speech_seconds: float
+    due: float
+    began: float | None = None
+
+
 class Queue:
     """The queue itself; one for each loaded model. `slots` are served at once; `longest` bounds those who wait and are
     served, where one is, and grows with every further slot."""
@@ -78,12 +98,24 @@ class Queue:
         self.pace = 1.0  # seconds of work for a second of speech
         self._guard = threading.Lock()
         self._places: list[Place] = []  # those who are served, too: the first of them
+        self._told: list[_Told] = []  # who was sent away and when to come again, in this order
 
-    def join(self, speech_seconds: float) -> Place:
-        """A place at the end. Raises `QueueFull`."""
+    def join(self, speech_seconds: float, who: str = "") -> Place:
+        """A place at the end. Raises `QueueFull`, where not even one who comes as told has room.
+
+        `who` names whoever asks, so that it is known again; without a name nothing is kept for it."""
         with self._guard:
-            if len(self._places) >= self.longest:
-                raise QueueFull(self._wait(self._places))
+            now = time.monotonic()
+            self._told = [one for one in self._told if now <= one.due + LATE_SECONDS]
+            expected = next((one for one in self._told if one.who == who), None)
+            # Who comes as told passes all who were told; who comes early, only those who were told later.
+            early = expected is None or now < expected.due - EARLY_SECONDS
+            before = len(self._told) if expected is None else self._told.index(expected)
+            taken = len(self._places) + (before if early else 0)
+            if taken >= self.longest:
+                raise QueueFull(self._sent_away(now, speech_seconds, who, None if early else expected))
+            if expected:
+                self._told.remove(expected)
             place = Place(self, speech_seconds)
             self._places.append(place)
             self._serve()
@@ -95,7 +127,7 @@ class Queue:
             if place not in self._places:
                 return
             self._places.remove(place)
-            if place.began is not None and place.speech_seconds > 0:
+            if place.began is not None and place.speech_seconds > 0 and place.done:
                 pace = (time.monotonic() - place.began) / place.speech_seconds
                 self.pace = MEMORY * self.pace + (1 - MEMORY) * pace
             self._serve()
@@ -112,6 +144,15 @@ class Queue:
         with self._guard:
             return self._standing(self._places)
 
+    def _sent_away(self, now: float, speech_seconds: float, who: str, known: _Told | None) -> float:
+        """Seconds after which there is room, and keep it for `who`."""
+        seconds = self._wait([*self._places, *(one for one in self._told if one is not known)])
+        if known is not None:
+            known.due = now + seconds
+        elif who and len(self._told) < self.longest:
+            self._told.append(_Told(who, speech_seconds, now + seconds))
+        return seconds
+
     def _serve(self) -> None:
         for place in self._places[: self.slots]:
             if place.began is None:
@@ -121,7 +162,7 @@ class Queue:
     def _standing(self, ahead: Sequence[Place]) -> tuple[int, float]:
         return max(0, len(ahead) - self.slots + 1), self._wait(ahead)
 
-    def _wait(self, ahead: Sequence[Place]) -> float:
+    def _wait(self, ahead: Sequence[Place | _Told]) -> float:
         """Seconds until a slot is free for whoever stands behind these: each takes the slot that is free first."""
         now, free = time.monotonic(), [0.0] * self.slots
         for place in ahead:

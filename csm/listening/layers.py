@@ -19,6 +19,10 @@ def rebuilt(codec: Codec, codes: Tensor) -> dict[int, Tensor]:
 
     What the others would have added to the quantised vector is left out.
     """
+    return {n: first_layers(codec, codes, n) for n in steps(codes.shape[1])}
+
+
+def first_layers(codec: Codec, codes: Tensor, count: int) -> Tensor:
+    """One of `rebuilt`: float32 (1920 frames,) on the CPU from the first `count` codebooks."""
     device = next(codec.module.parameters()).device
-    codes = codes.to(device, torch.int64)
-    return {n: codec.decode(codes[:, :n]).float().cpu() for n in steps(codes.shape[1])}
+    return codec.decode(codes.to(device, torch.int64)[:, :count]).float().cpu()

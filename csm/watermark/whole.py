@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,14 +45,18 @@ def mark(wave: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def detect(wave: Tensor) -> Detection:
+def detect(wave: Tensor, given_up: Callable[[], bool] = lambda: False) -> Detection:
     """Look for the mark in float32 (num_samples,) at 24 kHz, 20 seconds at a time; the surest piece counts, so that
     a marked passage inside a long recording is found. Silence has no mark; steady tones, unlike speech, can read as
-    marked without being so."""
+    marked without being so. When it is `given_up`, the pieces so far are all that counts."""
     wave = checked(wave)
     _, decoder = networks()
     count = max(1, round(len(wave) / PIECE))
-    confidence = max(_confidence(decoder, piece) for piece in wave.tensor_split(count))
+    confidence = 0.0
+    for piece in wave.tensor_split(count):
+        if given_up():
+            break
+        confidence = max(confidence, _confidence(decoder, piece))
     return Detection(confidence >= THRESHOLD, confidence)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 from csm.conversation.parsing import Line
+from csm.conversation.script import same_blocks
 from csm.web.endpoints import SLOTS, default_voices
 
 Said = tuple[str, str]  # a speaker's label and what it says
@@ -61,8 +61,8 @@ def usual_voices(labels: list[str], offered: list[str]) -> dict[str, str]:
 def _same_lines(before: Sequence[Said], now: Sequence[Said]) -> set[tuple[str, str]]:
     """(label before, label now) of the lines whose text is in both scripts, in the same order."""
     old, new = [text for _, text in before], [text for _, text in now]
-    blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
-    return {(before[block.a + offset][0], now[block.b + offset][0]) for block in blocks for offset in range(block.size)}
+    blocks = same_blocks(old, new)
+    return {(before[at + offset][0], now[to + offset][0]) for at, to, size in blocks for offset in range(size)}
 
 
 def _only(labels: Iterable[str]) -> str:

@@ -11,10 +11,11 @@ from csm.audio import inspect_audio, load_audio
 from csm.errors import InputError
 from csm.listening.marks import Passage, clock, joined, listen, verdict
 from csm.web import markup
+from csm.web.asked import FAILED
+from csm.web.listeners import listener
 
 LONGEST = 1_800.0  # seconds that are listened to
 TOLD_EVERY = 5  # passages between two reports of progress
-FAILED = "Something went wrong in the program, not in your file; please try again."
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ def check_file(audio: str | None) -> Iterator[tuple[str, str]]:
         wave = load_audio(audio, LONGEST)
         found: list[Passage] = []
         for passage in listen(wave):
+            if listener().gone():
+                return
             found.append(passage)
             if len(found) % TOLD_EVERY == 0:
                 heard = f"Listened to {clock(passage.end)} of {clock(min(seconds, LONGEST))} …"

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.context import LocalContext
 from gradio.utils import get_upload_folder
 
 from csm.audio import inspect_audio, load_audio, write_audio
 from csm.conversation.events import Event, Performed
 from csm.conversation.parsing import Line, parse_script, speakers
 from csm.conversation.session import Session
-from csm.conversation.studio import Job
+from csm.conversation.studio import LEFT, Job
 from csm.errors import InputError
+from csm.limits import LONGEST_SPEECH, check_script, check_speech, check_turns
 from csm.listening.prompt import LazyEars, check_prompt, write_down
 from csm.settings import ABOUT, USUAL, Settings
 from csm.speech.generator import Generator
 from csm.speech.voices import LONGEST, Voice, fetched, find_voice, load_prompt, shipped_voices
 from csm.watermark import detect
+from csm.web.asked import FAILED, asker
 from csm.web.examples import EXAMPLE_SCRIPT
+from csm.web.listeners import listener
 
 SLOTS = ("A", "B")
 RANDOM_SEED = -1
 LONGEST_LISTENED = 120.0  # seconds of a recording that are listened to
+LONGEST_CHECKED = 600.0  # seconds of a file that is checked for the mark
+logger = logging.getLogger(__name__)
 
 
 class MisplacedError(InputError):
@@ -131,12 +139,19 @@ def plan(
     settings: Settings,
     folder: Path,
     generator: Generator,
+    who: str = "",
 ) -> Job:
     """A request -> a job. Raises `MisplacedError`."""
     with _given_at("script"):
+        check_script(script or "")
         lines = parse_script(script or "")
+        check_turns([line.text for line in lines])
         generator.check_lines((f"Line {line.number}", line.text) for line in lines)
-    return Job(Session(lines, cast(lines, choices, generator.voices()), settings), folder, live=False)
+    session = Session(lines, cast(lines, choices, generator.voices()), settings)
+    job = Job(session, folder, live=False, who=who, most_seconds=LONGEST_SPEECH)
+    with _given_at("script"):
+        check_speech(job.speech_seconds)
+    return job
 
 
 def new_folder() -> Path:
@@ -152,6 +167,11 @@ def _told_to_the_client() -> Iterator[None]:
         yield
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from error
+    except gr.Error:
+        raise
+    except Exception as error:
+        logger.exception("A function for programs failed.")
+        raise gr.Error(FAILED, print_exception=False) from error
 
 
 def _listened_to(recording: str | None) -> float:
@@ -218,13 +238,20 @@ class Endpoints:
                 slot: Choice(given[f"voice_{letter}"], given[f"prompt_{letter}"], given[f"transcript_{letter}"])
                 for slot, letter in zip(SLOTS, "ab")
             }
+            waits, request = listener(), LocalContext.request.get(None)
             folder = new_folder()
-            job = plan(given["script"], choices, read_settings(given), folder, self.generator)
-            for event in self.perform(job):
-                if isinstance(event, Performed) and len(event.audio):
-                    write_audio(path := folder / "conversation.wav", event.audio)
-                    return str(path), event.report
-        raise gr.Error("No turn of the script gave any sound; try another seed.", print_exception=False)
+            try:
+                who = asker(request) if request is not None else ""
+                job = plan(given["script"], choices, read_settings(given), folder, self.generator, who)
+                with waits.when_gone(job.stop), closing(self.perform(job)) as events:  # type: ignore[type-var]
+                    for event in events:
+                        if isinstance(event, Performed) and len(event.audio) and not waits.gone():
+                            write_audio(path := folder / "conversation.wav", event.audio)
+                            return str(path), event.report
+                raise InputError(LEFT if waits.gone() else "No turn of the script gave any sound; try another seed.")
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
 
     def voices(self) -> list[dict[str, str]]:
         """The voices on offer: name, description, transcript, licence and origin of each."""
@@ -278,7 +305,10 @@ class Endpoints:
         with _told_to_the_client():
             if not audio:
                 raise InputError("There is no sound to check; give an audio file.")
-            found = detect(load_audio(audio))
+            seconds = inspect_audio(audio).seconds
+            if seconds > LONGEST_CHECKED:
+                raise InputError(f"The file lasts {seconds / 60:.0f} minutes and at most 10 are listened to: cut it.")
+            found = detect(load_audio(audio, LONGEST_CHECKED), listener().gone)
         return {"marked": found.marked, "confidence": found.confidence}
 
     def declare(self) -> None:

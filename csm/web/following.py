@@ -1,53 +1,74 @@
-"""A job's updates for a coroutine: made in a thread, ended when the one who asked has gone."""
+"""A job's updates for a coroutine: made at the model's pace, ended when the one who asked has gone."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import shutil
-from collections.abc import AsyncGenerator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.context import LocalContext
 from starlette.requests import Request
 
-from csm.conversation.studio import Job
+from csm.conversation.ahead import Ahead
+from csm.conversation.studio import LEFT, Job
+from csm.errors import InputError
+from csm.limits import SILENT_SECONDS
 
-LOOK_SECONDS = 0.2  # how often to see whether anybody still listens
-_END = object()
+LOOK_SECONDS = 0.05  # how often to see whether anybody still listens
+T = TypeVar("T")
 
 
-async def followed(request: Request, updates: Iterator[Any], job: Job) -> AsyncGenerator[Any, None]:
-    """What `updates` yields, in a thread of the job's own. When the client goes, or the caller closes this, the job is
-    stopped within a frame, leaves the queue, and its folder is deleted."""
+async def followed(
+    request: Request, updates: Iterator[Any], job: Job, silent_seconds: float = SILENT_SECONDS
+) -> AsyncGenerator[Any, None]:
+    """What `updates` yields, in a thread of the job's own, which never waits for whoever follows. When the client goes,
+    takes nothing for `silent_seconds`, or the caller closes this, the job is stopped within a frame, leaves the queue,
+    and its folder is deleted."""
     context = contextvars.copy_context()
     # ZeroGPU finds out from Gradio's context whose quota a job is for.
     context.run(LocalContext.request.set, gr.Request(request))
-    pool = ThreadPoolExecutor(1, thread_name_prefix="speech")
-
-    def advance() -> Any:
-        return context.run(lambda: next(updates, _END))
-
-    gone = False
+    loop, news = asyncio.get_running_loop(), asyncio.Event()
+    ahead = Ahead(updates, job, context.run, lambda: _told(loop, news), silent_seconds)
     try:
         while True:
-            step = asyncio.wrap_future(pool.submit(advance))
-            while not (await asyncio.wait({step}, timeout=LOOK_SECONDS))[0]:
-                if not gone and (gone := await request.is_disconnected()):
-                    job.stop()
-            if step.result() is _END or gone or await request.is_disconnected():
+            if await request.is_disconnected():
                 return
-            yield step.result()
+            news.clear()
+            try:
+                there, update = ahead.take()
+            except StopIteration:
+                return
+            if there:
+                yield update
+                continue
+            try:
+                await asyncio.wait_for(news.wait(), LOOK_SECONDS)
+            except asyncio.TimeoutError:
+                pass
     finally:
-        job.stop()
-        pool.submit(_cleared, updates, job)  # after the step in progress: the pool has one thread
-        pool.shutdown(wait=False)
+        ahead.leave()
 
 
-def _cleared(updates: Iterator[Any], job: Job) -> None:
-    if (close := getattr(updates, "close", None)) is not None:
-        close()
-    if job.folder is not None:
-        shutil.rmtree(job.folder, ignore_errors=True)
+async def attended(request: Request, work: Callable[[Callable[[], bool]], T]) -> T:
+    """What `work` returns, done in a thread; it is given a function that says whether the client has gone. Raises
+    `InputError` when that is so."""
+    gone = False
+    step = asyncio.ensure_future(asyncio.to_thread(work, lambda: gone))
+    try:
+        while not (await asyncio.wait({step}, timeout=LOOK_SECONDS))[0]:
+            if await request.is_disconnected():
+                raise InputError(LEFT, "given_up")
+        return step.result()
+    finally:
+        gone = True
+        if not step.done():
+            step.add_done_callback(lambda step: step.cancelled() or step.exception())  # nobody asks any more
+
+
+def _told(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
+    try:
+        loop.call_soon_threadsafe(news.set)
+    except RuntimeError:  # the server has ended
+        pass

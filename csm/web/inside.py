@@ -16,19 +16,21 @@ from torch import Tensor
 
 from csm.audio import inspect_audio, load_audio
 from csm.config import FRAME_RATE, SAMPLE_RATE
+from csm.conversation.studio import at_once
 from csm.engine.frames import Segment
 from csm.errors import InputError
 from csm.listening.confidence import Confidence, confidence
-from csm.listening.layers import rebuilt, steps
+from csm.listening.layers import first_layers, steps
 from csm.listening.pictures import inside, scrolling
 from csm.listening.prompt import LazyEars, write_down
 from csm.speech.generator import Generator
 from csm.watermark import mark
 from csm.web import markup
+from csm.web.asked import FAILED
+from csm.web.listeners import listener
 
 LONGEST = 30.0  # seconds of a file that are looked at
 FILE = "file"
-FAILED = "Something went wrong in the program, not in your clip; please try again."
 HELLO = "Choose a file or a turn of your last conversation, and press Look inside."
 INTRODUCTION = "See a clip as the model does, as rows of codes, and hear it rebuilt from the first few of them."
 EXPLANATION = """\
@@ -65,9 +67,22 @@ def take_apart(
 
     Without words in `text` there is no confidence. Nothing here is refused: `notice` says what could not be done.
     """
+    *_, seen = taking_apart(generator, codes, wave, text, context, speaker)
+    assert seen is not None
+    return seen
+
+
+def taking_apart(
+    generator: Generator, codes: Tensor | None, wave: Tensor | None, text: str, context: list[Segment], speaker: int
+) -> Iterator[Insides | None]:
+    """`take_apart` step by step, so that it can be broken off: what it returns comes last, and None before."""
     if codes is None:
         codes = generator.segment_codes(Segment(speaker, text, audio=wave))
-    sounds = {n: sound.numpy() for n, sound in rebuilt(generator.codec, codes).items()}
+    sounds: dict[int, np.ndarray] = {}
+    for n in steps(codes.shape[1]):
+        yield None
+        sounds[n] = first_layers(generator.codec, codes, n).numpy()
+    yield None
     sure, notice = None, ""
     if not text.strip():
         notice = "The confidence needs the words: write what is said in the clip, and look again."
@@ -77,7 +92,7 @@ def take_apart(
             sure = (found.first.numpy(), found.rest.numpy())
         except InputError as error:
             notice = str(error)
-    return Insides(codes.numpy(), sounds, sure, notice)
+    yield Insides(codes.numpy(), sounds, sure, notice)
 
 
 def turn_names(last: list[Segment] | None) -> list[tuple[str, str]]:
@@ -136,14 +151,14 @@ class InsideTab:
             if not text.strip() and ears.recogniser is not None:
                 text = write_down(wave, ears)
                 changes[self.text] = text
-            seen = self.work(None, wave, text, [], 0)
+            seen = self.work(None, wave, text, [], 0, given_up=listener().gone)
         else:
             segment, before = self._segment(choice, last)
             if segment.codes is None or not len(segment.codes):
                 raise InputError("This turn has no sound: choose another one.")
             codes = segment.codes[: int(LONGEST * FRAME_RATE)]
             cut = len(codes) < len(segment.codes)
-            seen = self.work(codes, None, segment.text, before, segment.speaker)
+            seen = self.work(codes, None, segment.text, before, segment.speaker, given_up=listener().gone)
             wave = torch.from_numpy(seen.sounds[max(seen.sounds)])
         codes = torch.from_numpy(seen.codes)
         sure = Confidence(torch.from_numpy(seen.sure[0]), torch.from_numpy(seen.sure[1])) if seen.sure else None
@@ -172,7 +187,7 @@ def build_inside_tab(
     generator: Generator,
     last: gr.State | None = None,
     ears: LazyEars | None = None,
-    on_device: Work = lambda function: function,
+    on_device: Work = at_once,
 ) -> None:
     """The tab's components; call it inside a `gr.Tab`.
 
@@ -200,8 +215,8 @@ def build_inside_tab(
             with gr.Column(min_width=220):
                 players[n] = gr.Audio(label=label, interactive=False, buttons=[])
 
-    def work(*inputs: Any) -> Insides:
-        return take_apart(generator, *inputs)
+    def work(*inputs: Any) -> Iterator[Insides | None]:
+        yield from taking_apart(generator, *inputs)
 
     tab = InsideTab(generator, ears or LazyEars(), on_device(work), text, status, picture, players)
     look.click(

@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema, create_model
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from csm.config import Environment
@@ -31,6 +31,7 @@ from csm.errors import InputError
 from csm.settings import ABOUT, Settings
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice, fetched
+from csm.web.asked import BodyTooLongError, Told, asker, read_json
 from csm.web.encoding import FORMATS, Encoder, check_format
 from csm.web.endpoints import new_folder
 from csm.web.following import followed
@@ -84,7 +85,7 @@ class ApiError(Exception):
         headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(self.body, self.status, headers)
+        return Told(self.body, self.status, headers)
 
 
 @dataclass(frozen=True)
@@ -241,11 +242,11 @@ class SpeechApi:
         ]
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_model(name) for name in model_names(self.generator)]})
+        return Told({"object": "list", "data": [_model(name) for name in model_names(self.generator)]})
 
     async def model(self, request: Request) -> Response:
         _check_model(request.path_params["name"], self.generator)
-        return JSONResponse(_model(request.path_params["name"]))
+        return Told(_model(request.path_params["name"]))
 
     async def voices(self, request: Request) -> Response:
         """The voices, and which of them answers to which name of OpenAI's."""
@@ -255,15 +256,15 @@ class SpeechApi:
             for voice in offered.values()
         ]
         aliases = {alias: voice.name for alias in VOICE_ALIASES if (voice := voice_for(alias, offered))}
-        return JSONResponse({"voices": known, "aliases": aliases})
+        return Told({"voices": known, "aliases": aliases})
 
     async def schema(self, request: Request) -> Response:
         """What the body of a request for speech may hold."""
-        return JSONResponse(Speech.model_json_schema())
+        return Told(Speech.model_json_schema())
 
     async def speech(self, request: Request) -> Response:
         order = read_order(await _json(request), self.generator)
-        job = reading(order.texts, order.voice, order.settings, new_folder())
+        job = reading(order.texts, order.voice, order.settings, new_folder(), asker(request))
         events = followed(request, self.perform(job), job)
         encoder = Encoder(order.format)
         media_type = FORMATS[order.format].media_type
@@ -291,6 +292,10 @@ class SpeechApi:
                 return await handler(request)
             except ApiError as error:
                 return error.response()
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody reads it
+            except InputError as error:
+                return ApiError(str(error), code=error.code or "invalid_value").response()
             except Exception:
                 logger.exception("A request for speech failed.")
                 return ApiError(BROKEN, status=500, kind="server_error", code="server_error").response()
@@ -362,14 +367,11 @@ def _model(name: str) -> dict[str, Any]:
 
 
 async def _json(request: Request) -> Any:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > LONGEST_BODY:
-            raise ApiError("The body is too long.", code="body_too_long", status=413)
     try:
-        return json.loads(bytes(body))
-    except (ValueError, RecursionError) as error:
+        return await read_json(request, LONGEST_BODY)
+    except BodyTooLongError as error:
+        raise ApiError("The body is too long.", code="body_too_long", status=413) from error
+    except ValueError as error:
         raise ApiError("The body is not JSON that can be read.", code="invalid_json") from error
 
 

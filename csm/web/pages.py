@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from csm.audio import write_audio
+from csm.config import Environment
 from csm.conversation import exports
 from csm.conversation.events import Event, TurnFinished, TurnReport
 from csm.conversation.parsing import Line, parse_script
@@ -33,20 +34,26 @@ from csm.conversation.session import Session
 from csm.conversation.studio import Job, Studio
 from csm.engine.frames import Segment
 from csm.errors import InputError
+from csm.limits import KEPT_SECONDS, LONGEST_SPEECH, MOST_PAGES, check_script, check_speech, check_turns
 from csm.recent import Recent
 from csm.settings import USUAL, Settings
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice, fetched
+from csm.web.access import NO_KEY, Access
 from csm.web.casting import Casting
 from csm.web.endpoints import RANDOM_SEED, MisplacedError, read_settings
 from csm.web.examples import Kept, Remembered
+from csm.web.listeners import Calls
+from csm.web.place import Place
 
 TOKEN = re.compile(r"[0-9a-f]{32}")
-FORGOTTEN_AFTER = 3_600.0  # seconds without a call
-MOST_PAGES = 256
 MOST_AWAKE = 8  # pages that keep a KV cache
 OF_PROJECT = " (project)"
 MOST_DRAWN, BYTES_OF_BARS = 1 << 15, 512  # pictures of sounds that are remembered, and what one takes
+MOST_CLIPS, MOST_SAVED = 64, 3  # files of takes and downloads that a page keeps: the newest
+LOST = "The server no longer has this conversation: it keeps one for an hour, and none when it starts anew. The script \
+and the voices are still here, so press Generate to have it spoken again."
+NO_ROOM = "The server has no room for what is to be written: try again later."
 
 SAVED = {
     "wav": "conversation.wav",
@@ -94,6 +101,7 @@ class Page:
     kept: dict[str, Voice] = field(default_factory=dict)
     casting: Casting = field(default_factory=Casting)
     job: Job | None = None
+    new: bool = True  # nothing of it was shown yet: its browser may know of takes that are lost
     used: float = field(default_factory=time.monotonic)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _marked: tuple[str, Tensor] = ("", torch.zeros(0))
@@ -121,7 +129,9 @@ class Page:
             if self.job is not None:
                 raise InputError(BUSY, "busy")
             with placed("script"):
+                check_script(form.script)
                 lines = parse_script(form.script)
+                check_turns([line.text for line in lines])
                 if self.session is None:
                     self.session = Session(lines, {}, form.settings)
                 before, names = [(turn.speaker, turn.text) for turn in self.session.turns], self.voice_names()
@@ -133,7 +143,13 @@ class Page:
             self._cast(session, form.voices)
             return session
 
-    def speak(self, form: Form, index: int | None, again: bool) -> Job:
+    @property
+    def empty(self) -> bool:
+        """Whether nothing would be lost with it but a script, which its browser keeps."""
+        spoken = self.session is not None and any(turn.takes for turn in self.session.turns)
+        return self.job is None and not spoken and not self.kept
+
+    def speak(self, form: Form, index: int | None, again: bool, who: str = "") -> Job:
         """A checked job. Raises `MisplacedError` for what can't be spoken."""
         with self.lock:
             session = self.follow(form)
@@ -147,7 +163,12 @@ class Page:
             for number, turn in enumerate(session.turns):
                 with placed(f"turn:{number}"):
                     self.generator.turn_rows(turn.text, session.slots[turn.speaker])
-            return Job(session, Path(tempfile.mkdtemp(prefix="job-", dir=self.folder)), index or 0, again)
+            folder = Path(tempfile.mkdtemp(prefix="job-", dir=self.folder))
+            spoken = sum(take.seconds for turn in session.turns for take in turn.takes)
+            job = Job(session, folder, index or 0, again, who=who, most_seconds=max(1.0, LONGEST_SPEECH - spoken))
+            with placed("script"):
+                check_speech(job.speech_seconds)
+            return job
 
     def begin(self, job: Job) -> Iterator[Event | Kept]:
         """What happens while the job waits and is spoken; tell each of it to `happened`, and `end` it at last. Raises
@@ -259,7 +280,8 @@ class Page:
             if not path.exists():
                 for old in self.folder.glob("whole-*.wav"):
                     old.unlink(missing_ok=True)
-                write_audio(path, wave)
+                with roomy():
+                    write_audio(path, wave)
             return path
 
     def clip_file(self, key: str) -> Path:
@@ -270,7 +292,9 @@ class Page:
                     if take.key == key and self.session is not None:
                         path = self.folder / f"take-{key}-{take.samples}.wav"
                         if not path.exists():
-                            write_audio(path, self.session.clip(self.generator, index, number))
+                            self._only_newest("take-*.wav", MOST_CLIPS - 1)
+                            with roomy():
+                                write_audio(path, self.session.clip(self.generator, index, number))
                         return path
         raise InputError("This take is no longer there: redo the turn.")
 
@@ -283,39 +307,69 @@ class Page:
                 raise InputError(BUSY, "busy")
             marked = self.whole()
             assert self.session is not None
-            place = Path(tempfile.mkdtemp(prefix="saved-", dir=self.folder)) / SAVED[kind]
-            if kind == "csm":
-                save_project(place, self.session)
-            elif kind in ("srt", "vtt"):
-                exports.write_subtitles(place, self.session.spans())
-            elif kind == "zip":
-                exports.write_all(place, self.session, self.generator, marked)
-            elif kind == "stems":
-                exports.write_stems(place.with_suffix(""), marked, self.session.spans())
-                shutil.make_archive(str(place.with_suffix("")), "zip", place.with_suffix(""))
-            else:
-                write_audio(place, marked)
+            self._only_newest("saved-*", MOST_SAVED - 1)
+            with roomy():
+                place = Path(tempfile.mkdtemp(prefix="saved-", dir=self.folder)) / SAVED[kind]
+                self._write(kind, place, self.session, marked)
             return place
 
-    def open(self, path: Path) -> Session:
-        """Go on with a project file. Raises `InputError`, and then all stays as it was."""
+    def _write(self, kind: str, place: Path, session: Session, marked: Tensor) -> None:
+        if kind == "csm":
+            save_project(place, session)
+        elif kind in ("srt", "vtt"):
+            exports.write_subtitles(place, session.spans())
+        elif kind == "zip":
+            exports.write_all(place, session, self.generator, marked)
+        elif kind == "stems":
+            exports.write_stems(place.with_suffix(""), marked, session.spans())
+            shutil.make_archive(str(place.with_suffix("")), "zip", place.with_suffix(""))
+            shutil.rmtree(place.with_suffix(""))
+        else:
+            write_audio(place, marked)
+
+    def _only_newest(self, pattern: str, most: int) -> None:
+        """Delete all files or folders of that name but the `most` newest."""
+        found = sorted(self.folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in found[most:]:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def open(self, path: Path, given_up: Callable[[], bool] = lambda: False, who: str = "") -> Session:
+        """Go on with a project file. Raises `InputError`, and then all stays as it was; so it is when it is `given_up`
+        on the way."""
         with self.lock:
             if self.job is not None:
                 raise InputError(BUSY, "busy")
-            folder = Path(tempfile.mkdtemp(prefix="project-", dir=self.folder))
-            session = open_project(path, folder, self.generator)
+            with roomy():
+                folder = Path(tempfile.mkdtemp(prefix="project-", dir=self.folder))
+            try:
+                session = open_project(path, folder, self.generator)
+                check_turns([turn.text for turn in session.turns])
+                check_speech(sum(take.seconds for turn in session.turns for take in turn.takes))
+                decoded = self.pages.decoded(session, given_up=given_up, who=who)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            self._forget_projects(folder)
             offered = self.offered()
             for voice in session.voices.values():
                 name = voice.name if voice.name not in offered else voice.name + OF_PROJECT
                 while self.own.get(name, voice) != voice:
                     name += "’"
                 self.own[name] = voice
-            for index, sounds in self.pages.decoded(session).items():
+            for index, sounds in decoded.items():
                 turn = session.turns[index]
                 tensors = {key: torch.from_numpy(sound) for key, sound in sounds.items()}
                 session.apply(TurnFinished(index, len(session.turns), NO_REPORT, torch.zeros(0), turn, tensors))
             self.session, self.casting = session, Casting()
             return session
+
+    def _forget_projects(self, newest: Path) -> None:
+        """Let the voices of all projects go that were opened before the last one."""
+        folders = sorted(self.folder.glob("project-*"), key=lambda path: path.stat().st_mtime)
+        gone = [path for path in folders if path != newest][:-1]
+        self.own = {name: voice for name, voice in self.own.items() if voice.path.parent not in gone}
+        for path in gone:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 NO_REPORT = TurnReport("", "", 0.0, 0.0, 0, "ended", 0)
@@ -324,39 +378,90 @@ NO_REPORT = TurnReport("", "", 0.0, 0.0, 0, "ended", 0)
 class Pages:
     """All open pages by their tokens."""
 
-    def __init__(self, studio: Studio) -> None:
+    def __init__(self, studio: Studio, place: Place | None = None, access: Access | None = None) -> None:
         self.studio = studio
+        self.place, self.calls = place or Place.taken(), Calls()
+        self.access = access or Access.of(Environment.read())
         self.remembered = Remembered(studio.generator)
         self.drawn: Recent[list[int]] = Recent(MOST_DRAWN, MOST_DRAWN * BYTES_OF_BARS)
-        self.decoded = studio.on_device(lambda session: _decoded(studio.generator, session))
-        self._root = tempfile.TemporaryDirectory(prefix="csm-pages-", ignore_cleanup_errors=True)
+
+        def decoded(session: Session) -> Iterator[dict[int, dict[str, Any]]]:
+            yield from _decoded(studio.generator, session)
+
+        self.decoded = studio.on_device(decoded)
         self._pages: OrderedDict[str, Page] = OrderedDict()
         self._guard = threading.Lock()
 
-    def page(self, token: Any) -> Page:
-        """The page of this token, new if need be. Raises `InputError` for what is none."""
+    def known(self, token: Any) -> Page | None:
+        """The page of this token, if something was done on it. Raises `InputError` for what is no token."""
         if not isinstance(token, str) or not TOKEN.fullmatch(token):
             raise InputError("The page has lost its name: reload it.")
         with self._guard:
-            if token not in self._pages:
-                folder = Path(tempfile.mkdtemp(dir=self._root.name))
-                self._pages[token] = Page(self, folder)
-            page = self._pages[token]
-            page.used = time.monotonic()
-            self._pages.move_to_end(token)
-            self._forget()
+            if (page := self._pages.get(token)) is not None:
+                page.used = time.monotonic()
+                self._pages.move_to_end(token)
             return page
 
-    def _forget(self) -> None:
-        """Drop the oldest pages, and the KV caches of those at rest. Pages that are being spoken stay as they are."""
+    def page(self, token: Any, new: bool = True) -> Page:
+        """The page of this token, a `new` one if need be. Raises `InputError` where there is none, or no room for
+        another: pages on which something was spoken don't make room for one on which nothing was."""
+        if (page := self.known(token)) is not None:
+            return page
+        if not new:
+            raise InputError(LOST, "lost")
+        with self._guard:
+            if token not in self._pages:
+                self._forget(MOST_PAGES - 1)
+                if len(self._pages) >= MOST_PAGES:
+                    raise InputError("Too many pages are open on this server: try again later.", "full")
+                with roomy():
+                    folder = Path(tempfile.mkdtemp(dir=self.place.pages))
+                self._pages[token] = Page(self, folder)
+            return self._pages[token]
+
+    def blank(self) -> Page:
+        """What a page shows on which nothing was done yet."""
+        return Page(self, self.place.pages / "nobody")
+
+    def refusal(self, request: Any) -> str:
+        """Why a call for one of the functions for programs may not be made; empty when it may."""
+        headers = getattr(getattr(request, "request", request), "headers", None)
+        return "" if headers is None or self.access.keyed(headers) else NO_KEY
+
+    def tidy(self) -> None:
+        """What is to be done by the clock."""
+        with self._guard:
+            self._forget(MOST_PAGES)
+        self.place.tidy()
+
+    def _forget(self, most: int) -> None:
+        """Drop pages that nobody has used for an hour, then empty ones beyond `most`, and the KV caches of those at
+        rest. Pages that are being spoken stay as they are."""
         now = time.monotonic()
-        for token, page in list(self._pages.items())[:-1]:
-            if page.job is None and (len(self._pages) > MOST_PAGES or now - page.used > FORGOTTEN_AFTER):
-                del self._pages[token]
-                shutil.rmtree(page.folder, ignore_errors=True)
+        for token, page in list(self._pages.items()):
+            if page.job is None and now - page.used > KEPT_SECONDS:
+                self._drop(token)
+        for token in [token for token, page in self._pages.items() if page.empty][: max(0, len(self._pages) - most)]:
+            self._drop(token)
         for page in list(self._pages.values())[:-MOST_AWAKE]:
             if page.job is None and page.session is not None:
                 page.session.rest()
+
+    def _drop(self, token: str) -> None:
+        shutil.rmtree(self._pages.pop(token).folder, ignore_errors=True)
+
+
+@contextmanager
+def roomy() -> Iterator[None]:
+    """A disk that is full is told without the names of the server's folders."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(NO_ROOM, "no_room") from error
+    except InputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise InputError(NO_ROOM, "no_room") from error
+        raise
 
 
 @contextmanager
@@ -383,9 +488,12 @@ def _follow(session: Session, lines: list[Line]) -> None:
         session.rewrite(lines)
 
 
-def _decoded(generator: Generator, session: Session) -> dict[int, dict[str, Any]]:
-    """The sounds of all takes, float32 arrays by turn and `Take.key`."""
-    return {
-        index: {take.key: session.sound(generator, index, number).numpy() for number, take in enumerate(turn.takes)}
-        for index, turn in enumerate(session.turns)
-    }
+def _decoded(generator: Generator, session: Session) -> Iterator[dict[int, dict[str, Any]]]:
+    """The sounds of all takes, float32 arrays by turn and `Take.key`: yielded at last, and nothing on the way."""
+    sounds: dict[int, dict[str, Any]] = {}
+    for index, turn in enumerate(session.turns):
+        sounds[index] = {}
+        for number, take in enumerate(turn.takes):
+            sounds[index][take.key] = session.sound(generator, index, number).numpy()
+            yield {}
+    yield sounds

@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from csm.config import SAMPLE_RATE
@@ -27,16 +27,15 @@ from csm.conversation.positions import PromptLengths
 from csm.conversation.project import SUFFIX
 from csm.conversation.studio import Job
 from csm.errors import InputError
+from csm.limits import LARGEST_UPLOAD, LONGEST_BODY
 from csm.speech.voices import fetched
+from csm.web.asked import FAILED, BodyTooLongError, Told, asker, read_json
 from csm.web.endpoints import MisplacedError
-from csm.web.following import followed
-from csm.web.pages import Form, Page, Pages
+from csm.web.following import attended, followed
+from csm.web.pages import Form, Page, Pages, roomy
 from csm.web.views import event_view, page_view, pcm
 
 SCRIPTS = {path.name: path for path in (Path(__file__).parent / "page").glob("*.js")}
-LONGEST_BODY = 1 << 20  # bytes of JSON
-LARGEST_PROJECT = 256 << 20  # bytes
-FAILED = "Something went wrong in the program, not in what you did; please try again."
 TOO_LONG = "That is more than this page takes; make it shorter."
 
 logger = logging.getLogger(__name__)
@@ -81,12 +80,13 @@ class PageRoutes:
 
     async def view(self, request: Request) -> Response:
         """What the page showed last, for one that was loaded again."""
-        page, _ = await self._asked(request)
-        return await self._shown(page)
+        data = await _json(request)
+        page = self._pages.known(data.get("token"))
+        return await self._shown(page or self._pages.blank())
 
     async def plan(self, request: Request) -> Response:
         """Take over what stands in the form."""
-        page, data = await self._asked(request)
+        page, data = await self._asked(request, new=True)
         await asyncio.to_thread(page.follow, Form.read(data))
         return await self._shown(page)
 
@@ -103,16 +103,18 @@ class PageRoutes:
 
     async def speak(self, request: Request) -> Response:
         """Speak from turn `turn` on or, `again`, redo that turn; answers while it happens."""
-        page, data = await self._asked(request)
-        job = await asyncio.to_thread(page.speak, Form.read(data), _number(data, "turn"), data.get("again") is True)
+        page, data = await self._asked(request, new=True)
+        turn, again, who = _number(data, "turn"), data.get("again") is True, asker(request)
+        job = await asyncio.to_thread(page.speak, Form.read(data), turn, again, who)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(self._happening(request, page, job), media_type="text/event-stream", headers=headers)
 
     async def stop(self, request: Request) -> Response:
         """End what is being spoken at its next frame."""
-        page, _ = await self._asked(request)
-        page.halt()
-        return JSONResponse({})
+        data = await _json(request)
+        if (page := self._pages.known(data.get("token"))) is not None:
+            page.halt()
+        return Told({})
 
     async def open(self, request: Request) -> Response:
         """Open the project file that is the body; the page's token is in the query."""
@@ -120,13 +122,14 @@ class PageRoutes:
         path = page.folder / f"opened-{secrets.token_hex(4)}{SUFFIX}"
         try:
             size = 0
-            with open(path, "wb") as file:
+            with roomy(), open(path, "wb") as file:
                 async for part in request.stream():
                     size += len(part)
-                    if size > LARGEST_PROJECT:
+                    if size > LARGEST_UPLOAD:
                         raise InputError("This file is too large to be a project of this program.")
                     file.write(part)
-            await asyncio.to_thread(page.open, path)
+            who = asker(request)
+            await attended(request, lambda given_up: page.open(path, given_up, who))
         except InputError as error:
             # The file has a name of ours here; the user knows it by another.
             told = str(error).replace(path.name, "The file")
@@ -137,7 +140,7 @@ class PageRoutes:
 
     async def voice(self, request: Request) -> Response:
         """A voice's recording, named in the query."""
-        page = self._pages.page(request.path_params["token"])
+        page = self._pages.page(request.path_params["token"], new=False)
         voice = page.offered().get(request.query_params.get("name", ""))
         if voice is None:
             raise InputError("There is no such voice any more; choose another one.")
@@ -145,16 +148,18 @@ class PageRoutes:
 
     async def whole(self, request: Request) -> Response:
         """The conversation, for the player."""
-        return FileResponse(await asyncio.to_thread(self._pages.page(request.path_params["token"]).whole_file))
+        return FileResponse(
+            await asyncio.to_thread(self._pages.page(request.path_params["token"], new=False).whole_file)
+        )
 
     async def take(self, request: Request) -> Response:
         """One take, for the player of its card."""
-        page = self._pages.page(request.path_params["token"])
+        page = self._pages.page(request.path_params["token"], new=False)
         return FileResponse(await asyncio.to_thread(page.clip_file, request.path_params["key"]))
 
     async def save(self, request: Request) -> Response:
         """A download."""
-        with_place = self._pages.page(request.path_params["token"])
+        with_place = self._pages.page(request.path_params["token"], new=False)
         try:
             path = await asyncio.to_thread(with_place.save, request.path_params["kind"])
         except InputError as error:
@@ -162,16 +167,16 @@ class PageRoutes:
         media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         return FileResponse(path, media_type=media_type, filename=path.name)
 
-    async def _asked(self, request: Request) -> tuple[Page, dict[str, Any]]:
+    async def _asked(self, request: Request, new: bool = False) -> tuple[Page, dict[str, Any]]:
         data = await _json(request)
-        return self._pages.page(data.get("token")), data
+        return self._pages.page(data.get("token"), new), data
 
     async def _shown(self, page: Page) -> Response:
         def view() -> dict[str, Any]:
             with page.lock:
                 return page_view(page, self._lengths)
 
-        return JSONResponse(await asyncio.to_thread(view))
+        return Told(await asyncio.to_thread(view))
 
     async def _happening(self, request: Request, page: Page, job: Job) -> AsyncIterator[bytes]:
         """The stream. Its last line is `end`, with the page's view and what the run cost, or `error`."""
@@ -241,25 +246,24 @@ def _guarded(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except MisplacedError as error:
-            return JSONResponse({"error": str(error), "place": error.place, "code": error.code}, 400)
+            return Told({"error": str(error), "place": error.place, "code": error.code}, 400)
         except InputError as error:
-            return JSONResponse({"error": str(error), "place": "", "code": error.code}, 400)
+            return Told({"error": str(error), "place": "", "code": error.code}, 400)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
         except Exception:
             logger.exception("A request of the page failed.")
-            return JSONResponse({"error": FAILED, "place": ""}, 500)
+            return Told({"error": FAILED, "place": "", "code": "failed"}, 500)
 
     return answer
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > LONGEST_BODY:
-            raise MisplacedError(TOO_LONG, "script")
     try:
-        data = json.loads(bytes(body))
-    except (ValueError, RecursionError) as error:
+        data = await read_json(request, LONGEST_BODY)
+    except BodyTooLongError as error:
+        raise MisplacedError(TOO_LONG, "script") from error
+    except ValueError as error:
         raise InputError("The page asked something that can't be read: reload it.") from error
     return data if isinstance(data, dict) else {}
 

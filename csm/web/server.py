@@ -3,19 +3,32 @@ functions as MCP tools; and a model that is warm when the first listener comes."
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.util import find_spec
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
+
+from csm.config import Environment
 from csm.conversation.studio import Studio
 from csm.speech.batching import shared, usual_slots
 from csm.speech.generator import Generator
+from csm.web.access import Access
+from csm.web.doors import Doors, answer_failure, answer_unreadable
 from csm.web.endpoints import default_voices
 from csm.web.gpu import accelerator, on_zerogpu
 from csm.web.openai import speech_api
 from csm.web.pages import Pages
 from csm.web.routes import PageRoutes
 from csm.web.ui import build_app, launch_options
+
+TIDY_SECONDS = 20.0
+logger = logging.getLogger(__name__)
 
 
 def open_studio(generator: Generator) -> Studio:
@@ -31,7 +44,36 @@ def server_options(studio: Studio, pages: Pages) -> dict[str, Any]:
     """Arguments for `Blocks.launch` beside those of `launch_options`: the routes are on Gradio's own server, so
     address, port and Space stay as they are. Without the package `mcp` there are no tools."""
     routes = [*speech_api(studio).routes(), *PageRoutes(pages).routes()]
-    return {"app_kwargs": {"routes": routes}, "mcp_server": find_spec("mcp") is not None}
+    told = {RequestValidationError: answer_unreadable, Exception: answer_failure}
+    kept = {"routes": routes, "lifespan": lived(pages), "exception_handlers": told}
+    return {"app_kwargs": kept, "mcp_server": find_spec("mcp") is not None}
+
+
+def lived(pages: Pages) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    """While the server runs it is tidied by the clock, and all that comes goes through `Doors`."""
+
+    @asynccontextmanager
+    async def life(app: Starlette) -> AsyncIterator[None]:
+        # The outermost layer, outside of what Gradio puts around the app it is given.
+        assert app.middleware_stack is not None
+        app.middleware_stack = Doors(app.middleware_stack, pages.access, pages.calls, pages.place.has_room)
+        tidying = asyncio.create_task(_tidied(pages))
+        try:
+            yield
+        finally:
+            tidying.cancel()
+            pages.place.close()
+
+    return life
+
+
+async def _tidied(pages: Pages) -> None:
+    while True:
+        try:
+            await asyncio.to_thread(pages.tidy)
+        except Exception:
+            logger.exception("Tidying failed.")
+        await asyncio.sleep(TIDY_SECONDS)
 
 
 def warm_up(studio: Studio) -> threading.Thread | None:
@@ -47,7 +89,7 @@ def serve(generator: Generator, host: str | None = None, port: int | None = None
     """The app over `generator`, until it is stopped. Without `host` and `port` Gradio's environment decides, else it is
     127.0.0.1:7860. Raises `OSError` where the port is taken."""
     studio = open_studio(generator)
-    pages = Pages(studio)
+    pages = Pages(studio, access=Access.of(Environment.read(), host))
     app = build_app(studio, pages)
     warm_up(studio)
     app.launch(**launch_options() | server_options(studio, pages), server_name=host, server_port=port)

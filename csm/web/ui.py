@@ -10,9 +10,10 @@ from typing import Any
 
 import gradio as gr
 
-from csm.config import ModelConfig
+from csm.config import Environment, ModelConfig
 from csm.conversation.studio import Studio
 from csm.engine.frames import Segment
+from csm.limits import KEPT_SECONDS, LARGEST_UPLOAD
 from csm.listening.prompt import LazyEars
 from csm.settings import ABOUT, UNBOUNDED, USUAL
 from csm.speech.generator import Generator
@@ -22,11 +23,11 @@ from csm.web.check import build_check_tab
 from csm.web.endpoints import RANDOM_SEED, Endpoints
 from csm.web.examples import EXAMPLES
 from csm.web.inside import build_inside_tab
+from csm.web.listeners import Attended
 from csm.web.pages import Pages
 from csm.web.voices import build_voices_tab
 
 PAGE = Path(__file__).parent / "page"
-KEEP_FILES_SECONDS = 3_600
 TOKEN = "(...inputs) => [...inputs.slice(0, -1), window.csm ? window.csm.token : '']"  # the page's name, put last
 
 
@@ -34,6 +35,7 @@ def build_app(studio: Studio, pages: Pages | None = None) -> gr.Blocks:
     """The whole app over the studio of one loaded model; start it with
     `launch(**launch_options(), **server_options(studio, pages))`."""
     pages = pages or Pages(studio)
+    Environment.upload_to(str(pages.place.uploads))
     generator, ears, on_device = studio.generator, LazyEars(), studio.on_device
     endpoints = Endpoints(generator, studio.perform, ears)
 
@@ -42,11 +44,12 @@ def build_app(studio: Studio, pages: Pages | None = None) -> gr.Blocks:
             pages.page(token).keep(kept or {})
 
     def segments(token: str) -> list[Segment]:
-        return pages.page(token).segments() if token else []
+        return page.segments() if token and (page := pages.known(token)) else []
 
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    with gr.Blocks(
-        title="Conversational speech", analytics_enabled=False, delete_cache=(KEEP_FILES_SECONDS, KEEP_FILES_SECONDS)
+    kept_seconds = int(KEPT_SECONDS)
+    with Attended(
+        title="Conversational speech", analytics_enabled=False, delete_cache=(kept_seconds, kept_seconds)
     ) as app:
         gr.HTML(head(generator), apply_default_css=False)
         token = gr.Textbox("", visible=False)
@@ -55,7 +58,7 @@ def build_app(studio: Studio, pages: Pages | None = None) -> gr.Blocks:
             with gr.Tab("Conversation", render_children=True):
                 gr.HTML(conversation(generator.config), apply_default_css=False)
             with gr.Tab("Voices"):
-                kept = build_voices_tab(generator, ears, on_device)
+                kept = build_voices_tab(generator, ears, on_device, pages.place.voices)
             with gr.Tab("Look inside") as inside:
                 build_inside_tab(generator, last, ears, on_device)
             with gr.Tab("Check a file"):
@@ -65,6 +68,7 @@ def build_app(studio: Studio, pages: Pages | None = None) -> gr.Blocks:
         )
         inside.select(segments, token, last, js=TOKEN, **private)
         endpoints.declare()
+    app.calls, app.refusal = pages.calls, pages.refusal
     app.queue(max_size=None)  # who waits for the model does so in the studio's queue, where all are counted
     return app
 
@@ -111,6 +115,7 @@ def launch_options() -> dict[str, Any]:
         "css_paths": [PAGE / "style.css"],
         "head": f'<script type="module" src="csm/script/page.js?{__version__}"></script>',
         "ssr_mode": False,
+        "max_file_size": LARGEST_UPLOAD,
     }
 
 

@@ -28,11 +28,13 @@ FLOOR = 4  # percent: silence is drawn as a thin line
 def page_view(page: Page, lengths: PromptLengths) -> dict[str, Any]:
     """All that the page shows of its conversation."""
     session, version = page.session, page.version()
+    new, page.new = page.new, False
     if session is None:
-        return {"turns": [], "speakers": [], "voices": voices_view(page)}
+        return {"turns": [], "speakers": [], "voices": voices_view(page), "new": new}
     stale = session.stale_turns()
     turns = [turn_view(page, session, index, stale[index]) for index in range(len(session.turns))]
     view: dict[str, Any] = {
+        "new": new,
         "turns": turns,
         "script": "\n".join(f"{turn.speaker}: {turn.text}" for turn in session.turns),
         "speakers": [{"label": label, "voice": name} for label, name in page.voice_names().items()],

@@ -22,6 +22,7 @@ from gradio.components import Component
 
 from csm.audio import inspect_audio, load_audio
 from csm.config import SAMPLE_RATE
+from csm.conversation.studio import at_once
 from csm.errors import InputError
 from csm.listening.library import codes_fit, cut, with_codes
 from csm.listening.marks import clock
@@ -30,10 +31,11 @@ from csm.listening.speech import sounding_edges
 from csm.speech.generator import Generator
 from csm.speech.voices import LONGEST, VOICE_SUFFIX, Voice, own_voice, read_voice, save_voice, voice_name
 from csm.web import markup
+from csm.web.asked import FAILED
+from csm.web.listeners import listener
 
 LONGEST_READ = 120.0  # seconds of a recording that can be chosen from
 MOST_VOICES = 20
-FAILED = "Something went wrong in the program, not in what you did; please try again."
 HELLO = "Record or choose a recording of one person, 5 to 15 quiet seconds."
 
 logger = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class VoicesTab:
     generator: Generator
     ears: LazyEars
     folder: Path
-    encode: Callable[[Voice], Voice]
+    encode: Callable[..., Voice]
     kept: gr.State
     recording: gr.Audio
     start: gr.Number
@@ -186,7 +188,7 @@ class VoicesTab:
         return findings(check_prompt(wave, transcript, ears.recogniser, ears.speakers, ears.speech), ears.missing)
 
     def _encoded(self, voice: Voice) -> Voice:
-        return voice if codes_fit(self.generator, voice) else self.encode(voice)
+        return voice if codes_fit(self.generator, voice) else self.encode(voice, given_up=listener().gone)
 
     @contextmanager
     def _new_folder(self) -> Iterator[Path]:
@@ -233,19 +235,23 @@ def _safely(act: Callable[..., Changes], place: gr.HTML, busy: str = "") -> Call
 
 
 def build_voices_tab(
-    generator: Generator, ears: LazyEars | None = None, on_device: Work = lambda function: function
+    generator: Generator,
+    ears: LazyEars | None = None,
+    on_device: Work = at_once,
+    folder: Path | None = None,
 ) -> gr.State:
     """The tab's components; call it inside a `gr.Tab`. -> the state of the page's own voices, `dict[str, Voice]` by
     name, empty at first: listen to its `change` to offer them elsewhere.
 
-    `on_device` puts an accelerator around a function that encodes; its inputs and results can be pickled.
+    `on_device` puts an accelerator around a function that encodes; its inputs and results can be pickled. The voices
+    are kept in `folder`.
     """
-    return lay_out(generator, ears or LazyEars(), on_device).kept
+    return lay_out(generator, ears or LazyEars(), on_device, folder).kept
 
 
-def lay_out(generator: Generator, ears: LazyEars, on_device: Work = lambda function: function) -> VoicesTab:
+def lay_out(generator: Generator, ears: LazyEars, on_device: Work = at_once, folder: Path | None = None) -> VoicesTab:
     """The tab with its buttons bound; none of these events is for clients."""
-    folder = Path(tempfile.mkdtemp(prefix="csm-voices-"))
+    folder = folder or Path(tempfile.mkdtemp(prefix="csm-voices-"))
     kept = gr.State({}, delete_callback=forget)
     gr.Markdown(
         "A voice is a short recording of one person, 1 to 30 seconds cut from at most two minutes, and exactly what is "

@@ -8,7 +8,7 @@ import { Memory } from "./memory.js";
 import { showMeter } from "./meter.js";
 import { Notes } from "./notes.js";
 import { Run } from "./run.js";
-import { Refusal, Server } from "./server.js";
+import { BROKEN, Refusal, Server } from "./server.js";
 import { Sound } from "./sound.js";
 import { tidy } from "./tidy.js";
 import { VoiceRows } from "./voices.js";
@@ -16,6 +16,8 @@ import { VoiceRows } from "./voices.js";
 const PAUSE = 250; // ms without a key before the script is sent
 const LOOK = 120; // ms between two looks at which turn is heard
 const AGAIN = 1000; // ms until the server is asked again whether a run that this page does not follow has ended
+const BACK = 2000; // ms until a server that did not answer is asked again
+const GONE = "The server no longer has what was spoken: it keeps a conversation for an hour, and none when it starts anew. Script and voices are still here; press Generate to have it spoken again.";
 const COPY = "This tab is a copy of another: it has the script, and a conversation of its own.";
 
 class Page {
@@ -120,7 +122,9 @@ class Page {
       if (asked !== this.asked) return true;
       this.invalid = false;
       this.notes.quiet();
+      const lost = this.lost(view);
       this.show(view);
+      if (lost) this.notes.status(GONE, "warning");
       return true;
     } catch (refusal) {
       if (asked !== this.asked) return false;
@@ -129,6 +133,7 @@ class Page {
       // It is spoken for the page before it was reloaded; that ends by itself.
       if (refusal.code === "busy" && !loud) this.timer = setTimeout(() => this.plan(), AGAIN);
       else this.notes.refused(refusal, loud);
+      if (refusal.code === BROKEN) this.timer = setTimeout(() => this.plan(), BACK);
       this.lock();
       return false;
     }
@@ -137,11 +142,18 @@ class Page {
   async refresh() {
     try {
       const view = await this.server.view("view");
+      const lost = this.lost(view);
       if (this.run) this.view.voices = view.voices;
       else this.show({ ...this.view, ...view });
+      if (lost) this.notes.status(GONE, "warning");
     } catch (refusal) {
       this.notes.refused(refusal, true);
     }
+  }
+
+  // Whether the server, as it answers, knows nothing of takes that are shown here.
+  lost(view) {
+    return view.new && this.view.turns.some(({ chosen }) => chosen !== null);
   }
 
   // Speak from turn `index` on or, `again`, redo that turn; null goes on where something is left to be spoken.
@@ -163,6 +175,7 @@ class Page {
       if (!(refusal instanceof Refusal)) console.error(refusal);
       await this.refresh();
       this.notes.refused(refusal instanceof Refusal ? refusal : new Refusal(), true);
+      if (refusal.code === BROKEN) this.timer = setTimeout(() => this.plan(), BACK);
     }
     if (this.changed) this.plan();
   }

@@ -2,12 +2,14 @@
 
 export const LOST = "The connection to the server broke off; what was typed is still here, so please try again.";
 
+export const BROKEN = "broken"; // the code of a refusal that no server gave
+
 // What the server refused in one sentence, and at which place of the page it was given.
 export class Refusal extends Error {
   constructor({ error, place, code } = {}) {
     super(error || LOST);
     this.place = place || "";
-    this.code = code || ""; // names what has to be known again
+    this.code = code || (error ? "" : BROKEN); // names what has to be known again
   }
 }
 

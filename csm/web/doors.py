@@ -1,0 +1,216 @@
+"""The outermost layer of the app's server: who may come in, how much they may send, how long they may be silent, and
+what every answer says about itself. All doors are behind it: the page, Gradio's functions, `/v1`, MCP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from csm.limits import LARGEST_UPLOAD, LONGEST_BODY, MB, SILENT_SECONDS
+from csm.web.access import Access, Refused
+from csm.web.asked import FAILED, Told
+from csm.web.listeners import CALL, Calls
+
+MCP = "/gradio_api/mcp"
+UPLOADS = ("/gradio_api/upload", "/csm/open")
+LONGEST_CALL = 16 * MB  # bytes of a call through MCP, which may bring a recording
+TOO_LONG = "This is more than the server takes at once: send less."
+NO_ROOM = "The server keeps as many files as it can: try again in an hour."
+UNREADABLE = "The request can't be read: something in it is missing or of another kind."
+# Gradio's page is made of inline scripts and builds functions; all of it comes from this server.
+POLICY = {
+    "default-src": "'self'",
+    "script-src": "'self' 'unsafe-inline' 'unsafe-eval' blob:",
+    "style-src": "'self' 'unsafe-inline'",
+    "img-src": "'self' data: blob:",
+    "media-src": "'self' data: blob:",
+    "font-src": "'self' data:",
+    "connect-src": "'self' data: blob:",
+    "worker-src": "'self' blob:",
+    "object-src": "'none'",
+    "base-uri": "'self'",
+    "form-action": "'self'",
+}
+logger = logging.getLogger(__name__)
+
+
+class _TooLongError(Exception):
+    pass
+
+
+class Doors:
+    """ASGI around the whole server."""
+
+    def __init__(
+        self, app: ASGIApp, access: Access, calls: Calls | None = None, room: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._app, self._access, self._calls, self._room = app, access, calls or Calls(), room
+        frames = "'self' https://huggingface.co" if access.embedded else "'self'"
+        rules = POLICY | {"frame-ancestors": frames}
+        if access.embedded:  # the hub's frame asks the page how tall it is
+            rules["script-src"] += " https://cdnjs.cloudflare.com"
+        self._policy = "; ".join(f"{name} {value}" for name, value in rules.items())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        path, method = scope["path"], scope.get("method", "GET")
+        client = scope.get("client")
+        refused = self._access.refused(method, path, headers, client is not None and client[0] in ("127.0.0.1", "::1"))
+        if scope["type"] == "websocket":
+            if refused is not None:
+                await receive()
+                await send({"type": "websocket.close", "code": 1008, "reason": refused.sentence[:120]})
+                return
+            await self._app(scope, receive, send)
+            return
+        send = self._marked(scope, headers, send)
+        if refused is None and int(_number(headers.get("content-length"))) > _longest(path):
+            refused = Refused(413, TOO_LONG, "body_too_long")
+        if refused is None and path.startswith(UPLOADS) and method == "POST" and not self._room():
+            refused = Refused(507, NO_ROOM, "no_room")
+        if refused is None and method == "OPTIONS" and "access-control-request-method" in headers:
+            await Response(status_code=204)(scope, receive, send)
+        elif refused is not None:
+            await told(path, refused)(scope, receive, send)
+        else:
+            await self._served(scope, receive, send)
+
+    async def _served(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = False
+        path = scope["path"]
+
+        async def sent(message: Message) -> None:
+            nonlocal began
+            began = began or message["type"] == "http.response.start"
+            with anyio.fail_after(SILENT_SECONDS):
+                await send(message)
+
+        receive = _bounded(receive, _longest(path))
+        name = secrets.token_hex(8) if path.startswith(MCP) and CALL.encode() not in dict(scope["headers"]) else ""
+        if name:
+            scope = {**scope, "headers": [*scope["headers"], (CALL.encode(), name.encode())]}
+            receive = self._heard(receive, name)
+        try:
+            await self._app(scope, receive, sent)
+        except _TooLongError:
+            if not began:
+                await told(path, Refused(413, TOO_LONG, "body_too_long"))(scope, receive, send)
+        except TimeoutError:  # nobody takes what is sent
+            raise
+        except Exception:
+            logger.exception("A request failed.")
+            if not began:
+                await failed(path)(scope, receive, send)
+        finally:
+            if name:
+                self._calls.end(name)
+
+    def _heard(self, receive: Receive, name: str) -> Receive:
+        """`receive` that notices when the client of MCP's call `name` goes, whoever else listens for that."""
+        watching: list[asyncio.Task[None]] = []
+        self._calls.begin(name)
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self._calls.end(name)
+
+        async def heard() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self._calls.end(name)
+            elif not message.get("more_body") and not watching:
+                watching.append(asyncio.ensure_future(watch()))
+            return message
+
+        return heard
+
+    def _marked(self, scope: Scope, asked: Headers, send: Send) -> Send:
+        """`send` that puts on what every answer says about itself."""
+        origin = asked.get("origin")
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "same-origin"
+                headers["Content-Security-Policy"] = self._policy
+                if self._access.listed(origin):
+                    headers["Access-Control-Allow-Origin"] = str(origin)
+                    headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST"
+                    headers["Access-Control-Allow-Headers"] = "authorization, content-type"
+                    headers.add_vary_header("Origin")
+                elif "access-control-allow-origin" in headers:  # Gradio's, for sites that may not ask
+                    del headers["Access-Control-Allow-Origin"]
+                if scope["path"] == "/" and message["status"] == 200 and (cookie := self._access.cookie()):
+                    headers.append("Set-Cookie", cookie)
+            await send(message)
+
+        return marked
+
+
+def told(path: str, refused: Refused) -> Response:
+    """A refusal in the shape of the door at `path`."""
+    sentence, code = refused.sentence, refused.code
+    body: dict[str, Any] = {"detail": sentence, "error": sentence}
+    if path.startswith("/v1"):
+        kind = "server_error" if refused.status >= 500 else "invalid_request_error"
+        body = {"error": {"message": sentence, "type": kind, "param": None, "code": code}}
+    elif path.startswith("/csm"):
+        body = {"error": sentence, "place": "", "code": code}
+    elif path.startswith(MCP):
+        body = {"jsonrpc": "2.0", "id": None, "error": {"code": -32_000, "message": sentence}}
+    return Told(body, refused.status, {"WWW-Authenticate": "Bearer"} if refused.status == 401 else None)
+
+
+def failed(path: str) -> Response:
+    """What is said where the program itself went wrong."""
+    return told(path, Refused(500, FAILED, "server_error"))
+
+
+async def answer_failure(request: Request, error: Exception) -> Response:
+    """For what no handler knew."""
+    if isinstance(error, _TooLongError):
+        return told(request.url.path, Refused(413, TOO_LONG, "body_too_long"))
+    return failed(request.url.path)
+
+
+async def answer_unreadable(request: Request, error: Exception) -> Response:
+    """For a body that is not of the kind that its route takes."""
+    return told(request.url.path, Refused(422, UNREADABLE, "invalid_request"))
+
+
+def _longest(path: str) -> int:
+    if path.startswith(UPLOADS):
+        return LARGEST_UPLOAD + MB
+    return LONGEST_CALL if path.startswith(MCP) else LONGEST_BODY
+
+
+def _bounded(receive: Receive, longest: int) -> Receive:
+    count = 0
+
+    async def bounded() -> Message:
+        nonlocal count
+        message = await receive()
+        count += len(message.get("body", b""))
+        if count > longest:
+            raise _TooLongError
+        return message
+
+    return bounded
+
+
+def _number(given: str | None) -> int:
+    return int(given) if given is not None and given.isascii() and given.isdigit() and len(given) < 20 else 0

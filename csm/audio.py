@@ -6,6 +6,8 @@ import os
 import secrets
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import soxr
 import torch
 from torch import Tensor
 
+from csm import foreign
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 
@@ -43,24 +46,26 @@ class AudioInfo:
 
 
 def inspect_audio(path: str | Path) -> AudioInfo:
-    """Read a file's header only. Raises `InputError` when it is missing or not audio."""
+    """Read a file's header, and the rest only where that doesn't tell the length. Raises `InputError` when the file is
+    missing or not audio."""
     with _open(path) as file:
-        return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
+        if file is not None and file.frames:
+            return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
+        if (found := foreign.inspect(Path(path)) if foreign.can_decode() else None) is not None:
+            return AudioInfo(found.seconds, found.sample_rate, found.channels)
+        if file is not None:
+            return AudioInfo(0.0, file.samplerate, file.channels)
+    raise _unreadable(path)
 
 
 def load_audio(path: str | Path, max_seconds: float | None = None) -> Tensor:
-    """A WAV, FLAC, OGG or MP3 file of any rate -> float32 (num_samples,), mono, 24 kHz, within [-1, 1].
+    """A file of sound, or a film's, of any kind and rate -> float32 (num_samples,), mono, 24 kHz, within [-1, 1].
 
     Channels are averaged; samples that are not numbers count as zero; a file louder than full scale is turned
     down to it. `max_seconds` bounds what is decoded: later sound is left unread (`inspect_audio` knows the
     length). Raises `InputError` when the file is missing, not audio, or empty.
     """
-    with _open(path) as file:
-        rate = file.samplerate
-        try:
-            samples = file.read(-1 if max_seconds is None else int(max_seconds * rate), np.float32, always_2d=True)
-        except (soundfile.LibsndfileError, MemoryError) as error:
-            raise _unreadable(path) from error
+    samples, rate = _samples(path, max_seconds)
     if not len(samples):
         raise InputError(f"{Path(path).name} holds no sound; record or choose another file.")
     mono = np.nan_to_num(samples, copy=False, nan=0.0, posinf=0.0, neginf=0.0).mean(axis=1, dtype=np.float32)
@@ -120,20 +125,44 @@ def play_audio(path: str | Path) -> bool:
     return False
 
 
-def _open(path: str | Path) -> soundfile.SoundFile:
+def _samples(path: str | Path, max_seconds: float | None) -> tuple[np.ndarray, int]:
+    """The one place where sound is decoded: float32 (num_samples, channels) and their rate, at most `max_seconds`."""
+    with _open(path) as file:
+        if file is not None and file.frames:
+            count = -1 if max_seconds is None else int(max_seconds * file.samplerate)
+            try:
+                return file.read(count, np.float32, always_2d=True), file.samplerate
+            except (soundfile.LibsndfileError, MemoryError) as error:
+                raise _unreadable(path) from error
+        # A stream's header doesn't know its length, and says 0.
+        wave = foreign.decode(Path(path), max_seconds) if foreign.can_decode() else None
+        if wave is None and file is None:
+            raise _unreadable(path)
+    return (np.zeros((0, 1), np.float32) if wave is None else wave[:, None]), SAMPLE_RATE
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[soundfile.SoundFile | None]:
+    """The file as libsndfile knows it; None for one that it doesn't know."""
     path = Path(path)
     if os.path.isdir(path):
         raise InputError(f"{path} is a folder; give an audio file.")
     if not os.path.exists(path):
         raise InputError(f"There is no audio file {path}.")
     try:
-        return soundfile.SoundFile(path)
+        file = soundfile.SoundFile(path)
     # A suffix such as .raw makes soundfile ask for a rate, which is a TypeError.
-    except (OSError, soundfile.LibsndfileError, TypeError) as error:
-        raise _unreadable(path) from error
+    except (OSError, soundfile.LibsndfileError, TypeError):
+        yield None
+        return
+    with file:
+        yield file
 
 
 def _unreadable(path: str | Path) -> InputError:
+    if not foreign.can_decode():
+        needed = "without ffmpeg or PyAV: run `pip install av`, or use WAV, FLAC, OGG or MP3."
+        return InputError(f"{Path(path).name} can't be read {needed}")
     return InputError(f"{Path(path).name} is not audio that can be read; use WAV, FLAC, OGG or MP3.")
 
 

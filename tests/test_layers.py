@@ -7,7 +7,7 @@ import pytest
 
 TOP = Path(__file__).parent.parent
 LAYERS = [
-    ["errors", "threads", "version", "extras", "recent", "config", "settings", "assets", "audio", "text"],
+    ["errors", "threads", "version", "extras", "recent", "config", "settings", "assets", "foreign", "audio", "text"],
     ["model", "kernels", "codec", "checkpoint", "watermark"],
     ["engine"],
     ["speech", "listening"],

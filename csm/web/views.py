@@ -11,6 +11,7 @@ from csm.config import FRAME_RATE, SAMPLE_RATE
 from csm.conversation.events import Comparing, Event, Performed, TurnChunk, TurnFinished, TurnStarted, Waiting
 from csm.conversation.parsing import MAX_SPEAKERS
 from csm.conversation.positions import PromptLengths, positions
+from csm.conversation.scripts.directions import written
 from csm.conversation.session import Session
 from csm.conversation.studio import MORE_TAKES
 from csm.errors import InputError
@@ -33,7 +34,8 @@ def page_view(page: Page, lengths: PromptLengths) -> dict[str, Any]:
     turns = [turn_view(page, session, index, stale[index]) for index in range(len(session.turns))]
     view: dict[str, Any] = {
         "turns": turns,
-        "script": "\n".join(f"{turn.speaker}: {turn.text}" for turn in session.turns),
+        "script": "\n".join(f"{turn.speaker}: {written(turn.directions)}{turn.text}" for turn in session.turns),
+        "understood": page.reading.told if page.reading and page.reading.guessed else "",
         "speakers": [{"label": label, "voice": name} for label, name in page.voice_names().items()],
         "voices": voices_view(page),
         "room": MAX_SPEAKERS - len(session.speakers),
@@ -61,6 +63,7 @@ def turn_view(page: Page, session: Session, index: int, stale: bool) -> dict[str
     return {
         "speaker": turn.speaker,
         "text": turn.text,
+        "directions": list(turn.directions),
         "state": turn.status,
         "seconds": round(turn.seconds, 2),
         "stale": stale,

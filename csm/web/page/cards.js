@@ -31,6 +31,7 @@ export class Card {
     this.text = make("textarea", { className: "csm-text", rows: 1 });
     this.words = make("div", { className: "csm-words" }, this.text);
     this.player = new ClipPlayer(page.sound.deck, "", () => page.sound.silence(), () => this.tell("This take can't be played; redo the turn."));
+    this.directions = make("p", { className: "csm-directions", hidden: true });
     this.progress = make("span", { className: "csm-progress" }, make("span"));
     this.why = make("p", { className: "csm-why" });
     this.fit = make("p", { className: "csm-fit", hidden: true });
@@ -54,6 +55,7 @@ export class Card {
       "li",
       { className: "csm-card" },
       make("div", { className: "csm-row csm-card-top" }, this.number, this.speaker, this.state, this.seconds),
+      this.directions,
       this.words,
       this.progress,
       this.player.element,
@@ -93,6 +95,9 @@ export class Card {
     this.seconds.textContent = ""; // the player tells them
     this.#speakers(view, all);
     if (document.activeElement !== this.text && this.text.value !== view.text) this.text.value = view.text;
+    this.directions.textContent = view.directions.map((one) => `[${one}]`).join(" ");
+    this.directions.hidden = !view.directions.length;
+    this.directions.title = "Not spoken";
     this.grow();
     if (fresh || this.shown === null || this.shown >= view.takes.length) this.shown = view.chosen ?? view.takes.length - 1;
     this.#takes(view);

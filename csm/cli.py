@@ -135,7 +135,7 @@ def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, V
             if arguments.stems:
                 exports.write_stems(arguments.stems, event.audio, session.spans())
             if arguments.subtitles:
-                exports.write_subtitles(arguments.subtitles, session.spans())
+                exports.write_subtitles(arguments.subtitles, session.spans(), event.audio)
             if arguments.project:
                 save_project(arguments.project, session)
             report = json.dumps(event.report, indent=2, ensure_ascii=False)

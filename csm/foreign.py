@@ -65,11 +65,9 @@ def decode(path: Path, seconds: float | None = None) -> np.ndarray | None:
 
     Without `seconds` all of it. Raises `InputError` when that is more than two hours.
     """
-    if (found := inspect(path)) is None:
-        return None
-    if seconds is None and found.seconds > LONGEST:
+    blocks = list(_blocks(path, LONGEST + 1 if seconds is None else min(LONGEST, seconds)))
+    if sum(map(len, blocks)) > LONGEST * SAMPLE_RATE:
         raise InputError(f"{path.name} is longer than {LONGEST / 3600:.0f} hours; cut it, or make it a WAV file.")
-    blocks = list(_blocks(path, min(LONGEST, seconds or LONGEST)))
     return np.concatenate(blocks) if blocks else None
 
 
@@ -107,7 +105,7 @@ def _probed(path: Path) -> Foreign | None:
 
 def _from_program(path: Path, seconds: float) -> Iterator[np.ndarray]:
     """What ffmpeg decodes; it is ended when nobody asks on, or when its time is over."""
-    made = ["-map", "0:a:0", "-t", f"{seconds:.3f}", "-ac", "1", "-ar", f"{SAMPLE_RATE}", "-f", "f32le", "pipe:1"]
+    made = ["-map", "0:a:0", "-t", f"{seconds + 1:.3f}", "-ac", "1", "-ar", f"{SAMPLE_RATE}", "-f", "f32le", "pipe:1"]
     command = ["ffmpeg", "-nostdin", *_input(path), *made]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

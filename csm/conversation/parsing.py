@@ -87,7 +87,7 @@ def _directed(said: list[Said]) -> list[Said]:
         text, directions = left_out(one.text, alone=one.label is None)
         directions = one.directions + directions
         if has_words(text):
-            told.append(replace(one, text=text, directions=waiting + directions))
+            told.append(replace(one, text=text, directions=waiting + directions) if waiting or directions else one)
             waiting = ()
         else:
             waiting += tuple(f"{one.label}: {each}" if one.label else each for each in directions)

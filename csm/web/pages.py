@@ -294,7 +294,7 @@ class Page:
             if kind == "csm":
                 save_project(place, self.session)
             elif kind in ("srt", "vtt"):
-                exports.write_subtitles(place, self.session.spans())
+                exports.write_subtitles(place, self.session.spans(), marked)
             elif kind == "zip":
                 exports.write_all(place, self.session, self.generator, marked)
             elif kind == "stems":

@@ -78,6 +78,8 @@ def peel(line: str) -> Peeled:
     if timed := _TIMES.match(line):
         line = line[timed.end() :]
     found = _peeled(line)
+    if line == whole == found.bare:
+        return found
     return replace(found, bare=line, dressed=found.dressed or line != whole)
 
 

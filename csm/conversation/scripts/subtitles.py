@@ -44,20 +44,18 @@ def labelled_all(said: list[Said]) -> list[Said]:
 def _cues(lines: list[tuple[int, str]], webvtt: bool) -> list[list[tuple[int, str]]]:
     """The lines of each cue, without its number and its times."""
     cues: list[list[tuple[int, str]]] = [[]]
-    aside, fresh = webvtt, True
+    aside, timed = webvtt, False  # whether the block at hand is none of a cue, and whether its times were there
     for number, raw in lines:
-        stripped = raw.strip()
         if _TIMING.fullmatch(raw):
-            # What stands right above the times is the cue's number or name.
-            if cues[-1] and not fresh:
+            # What stands right above the times is the cue's number or name, unless it is the last cue's text.
+            if cues[-1] and (not timed or cues[-1][-1][1].strip().isdigit()):
                 cues[-1].pop()
             cues.append([])
-            aside = False
-            fresh = True
-        elif not stripped:
+            aside, timed = False, True
+        elif not raw.strip():
             cues.append([])
-            aside, fresh = False, True
-        elif webvtt and fresh and stripped.split()[0] in _ASIDE:
+            aside = timed = False
+        elif webvtt and not timed and not cues[-1] and raw.split()[0] in _ASIDE:
             aside = True
         elif not aside:
             cues[-1].append((number, raw))

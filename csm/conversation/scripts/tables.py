@@ -141,6 +141,6 @@ def _item(value: Any, number: int) -> Said:
         who = next((fields[name] for name in SPEAKER if isinstance(fields.get(name), str | int)), None)
         if words is not None:
             return Said(None if who in (None, "") else fitted(who, number), clean(words), number)
-        if len(value) == 1 and isinstance(only := next(iter(value.values())), str):
+        if len(fields) == 1 and isinstance(only := next(iter(value.values())), str) and not fields.keys() & {*SPEAKER}:
             return Said(fitted(next(iter(value)), number), clean(only), number)
     raise InputError(f"Line {number}: this entry has no text; give it a “speaker” and a “text”.")

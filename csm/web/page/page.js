@@ -10,6 +10,7 @@ import { Notes } from "./notes.js";
 import { Run } from "./run.js";
 import { Refusal, Server } from "./server.js";
 import { Sound } from "./sound.js";
+import { offerAnySound, takeAnySound } from "./sounds.js";
 import { tidy } from "./tidy.js";
 import { Understood } from "./understood.js";
 import { VoiceRows } from "./voices.js";
@@ -276,10 +277,12 @@ class Page {
 }
 
 window.csm = new Page();
+takeAnySound();
 
 // Gradio draws the page, and may draw it again.
 function look() {
   tidy();
+  offerAnySound();
   const root = document.getElementById("csm-app");
   if (root && root !== window.csm.root) window.csm.mount(root);
 }

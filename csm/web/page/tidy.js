@@ -1,7 +1,4 @@
-// What Gradio 6.17.3 leaves unnamed, or named otherwise than it looks, set right for screen readers, keyboard and file pickers.
-
-// Sound that a browser takes for a film, or does not know.
-const SOUND = "video/mp4,video/webm,.m4a,.aac,.mp4,.webm,.opus,.amr,.wma,.mka,.caf,.mov,.3gp";
+// What Gradio 6.17.3 leaves unnamed, or named otherwise than it looks, set right for screen readers and the keyboard.
 
 const REPAIRS = {
   ".tab-container.visually-hidden:not([inert])": (element) => (element.inert = true),
@@ -10,7 +7,6 @@ const REPAIRS = {
   "div[aria-label='Empty value']:not([role])": (element) => element.setAttribute("role", "img"),
   "input[role=listbox]": (element) => element.setAttribute("role", "combobox"),
   "button.playback[aria-label^=Adjust]": (element) => element.setAttribute("aria-label", `${element.textContent.trim()}: playback speed`),
-  "input[type=file][accept='audio/*']": (element) => (element.accept = `audio/*,${SOUND}`),
   "button[aria-dropeffect][aria-label]": (element) => element.removeAttribute("aria-label"),
 };
 

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,14 @@ import soxr
 import torch
 from torch import Tensor
 
+from csm import foreign
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 from csm.limits import LONGEST_SOUND, MOST_CHANNELS, MOST_SAMPLES, RATES
 
 BLOCK = 1 << 20  # samples of all channels that are decoded at once
 LONGEST_AT_ONCE = 8_000_000  # samples that are resampled in one go
+
 FORMATS: dict[str, tuple[str, str]] = {
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
@@ -47,32 +50,35 @@ class AudioInfo:
 
 
 def inspect_audio(path: str | Path) -> AudioInfo:
-    """Read a file's header only. Raises `InputError` when it is missing or not audio."""
+    """Read a file's header, and the rest only where that doesn't tell the length. Raises `InputError` when the file is
+    missing or not audio."""
     with _open(path) as file:
-        return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
+        if file is not None and file.frames:
+            return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
+        if (found := foreign.inspect(Path(path)) if foreign.can_decode() else None) is not None:
+            return AudioInfo(found.seconds, found.sample_rate, found.channels)
+        if file is not None:
+            return AudioInfo(0.0, file.samplerate, file.channels)
+    raise _unreadable(path)
 
 
 def load_audio(path: str | Path, max_seconds: float | None = None) -> Tensor:
-    """A WAV, FLAC, OGG or MP3 file of any rate -> float32 (num_samples,), mono, 24 kHz, within [-1, 1].
+    """A file of sound, or a film's, of any kind and rate -> float32 (num_samples,), mono, 24 kHz, within [-1, 1].
 
     Channels are averaged; samples that are not numbers count as zero; a file louder than full scale is turned
     down to it. `max_seconds` bounds what is decoded: later sound is left unread (`inspect_audio` knows the
     length). Raises `InputError` when the file is missing, not audio, empty, or would take more than
     `csm.limits` allows to decode.
     """
+    wanted = LONGEST_SOUND if max_seconds is None else max_seconds
     with _open(path) as file:
-        rate, wanted = file.samplerate, LONGEST_SOUND if max_seconds is None else max_seconds
-        if (max_seconds is None and file.frames > wanted * rate) or (
-            min(file.frames, wanted * rate) * file.channels > MOST_SAMPLES
-        ):
-            told = f"{Path(path).name} holds more sound than is read; cut it, or save it with fewer samples per second."
-            raise InputError(told, "too_long")
-        try:
-            pieces = _resampled(_mono(file, int(wanted * rate)), rate, min(file.frames, int(wanted * rate)))
-            wave = np.concatenate([np.zeros(0, np.float32), *pieces])
-        # libsndfile's own errors, and those of its bindings, are many.
-        except (soundfile.SoundFileError, MemoryError, OSError, RuntimeError, ValueError, TypeError) as error:
-            raise _unreadable(path) from error
+        if file is not None and file.frames:
+            wave = _decoded(path, file, wanted, max_seconds is None)
+        else:  # a stream's header doesn't know its length, and says 0
+            found = foreign.decode(Path(path), wanted, max_seconds is None) if foreign.can_decode() else None
+            if found is None and file is None:
+                raise _unreadable(path)
+            wave = np.zeros(0, np.float32) if found is None else found
     if not len(wave):
         raise InputError(f"{Path(path).name} holds no sound; record or choose another file.")
     return _within_full_scale(torch.from_numpy(wave))
@@ -131,6 +137,19 @@ def play_audio(path: str | Path) -> bool:
     return False
 
 
+def _decoded(path: str | Path, file: soundfile.SoundFile, wanted: float, whole: bool) -> np.ndarray:
+    """The first `wanted` seconds, float32 (num_samples,); more than that is refused where the `whole` is meant."""
+    rate = file.samplerate
+    if (whole and file.frames > wanted * rate) or min(file.frames, wanted * rate) * file.channels > MOST_SAMPLES:
+        raise InputError(foreign.TOO_MUCH.format(Path(path).name), "too_long")
+    try:
+        pieces = _resampled(_mono(file, int(wanted * rate)), rate, min(file.frames, int(wanted * rate)))
+        return np.concatenate([np.zeros(0, np.float32), *pieces])
+    # libsndfile's own errors, and those of its bindings, are many.
+    except (soundfile.SoundFileError, MemoryError, OSError, RuntimeError, ValueError, TypeError) as error:
+        raise _unreadable(path) from error
+
+
 def _mono(file: soundfile.SoundFile, most: int) -> Iterator[np.ndarray]:
     """At most `most` samples, float32 (num_samples,), piece by piece: a header may claim more than there is."""
     while most > 0:
@@ -154,7 +173,10 @@ def _resampled(pieces: Iterator[np.ndarray], rate: int, expected: int) -> Iterat
         yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def _open(path: str | Path) -> soundfile.SoundFile:
+@contextmanager
+def _open(path: str | Path) -> Iterator[soundfile.SoundFile | None]:
+    """The file as libsndfile knows it; None for one that it doesn't know. Raises `InputError` for a header beyond
+    `csm.limits`."""
     path = Path(path)
     if os.path.isdir(path):
         raise InputError(f"{path} is a folder; give an audio file.")
@@ -163,19 +185,23 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(path)
     # A suffix such as .raw makes soundfile ask for a rate, which is a TypeError; a null in the path is a ValueError.
-    except (OSError, soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
-        raise _unreadable(path) from error
-    if not (RATES[0] <= file.samplerate <= RATES[1] and 1 <= file.channels <= MOST_CHANNELS and file.frames >= 0):
-        file.close()
-        raise InputError(
-            f"{path.name} says that it has {file.channels} channels of {file.samplerate} samples per second; at most "
-            f"{MOST_CHANNELS} of {RATES[0]:,} to {RATES[1]:,} are read.",
-            "too_long",
-        )
-    return file
+    except (OSError, soundfile.SoundFileError, RuntimeError, TypeError, ValueError):
+        yield None
+        return
+    with file:
+        if not (RATES[0] <= file.samplerate <= RATES[1] and 1 <= file.channels <= MOST_CHANNELS and file.frames >= 0):
+            raise InputError(
+                f"{path.name} says that it has {file.channels} channels of {file.samplerate} samples per second; at "
+                f"most {MOST_CHANNELS} of {RATES[0]:,} to {RATES[1]:,} are read.",
+                "too_long",
+            )
+        yield file
 
 
 def _unreadable(path: str | Path) -> InputError:
+    if not foreign.can_decode():
+        needed = "without ffmpeg or PyAV: run `pip install av`, or use WAV, FLAC, OGG or MP3."
+        return InputError(f"{Path(path).name} can't be read {needed}")
     return InputError(f"{Path(path).name} is not audio that can be read; use WAV, FLAC, OGG or MP3.")
 
 

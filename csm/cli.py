@@ -37,13 +37,21 @@ def _pairs(values: list[str], option: str) -> dict[str, str]:
     return pairs
 
 
-def _read_script(source: str) -> str:
+def _read_script(source: str, as_it_stands: bool) -> list[Line]:
+    """The turns of a script file, or of standard input; what was assumed of it is said on standard error."""
+    from csm.conversation.parsing import read_script
+    from csm.conversation.scripts.decoding import decoded
+
     try:
-        return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"The script {source} is not UTF-8 text.") from error
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
         raise InputError(f"The script {source} can't be read: {error.strerror}.") from error
+    script = decoded(data, "The script" if source == "-" else f"The script {source}")
+    reading = read_script(script.text, as_it_stands)
+    for note in (script.note, reading.told if reading.guessed else ""):
+        if note:
+            print(note, file=sys.stderr)
+    return reading.lines
 
 
 def _check_target(path: str, what: str) -> None:
@@ -55,10 +63,10 @@ def _check_target(path: str, what: str) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from csm.conversation.parsing import parse_script, speakers
+    from csm.conversation.parsing import speakers
     from csm.speech.voices import find_voice, voices_for
 
-    lines = parse_script(_read_script(arguments.script))
+    lines = _read_script(arguments.script, arguments.as_it_stands)
     transcripts = _pairs(arguments.transcript, "--transcript")
     given = _pairs(arguments.voice, "--voice")
     chosen = {who: find_voice(voice, transcripts.get(who)) for who, voice in given.items()}
@@ -128,7 +136,7 @@ def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, V
             if arguments.stems:
                 exports.write_stems(arguments.stems, event.audio, session.spans())
             if arguments.subtitles:
-                exports.write_subtitles(arguments.subtitles, session.spans())
+                exports.write_subtitles(arguments.subtitles, session.spans(), event.audio)
             if arguments.project:
                 save_project(arguments.project, session)
             report = json.dumps(event.report, indent=2, ensure_ascii=False)
@@ -244,7 +252,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     generate = commands.add_parser("generate", help="speak a script", description="Speak a script into a file.")
-    generate.add_argument("--script", required=True, help="a text file, or - for standard input")
+    generate.add_argument("--script", required=True, help="a file in any common format, or - for standard input")
+    generate.add_argument(
+        "--as-it-stands",
+        action="store_true",
+        help="speak every line as it is written: no format is recognised, and nothing in brackets left out",
+    )
     generate.add_argument(
         "--voice",
         action="append",

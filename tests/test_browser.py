@@ -23,6 +23,7 @@ from tests.browser import (
     text,
     write,
 )
+from tests.test_foreign import record
 
 pytestmark = needs_chromium
 
@@ -415,3 +416,36 @@ def test_the_page_is_there_soon_and_the_tabs_follow(browser, app):
     page.get_by_role("tab", name="Conversation").click()
     expect(cards(page)).to_have_count(4)
     page.close()
+
+
+def test_a_pasted_script_is_told_as_it_was_understood_and_taken_as_it_stands_at_a_click(browser, app):
+    page = opened(browser, app)
+    script(page).fill("1\n00:00:01,000 --> 00:00:04,000\nHello there. [laughs]\n")
+    told = page.locator("#csm-understood-told")
+    expect(told).to_have_text("Read as SubRip subtitles: 1 speaker, 1 turn, 1 direction left out.")
+    expect(text(page, 1)).to_have_value("Hello there.")
+    expect(page.locator(".csm-directions").first).to_have_text("[laughs]")
+    button(page, "Take the text as it stands").click()
+    expect(text(page, 3)).to_have_value("Hello there. [laughs]")
+    button(page, "Read it as a script").click()
+    text(page, 1).fill("Hello, you.")
+    text(page, 1).press("Enter")
+    expect(script(page)).to_have_value("A: [laughs] Hello, you.")
+    script(page).fill("A: Hi.")
+    expect(page.locator("#csm-understood")).to_be_hidden()
+    assert page.errors == []
+
+
+@pytest.mark.parametrize(
+    "name, container, codec",
+    [("voice.m4a", "ipod", "aac"), ("film.mp4", "mp4", "aac"), ("recording.webm", "webm", "libopus")],
+)
+def test_a_voice_is_taken_in_whatever_file_it_comes(browser, app, tmp_path, name, container, codec):
+    record(tmp_path / name, container, codec, seconds=3)
+    page = opened(browser, app)
+    page.get_by_role("tab", name="Check a file").click()
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    field = panel.locator("input[type=file][accept*='.m4a']")
+    field.set_input_files(tmp_path / name)
+    expect(panel.locator(".csm-status")).to_contain_text("watermark was found")
+    assert not page.errors

@@ -147,7 +147,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     """What can go wrong, with the words that the sentence must contain."""
     (folder / "empty.txt").write_text(" \n\n")
     (folder / "text.wav").write_text("This is no sound.")
-    (folder / "latin.txt").write_bytes(b"A: caf\xe9")
+    (folder / "data.txt").write_bytes(b"A: caf\xe9\0\1")
     for name in ("silent", "short", "long", "bare"):
         (folder / f"{name}.txt").write_text("Some words.")
     silent, short, long = (
@@ -165,7 +165,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     return {
         "an empty script": (generate(script=str(folder / "empty.txt")), "script"),
         "a script that is not there": (generate(script=str(folder / "nowhere.txt")), "script"),
-        "a script that is not text": (generate(script=str(folder / "latin.txt")), "UTF-8"),
+        "a script that is not text": (generate(script=str(folder / "data.txt")), "plain text"),
         "an unknown voice": (generate(a="nobody"), "slt"),
         "a silent prompt": (generate(a=silent), "silent"),
         "a short prompt": (generate(a=short), "short"),

@@ -338,3 +338,25 @@ def test_what_waits_is_told_with_the_seconds_it_should_take(pages, visitor):
         assert visitor.plan()["estimate"]["ahead"] == 1
     after = visitor.speak()[-1]["view"]["estimate"]
     assert after["seconds"] == after["work"] == 0
+
+
+def test_the_page_is_told_what_was_understood_and_can_have_the_text_as_it_stands(client):
+    visitor = Visitor(client, "JOHN (whispering): Hush [sighs] now.\nMARY: Why?\nJOHN: Listen.")
+    view = visitor.plan()
+    assert view["understood"] == "Read as 2 speakers, 3 turns, 2 directions left out."
+    assert view["turns"][0]["text"] == "Hush now." and view["turns"][0]["directions"] == ["whispering", "sighs"]
+    again = Visitor(client, view["script"]).plan()
+    assert [(turn["speaker"], turn["text"], turn["directions"]) for turn in again["turns"]] == [
+        (turn["speaker"], turn["text"], turn["directions"]) for turn in view["turns"]
+    ]
+    view = visitor.plan(as_it_stands=True)
+    assert view["turns"][0]["text"] == "JOHN (whispering): Hush [sighs] now." and view["understood"] == ""
+    assert Visitor(client).plan()["understood"] == ""
+
+
+def test_directions_are_kept_while_takes_are(client):
+    visitor = Visitor(client)
+    visitor.speak()
+    before = visitor.plan()
+    view = visitor.plan(script=SCRIPT.replace("A: One.", "A: [laughs] One."))
+    assert keys(view) == keys(before) and view["turns"][0]["directions"] == ["laughs"]

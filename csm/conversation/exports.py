@@ -18,6 +18,7 @@ from torch import Tensor
 
 from csm.audio import write_audio
 from csm.config import SAMPLE_RATE
+from csm.conversation.cues import cues
 from csm.conversation.project import save_project
 from csm.conversation.script import Span
 from csm.conversation.session import Session
@@ -75,20 +76,22 @@ def file_names(speakers: list[str]) -> list[str]:
     return names
 
 
-def subtitles(spans: list[Span], kind: str) -> str:
+def subtitles(spans: list[Span], kind: str, sound: Tensor | None = None) -> str:
     """Subtitles as text; `kind` is `.srt` or `.vtt`. Times are exact to the millisecond that the formats know.
 
-    Turns without any sound have no subtitle. Raises `InputError` for another kind.
+    A turn has as many cues as it needs: two lines of 42 letters each. With the whole `sound`, float32 (num_samples,),
+    they change where it is quiet. Turns without any sound have none. Raises `InputError` for another kind.
     """
     if kind not in SUBTITLES:
         raise InputError(f"There are no {kind or 'such'} subtitles; end the name in {' or '.join(SUBTITLES)}.")
     webvtt = kind == ".vtt"
     comma = "." if webvtt else ","
     blocks = ["WEBVTT"] if webvtt else []
-    for span in spans:
-        begin, end = _clock(span.start, comma), _clock(span.end, comma)
+    for cue in cues(spans, sound, prefixed=not webvtt):
+        begin, end = _clock(cue.start, comma), _clock(cue.end, comma)
         if begin != end:
-            said = f"<v {_escaped(span.speaker)}>{_escaped(span.text)}" if webvtt else f"{span.speaker}: {span.text}"
+            text = "\n".join(map(_escaped, cue.lines) if webvtt else cue.lines)
+            said = f"<v {_escaped(cue.speaker)}>{text}" if webvtt else text
             number = len(blocks) + (not webvtt)
             blocks.append(f"{number}\n{begin} --> {end}\n{said}")
     return "\n\n".join(blocks) + "\n"
@@ -102,13 +105,13 @@ def check_subtitles(path: str | Path) -> None:
         raise InputError(f"{path} can't be written; give the name of a file in a folder that is there.")
 
 
-def write_subtitles(path: str | Path, spans: list[Span]) -> None:
-    """Write .srt or .vtt, as the name ends; whole or not at all. Raises `InputError`."""
+def write_subtitles(path: str | Path, spans: list[Span], sound: Tensor | None = None) -> None:
+    """Write `subtitles` as .srt or .vtt, as the name ends; whole or not at all. Raises `InputError`."""
     check_subtitles(path)
     path = Path(path)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        part.write_text(subtitles(spans, path.suffix.lower()), encoding="utf-8")
+        part.write_text(subtitles(spans, path.suffix.lower(), sound), encoding="utf-8")
         part.replace(path)
     except OSError as error:
         raise InputError(f"{path} can't be written; choose another place or make room there.") from error
@@ -134,7 +137,7 @@ def write_all(path: str | Path, session: Session, generator: Generator, marked: 
             for suffix in SOUND:
                 write_audio(folder / f"conversation{suffix}", marked)
             for suffix in SUBTITLES:
-                write_subtitles(folder / f"conversation{suffix}", spans)
+                write_subtitles(folder / f"conversation{suffix}", spans, marked)
             report = json.dumps(session.report(generator), indent=2, ensure_ascii=False)
             (folder / "report.json").write_text(report + "\n", encoding="utf-8")
             save_project(folder / "conversation.csm", session)

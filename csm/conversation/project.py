@@ -91,6 +91,7 @@ def save_project(path: str | Path, session: Session) -> None:
             {
                 "speaker": turn.speaker,
                 "text": turn.text,
+                "directions": turn.directions,
                 "chosen": turn.chosen,
                 "drawn": turn.drawn,
                 "takes": [{**_told(take), "codes": keep(take.codes)} for take in turn.takes],
@@ -203,7 +204,10 @@ def _session(document: dict[str, Any], codes: _Codes, archive: Archive, folder: 
     """A document of this version -> a session. Raises all sorts of errors for one that is damaged."""
     if not 0 < len(document["turns"]) <= MOST_TURNS_SAVED or len(document["voices"]) > 4 * MAX_SPEAKERS:
         raise ValueError("Too many turns or voices.")
-    lines = [Line(_words(turn["speaker"], MAX_LABEL), _words(turn["text"]), 1) for turn in document["turns"]]
+    lines = [
+        Line(_words(turn["speaker"], MAX_LABEL), _words(turn["text"]), 1, _directions(turn))
+        for turn in document["turns"]
+    ]
     session = Session(lines, {}, Settings(**_numbers(document["settings"])))
     session.spent = Spent(**_numbers(document["spent"]))
     slots = {_words(speaker, MAX_LABEL): slot for speaker, slot in document["slots"].items()}
@@ -228,6 +232,14 @@ def _session(document: dict[str, Any], codes: _Codes, archive: Archive, folder: 
             session.prompts[speaker] = Prompt(voice, codes[about["codes"]])
     session.turns = [_turn(turn, about, codes) for turn, about in zip(session.turns, document["turns"])]
     return session
+
+
+def _directions(turn: dict[str, Any]) -> tuple[str, ...]:
+    """Projects from before directions were kept have none."""
+    directions = turn.get("directions", [])
+    if not isinstance(directions, list):
+        raise TypeError("The directions of a turn are a list.")
+    return tuple(map(_words, directions))
 
 
 def _turn(turn: Turn, about: dict[str, Any], codes: _Codes) -> Turn:

@@ -57,7 +57,7 @@ class Script:
     def __init__(self, lines: Sequence[Line], voices: dict[str, Voice], settings: Settings = USUAL) -> None:
         self.settings = settings
         self.voices = dict(voices)
-        self.turns = [Turn(line.speaker, line.text) for line in lines]
+        self.turns = [Turn(line.speaker, line.text, directions=line.directions) for line in lines]
         self.slots: dict[str, int] = {}
         self.model: str | None = None
         self.codec: str | None = None
@@ -130,7 +130,7 @@ class Script:
         if speaker not in self.speakers and len(self.speakers) == MAX_SPEAKERS:
             raise InputError(f"The script has {MAX_SPEAKERS} speakers, and no more fit: choose one of them.")
         if speaker != turn.speaker:
-            self.turns[index] = Turn(speaker, text, drawn=turn.drawn)
+            self.turns[index] = Turn(speaker, text, drawn=turn.drawn, directions=turn.directions)
         elif text != turn.text:
             same = [number for number, take in enumerate(turn.takes) if take.text == text]
             self.turns[index] = replace(turn, text=text, chosen=same[-1] if same else None)
@@ -149,7 +149,12 @@ class Script:
         for at, to, size in same_blocks(old, new):
             turns[to : to + size] = self.turns[at : at + size]
         self.turns = turns
+        self.direct(lines)
         self._number_speakers()
+
+    def direct(self, lines: Sequence[Line]) -> None:
+        """Take over the directions that stand beside `lines`, one for each turn; they change nothing that is heard."""
+        self.turns = [replace(turn, directions=line.directions) for turn, line in zip(self.turns, lines)]
 
     def rename(self, label: str, renamed: str) -> None:
         """Call a speaker something else; number, voice and takes stay. Raises `InputError` for a label in use."""

@@ -134,7 +134,7 @@ class Take(Portable):
 class Turn:
     """Who says what, and the takes of it so far, `chosen` of which is heard (None: it waits to be spoken).
 
-    `drawn` counts the takes ever made, so that each has a seed of its own.
+    `drawn` counts the takes ever made, so that each has a seed of its own; `directions` stand beside the text.
     """
 
     speaker: str
@@ -143,6 +143,7 @@ class Turn:
     chosen: int | None = None
     drawn: int = 0
     speaking: bool = False
+    directions: tuple[str, ...] = ()
 
     @property
     def take(self) -> Take | None:

@@ -3,7 +3,7 @@
 The manifest is `manifest.csv` (UTF-8, separated by commas, first line the names of the columns) or `manifest.jsonl`
 (one object a line), with
 
-    file          the recording, relative to the folder: anything that soundfile reads, of any rate
+    file          the recording, relative to the folder: anything that `csm.audio` reads, of any kind and rate
     text          exactly the words that are said
     speaker       who says them, any name
     conversation  optional: rows with the same one are turns of one talk and stay together

@@ -26,7 +26,7 @@ from csm.audio import write_audio
 from csm.config import Environment
 from csm.conversation import exports
 from csm.conversation.events import Event, TurnFinished, TurnReport
-from csm.conversation.parsing import Line, parse_script
+from csm.conversation.parsing import Line, Reading, read_script
 from csm.conversation.positions import PromptLengths
 from csm.conversation.project import SUFFIX, open_project, save_project
 from csm.conversation.script import BUSY
@@ -69,12 +69,16 @@ SAVED = {
 
 @dataclass(frozen=True)
 class Form:
-    """What stands in the page's fields. `voices` names a voice by speaker; without a `seed` one is drawn."""
+    """What stands in the page's fields. `voices` names a voice by speaker; without a `seed` one is drawn.
+
+    `as_it_stands`: the script is to be spoken as it is written, whatever it looks like.
+    """
 
     script: str
     voices: dict[str, str]
     settings: Settings
     drawn: bool
+    as_it_stands: bool = False
 
     @classmethod
     def read(cls, data: Any) -> Form:
@@ -87,7 +91,8 @@ class Form:
         settings = read_settings(given)
         script = data.get("script")
         chosen = {str(speaker): str(name) for speaker, name in voices.items()}
-        return cls(script if isinstance(script, str) else "", chosen, settings, seed in (None, RANDOM_SEED))
+        text, drawn = script if isinstance(script, str) else "", seed in (None, RANDOM_SEED)
+        return cls(text, chosen, settings, drawn, data.get("as_it_stands") is True)
 
 
 @dataclass
@@ -100,6 +105,7 @@ class Page:
     own: dict[str, Voice] = field(default_factory=dict)
     kept: dict[str, Voice] = field(default_factory=dict)
     casting: Casting = field(default_factory=Casting)
+    reading: Reading | None = None
     job: Job | None = None
     new: bool = True  # nothing of it was shown yet: its browser may know of takes that are lost
     used: float = field(default_factory=time.monotonic)
@@ -130,7 +136,8 @@ class Page:
                 raise InputError(BUSY, "busy")
             with placed("script"):
                 check_script(form.script)
-                lines = parse_script(form.script)
+                self.reading = read_script(form.script, form.as_it_stands)
+                lines = self.reading.lines
                 check_turns([line.text for line in lines])
                 if self.session is None:
                     self.session = Session(lines, {}, form.settings)
@@ -317,7 +324,7 @@ class Page:
         if kind == "csm":
             save_project(place, session)
         elif kind in ("srt", "vtt"):
-            exports.write_subtitles(place, session.spans())
+            exports.write_subtitles(place, session.spans(), marked)
         elif kind == "zip":
             exports.write_all(place, session, self.generator, marked)
         elif kind == "stems":
@@ -360,7 +367,7 @@ class Page:
                 turn = session.turns[index]
                 tensors = {key: torch.from_numpy(sound) for key, sound in sounds.items()}
                 session.apply(TurnFinished(index, len(session.turns), NO_REPORT, torch.zeros(0), turn, tensors))
-            self.session, self.casting = session, Casting()
+            self.session, self.casting, self.reading = session, Casting(), None
             return session
 
     def _forget_projects(self, newest: Path) -> None:
@@ -479,11 +486,12 @@ def _follow(session: Session, lines: list[Line]) -> None:
     """Change the session's turns to `lines`: texts that were changed in place keep their earlier takes at hand."""
     now, wanted = [(turn.speaker, turn.text) for turn in session.turns], [(line.speaker, line.text) for line in lines]
     if now == wanted:
-        return
-    if [speaker for speaker, _ in now] == [speaker for speaker, _ in wanted]:
+        session.direct(lines)
+    elif [speaker for speaker, _ in now] == [speaker for speaker, _ in wanted]:
         for index, line in enumerate(lines):
             if session.turns[index].text != line.text:
                 session.edit(index, line.text)
+        session.direct(lines)
     else:
         session.rewrite(lines)
 

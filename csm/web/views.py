@@ -12,6 +12,7 @@ from csm.conversation.events import Comparing, Event, Performed, TurnChunk, Turn
 from csm.conversation.notices import read_as
 from csm.conversation.parsing import MAX_SPEAKERS
 from csm.conversation.positions import PromptLengths, positions
+from csm.conversation.scripts.directions import written
 from csm.conversation.session import Session
 from csm.conversation.studio import MORE_TAKES
 from csm.errors import InputError
@@ -36,7 +37,8 @@ def page_view(page: Page, lengths: PromptLengths) -> dict[str, Any]:
     view: dict[str, Any] = {
         "new": new,
         "turns": turns,
-        "script": "\n".join(f"{turn.speaker}: {turn.text}" for turn in session.turns),
+        "script": "\n".join(f"{turn.speaker}: {written(turn.directions)}{turn.text}" for turn in session.turns),
+        "understood": page.reading.told if page.reading and page.reading.guessed else "",
         "speakers": [{"label": label, "voice": name} for label, name in page.voice_names().items()],
         "voices": voices_view(page),
         "room": MAX_SPEAKERS - len(session.speakers),
@@ -65,6 +67,7 @@ def turn_view(page: Page, session: Session, index: int, stale: bool) -> dict[str
         "speaker": turn.speaker,
         "text": turn.text,
         "words": read_as(page.generator, turn.text),
+        "directions": list(turn.directions),
         "state": turn.status,
         "seconds": round(turn.seconds, 2),
         "stale": stale,

@@ -32,6 +32,7 @@ export class Card {
     this.words = make("div", { className: "csm-words" }, this.text);
     this.said = make("p", { className: "csm-why", hidden: true }); // what is read, where it is not what was typed
     this.player = new ClipPlayer(page.sound.deck, "", () => page.sound.silence(), () => this.tell("This take can't be played; redo the turn."));
+    this.directions = make("p", { className: "csm-directions", hidden: true });
     this.progress = make("span", { className: "csm-progress" }, make("span"));
     this.why = make("p", { className: "csm-why" });
     this.fit = make("p", { className: "csm-fit", hidden: true });
@@ -55,6 +56,7 @@ export class Card {
       "li",
       { className: "csm-card" },
       make("div", { className: "csm-row csm-card-top" }, this.number, this.speaker, this.state, this.seconds),
+      this.directions,
       this.words,
       this.said,
       this.progress,
@@ -95,6 +97,9 @@ export class Card {
     this.seconds.textContent = ""; // the player tells them
     this.#speakers(view, all);
     if (document.activeElement !== this.text && this.text.value !== view.text) this.text.value = view.text;
+    this.directions.textContent = view.directions.map((one) => `[${one}]`).join(" ");
+    this.directions.hidden = !view.directions.length;
+    this.directions.title = "Not spoken";
     this.grow();
     this.said.textContent = view.words ? `Read as: ${view.words}` : "";
     this.said.hidden = !view.words;

@@ -2,7 +2,7 @@
 
 import { element, make } from "./elements.js";
 
-// `page` answers: script, run, speak(index, again), plan().
+// `page` answers: script, understood, run, speak(index, again), plan().
 export class Examples {
   // `scripts`: [name, script] of each; `mine`: what an example had taken the place of before.
   constructor(page, scripts, mine) {
@@ -47,6 +47,7 @@ export class Examples {
   #put(script) {
     this.page.script.value = script;
     this.page.edited = null;
+    this.page.understood.forget();
     this.back.hidden = !this.mine;
   }
 }

@@ -10,7 +10,9 @@ import { Notes } from "./notes.js";
 import { Run } from "./run.js";
 import { BROKEN, Refusal, Server } from "./server.js";
 import { Sound } from "./sound.js";
+import { offerAnySound, takeAnySound } from "./sounds.js";
 import { tidy } from "./tidy.js";
+import { Understood } from "./understood.js";
 import { VoiceRows } from "./voices.js";
 
 const PAUSE = 250; // ms without a key before the script is sent
@@ -19,6 +21,11 @@ const AGAIN = 1000; // ms until the server is asked again whether a run that thi
 const BACK = 2000; // ms until a server that did not answer is asked again
 const GONE = "The server no longer has what was spoken: it keeps a conversation for an hour, and none when it starts anew. Script and voices are still here; press Generate to have it spoken again.";
 const COPY = "This tab is a copy of another: it has the script, and a conversation of its own.";
+
+// Directions as they can stand before a turn's text and be read again.
+function directed(directions) {
+  return directions.map((one) => `[${one.replaceAll("[", "(").replaceAll("]", ")")}] `).join("");
+}
 
 class Page {
   constructor() {
@@ -51,6 +58,7 @@ class Page {
     const examples = JSON.parse(root.dataset.examples);
     this.examples = new Examples(this, examples, kept.mine ?? "");
     this.files = new Files(this);
+    this.understood = new Understood(this, kept.as_it_stands === true);
     this.script.value = kept.script ?? examples[0][1];
     for (const field of this.fields()) {
       const value = kept.settings?.[field.name];
@@ -83,7 +91,7 @@ class Page {
     for (const field of this.fields()) {
       settings[field.name] = field.type === "checkbox" ? field.checked : field.value === "" ? null : Number(field.value);
     }
-    return { script: this.script.value, voices: this.voices, settings };
+    return { script: this.script.value, as_it_stands: this.understood.literal, voices: this.voices, settings };
   }
 
   remember() {
@@ -130,6 +138,7 @@ class Page {
       if (asked !== this.asked) return false;
       this.invalid = refusal.place === "script" && this.edited === null;
       this.notes.quiet();
+      if (refusal.place === "script") this.understood.refused();
       // It is spoken for the page before it was reloaded; that ends by itself.
       if (refusal.code === "busy" && !loud) this.timer = setTimeout(() => this.plan(), AGAIN);
       else this.notes.refused(refusal, loud);
@@ -195,6 +204,7 @@ class Page {
 
   // Go on with a project that was opened.
   reopen(view) {
+    this.understood.forget();
     this.script.value = view.script;
     this.voices = Object.fromEntries(view.speakers.map(({ label, voice }) => [label, voice]));
     for (const field of this.fields()) if (field.name in view.settings) field.value = view.settings[field.name];
@@ -222,7 +232,8 @@ class Page {
 
   write(turns, edited) {
     this.edited = edited;
-    this.script.value = turns.map(({ speaker, text }) => `${speaker}: ${text.replace(/\s*\n\s*/g, " ")}`).join("\n");
+    const line = ({ speaker, directions, text }) => `${speaker}: ${directed(directions)}${text.replace(/\s*\n\s*/g, " ")}`;
+    this.script.value = turns.map(line).join("\n");
   }
 
   // Showing
@@ -239,6 +250,7 @@ class Page {
       element("cards").append(card.element);
     }
     this.cards.forEach((card, n) => card.show(view.turns[n], view, this.run !== null || this.invalid));
+    this.understood.show(view.understood ?? "");
     this.rows.show(view);
     showMeter(element("budget"), view.budget, view.estimate);
     this.files.show(view);
@@ -278,10 +290,12 @@ class Page {
 }
 
 window.csm = new Page();
+takeAnySound();
 
 // Gradio draws the page, and may draw it again.
 function look() {
   tidy();
+  offerAnySound();
   const root = document.getElementById("csm-app");
   if (root && root !== window.csm.root) window.csm.mount(root);
 }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from csm import foreign
+from csm import audio, foreign
 from csm.audio import inspect_audio, load_audio
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
@@ -83,9 +83,10 @@ def test_a_streamed_wav_whose_header_knows_no_length_is_read(tmp_path: Path, len
 
 def test_no_more_is_decoded_than_is_asked_for_or_allowed(tmp_path: Path, decoder: str, monkeypatch: pytest.MonkeyPatch):
     record(tmp_path / "voice.m4a", "ipod", "aac")
-    monkeypatch.setattr(foreign, "LONGEST", 1.0)
+    monkeypatch.setattr(foreign, "LONGEST_SOUND", 1.0)
+    monkeypatch.setattr(audio, "LONGEST_SOUND", 1.0)
     assert len(load_audio(tmp_path / "voice.m4a", max_seconds=0.5)) == SAMPLE_RATE // 2
-    with pytest.raises(InputError, match=r"^voice\.m4a is longer than"):
+    with pytest.raises(InputError, match=r"^voice\.m4a holds more sound than is read"):
         load_audio(tmp_path / "voice.m4a")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from torch import Tensor
 from csm import foreign
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
+from csm.files import output
 from csm.limits import LONGEST_SOUND, MOST_CHANNELS, MOST_SAMPLES, RATES
 
 BLOCK = 1 << 20  # samples of all channels that are decoded at once
@@ -115,16 +115,8 @@ def write_audio(path: str | Path, wave: Tensor, sample_rate: int = SAMPLE_RATE) 
     path = Path(path)
     kind, subtype = FORMATS[path.suffix.lower()]
     samples = np.nan_to_num(wave.detach().cpu().float().numpy(), nan=0.0).clip(-1.0, 1.0)
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with open(part, "xb") as file:
-            soundfile.write(file, samples, sample_rate, format=kind, subtype=subtype)
-        part.replace(path)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise InputError(f"{path} can't be written; choose another place or make room there.") from error
-    finally:
-        if os.path.lexists(part):
-            part.unlink()
+    with output(path, soundfile.LibsndfileError) as part, open(part, "xb") as file:
+        soundfile.write(file, samples, sample_rate, format=kind, subtype=subtype)
 
 
 def play_audio(path: str | Path) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
+
+from csm.files import whole
 
 REAL_TIME_MS = 80.0
 
@@ -53,7 +54,6 @@ def draw(saved: dict[str, dict[str, Any]], target: Path) -> bool:
         axes.yaxis.set_minor_formatter("")  # labels of its own would lie on one another
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
-    partial = target.with_name(f".{target.name}.part")
-    figure.savefig(partial, format="png", dpi=110)
-    os.replace(partial, target)
+    with whole(target) as part:
+        figure.savefig(part, format="png", dpi=110)
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from csm.bench.plot import draw
 from csm.bench.targets import reached
 from csm.errors import InputError
 from csm.extras import install
+from csm.files import whole
 
 FOLDER = ASSETS / "bench"
 PAPER = ASSETS.parents[1] / "docs" / "speed.md"
@@ -213,6 +213,5 @@ def _shown(turn: str, turns: Figures) -> bool:
 
 
 def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
+    with whole(file) as part:
+        part.write_text(text, encoding="utf-8")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import tempfile
 import zipfile
 from pathlib import Path
@@ -23,6 +22,7 @@ from csm.conversation.project import save_project
 from csm.conversation.script import Span
 from csm.conversation.session import Session
 from csm.errors import InputError
+from csm.files import output
 from csm.speech.generator import Generator
 
 SOUND = (".wav", ".mp3", ".flac")
@@ -109,14 +109,8 @@ def write_subtitles(path: str | Path, spans: list[Span], sound: Tensor | None = 
     """Write `subtitles` as .srt or .vtt, as the name ends; whole or not at all. Raises `InputError`."""
     check_subtitles(path)
     path = Path(path)
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
+    with output(path) as part:
         part.write_text(subtitles(spans, path.suffix.lower(), sound), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} can't be written; choose another place or make room there.") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_all(path: str | Path, session: Session, generator: Generator, marked: Tensor | None = None) -> None:
@@ -130,28 +124,23 @@ def write_all(path: str | Path, session: Session, generator: Generator, marked: 
         raise InputError("Nothing has been spoken yet: there is nothing to save.")
     marked = session.whole(generator) if marked is None else marked
     path = Path(path)
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(part, "x") as archive:
-            folder = Path(scratch)
-            for suffix in SOUND:
-                write_audio(folder / f"conversation{suffix}", marked)
-            for suffix in SUBTITLES:
-                write_subtitles(folder / f"conversation{suffix}", spans, marked)
-            report = json.dumps(session.report(generator), indent=2, ensure_ascii=False)
-            (folder / "report.json").write_text(report + "\n", encoding="utf-8")
-            save_project(folder / "conversation.csm", session)
-            write_stems(folder / "stems", marked, spans)
-            for file in sorted(folder.rglob("*.*")):
-                packed = (
-                    zipfile.ZIP_DEFLATED if file.suffix in (".wav", ".srt", ".vtt", ".json") else zipfile.ZIP_STORED
-                )
-                archive.write(file, file.relative_to(folder).as_posix(), packed)
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} can't be written; choose another place or make room there.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        output(path) as part,
+        tempfile.TemporaryDirectory() as scratch,
+        zipfile.ZipFile(part, "x") as archive,
+    ):
+        folder = Path(scratch)
+        for suffix in SOUND:
+            write_audio(folder / f"conversation{suffix}", marked)
+        for suffix in SUBTITLES:
+            write_subtitles(folder / f"conversation{suffix}", spans, marked)
+        report = json.dumps(session.report(generator), indent=2, ensure_ascii=False)
+        (folder / "report.json").write_text(report + "\n", encoding="utf-8")
+        save_project(folder / "conversation.csm", session)
+        write_stems(folder / "stems", marked, spans)
+        for file in sorted(folder.rglob("*.*")):
+            packed = zipfile.ZIP_DEFLATED if file.suffix in (".wav", ".srt", ".vtt", ".json") else zipfile.ZIP_STORED
+            archive.write(file, file.relative_to(folder).as_posix(), packed)
 
 
 def _clock(samples: int, comma: str) -> str:

@@ -30,6 +30,7 @@ from csm.conversation.script import Prompt
 from csm.conversation.session import MOST_KEPT, Session, Spent
 from csm.conversation.takes import Scores, Take, Turn
 from csm.errors import InputError
+from csm.files import output
 from csm.limits import LONGEST_TURN, MOST_CODES, MOST_JSON, MOST_RECORDING, MOST_TURNS_SAVED, MOST_VALUES, check_turns
 from csm.settings import Settings
 from csm.speech.generator import Generator
@@ -99,8 +100,7 @@ def save_project(path: str | Path, session: Session) -> None:
             for turn in session.turns
         ],
     }
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
+    with output(path, UnicodeError, zipfile.BadZipFile) as part:
         for packed in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
             with zipfile.ZipFile(part, "w", packed) as archive:
                 archive.writestr("project.json", json.dumps(document, indent=1, ensure_ascii=False))
@@ -114,11 +114,6 @@ def save_project(path: str | Path, session: Session) -> None:
                 refused = error
         else:
             raise InputError(f"{path.name} would be too large to be opened again: save it in parts.") from refused
-        part.replace(path)
-    except (OSError, UnicodeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} can't be written; choose another place or make room there.") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _told(take: Take) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import io
 import json
 import math
 import os
-import secrets
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from csm.audio import inspect_audio, load_audio
 from csm.checkpoint.hub import fetch_prompt
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
+from csm.files import output
 
 SHORTEST = 1.0  # seconds of sound
 LONGEST = 30.0  # seconds
@@ -203,16 +203,9 @@ def save_voice(path: str | Path, voice: Voice) -> None:
     if voice.codes is not None:
         np.save(codes, voice.codes.astype(np.int32), allow_pickle=False)
         parts["codes.npy"] = codes.getvalue()
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with zipfile.ZipFile(part, "w") as file:
-            for name, data in parts.items():
-                file.writestr(zipfile.ZipInfo(name), data)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path.name} can't be written; choose another place or make room there.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with output(path) as part, zipfile.ZipFile(part, "w") as file:
+        for name, data in parts.items():
+            file.writestr(zipfile.ZipInfo(name), data)
 
 
 def read_voice(path: str | Path, folder: Path) -> Voice:

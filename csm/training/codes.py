@@ -19,6 +19,7 @@ from csm.codec.spectral import SpectralCodec
 from csm.config import FRAME_RATE, FRAME_SIZE, ModelConfig
 from csm.engine.frames import RowFormat, audio_rows
 from csm.errors import InputError
+from csm.files import whole
 from csm.text import ByteTokenizer, Tokenizer
 from csm.training.corpus import Corpus, Utterance, speaker_shares
 from csm.training.run import say
@@ -71,8 +72,8 @@ def encode_corpus(
             made = _encoded(codec, torch.from_numpy(waves).to(device)).cpu().numpy().astype(np.int16)
             for row, i in enumerate(chosen):
                 codes[i] = made[row, : frames_of(clips[i])]
-        np.save(target.with_suffix(".partial.npy"), np.concatenate([codes[i] for i in range(len(clips))]))
-        target.with_suffix(".partial.npy").replace(target)
+        with whole(target) as part, part.open("wb") as file:
+            np.save(file, np.concatenate([codes[i] for i in range(len(clips))]))
         report(f"encoded shard {shard + 1} of {len(shards)}")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -20,6 +19,7 @@ import numpy as np
 import soxr
 
 from csm.errors import InputError
+from csm.files import whole
 from csm.training.flite import Flite, Phones, Spoken, Words
 from csm.training.rhvoice import RHVoice
 from csm.training.sentences import training_sentences, wording
@@ -157,9 +157,8 @@ def _write_shard(job: tuple[Path, int, list[tuple[str, str]], Path | None]) -> t
     if not waves:
         return shard, len(lines), 0.0
     np.save(folder / f"audio-{shard:03d}.npy", np.concatenate(waves))
-    partial = index.with_suffix(".part")
-    partial.write_text("\n".join(records) + "\n")
-    os.replace(partial, index)  # last: a shard with an index is whole
+    with whole(index) as part:  # last: a shard with an index is whole
+        part.write_text("\n".join(records) + "\n")
     return shard, len(lines) - len(waves), offset / SAMPLE_RATE
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import queue
 import random
 import re
@@ -24,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from csm.errors import InputError
+from csm.files import whole
 from csm.training.corpus import SAMPLE_RATE, Utterance, levelled
 from csm.training.flite import Phones, Words
 from csm.training.sentences import SHORT_TURNS
@@ -323,7 +323,6 @@ def write_shard(
             waves.append(pcm)
             offset += len(pcm)
     np.save(folder / f"audio-{shard:03d}.npy", np.concatenate(waves))
-    partial = index.with_suffix(".part")
-    partial.write_text("\n".join(records) + "\n")
-    os.replace(partial, index)  # last: a shard with an index is whole
+    with whole(index) as part:  # last: a shard with an index is whole
+        part.write_text("\n".join(records) + "\n")
     return offset / SAMPLE_RATE

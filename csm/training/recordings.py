@@ -7,8 +7,6 @@ and real conversations in their order.
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from csm.audio import load_audio
 from csm.codec import Codec
 from csm.engine.frames import RowFormat, Rows
+from csm.files import whole
 from csm.training.codes import SENTENCES_IN_A_TURN, SLOTS, Batch
 from csm.training.distributed import Processes
 from csm.training.manifest import Recording
@@ -78,11 +77,8 @@ def encode(
 
 
 def _write(file: Path, codes: np.ndarray) -> None:
-    made = io.BytesIO()
-    np.save(made, codes)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_bytes(made.getvalue())
-    os.replace(partial, file)
+    with whole(file) as part, part.open("wb") as made:
+        np.save(made, codes)
 
 
 def split(recordings: Sequence[Recording], share: float, seed: int) -> list[bool]:

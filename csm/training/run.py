@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import sys
 import time
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from csm import files
 from csm.errors import InputError
 from csm.training.distributed import Processes, load_module, load_optimiser, whole
 from csm.training.memory import peak_bytes, reset_peak, resident_bytes
@@ -90,9 +90,8 @@ class Run:
             records = [
                 record for record in read_lines(self._metrics) if self.step and record.get("step", 0) <= self.step
             ]
-            partial = self._metrics.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(record) + "\n" for record in records))
-            os.replace(partial, self._metrics)
+            with files.whole(self._metrics) as part:
+                part.write_text("".join(json.dumps(record) + "\n" for record in records))
         if self._settings is not None:
             self._write(
                 {
@@ -122,9 +121,8 @@ class Run:
             "seconds": self.elapsed(),
         }
         if self.together.first:
-            partial = self._state.with_suffix(".partial")
-            torch.save(state, partial)
-            os.replace(partial, self._state)
+            with files.whole(self._state) as part:
+                torch.save(state, part)
         self.together.wait()
 
     def _save_or_say(self) -> None:

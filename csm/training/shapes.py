@@ -13,6 +13,7 @@ from typing import Any
 
 from csm.config import PRESETS, CodecConfig, MimiConfig, ModelConfig, SpectralConfig
 from csm.errors import InputError
+from csm.files import whole
 
 CONFIG = "config.json"
 CODECS: dict[str, CodecConfig] = {
@@ -71,9 +72,8 @@ def keep_shape(folder: Path, config: CodecConfig | ModelConfig, write: bool = Tr
     if not write:
         return
     make_folder(folder)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, file)
+    with whole(file) as part:
+        part.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
 
 
 def make_folder(folder: Path) -> None:

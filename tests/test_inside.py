@@ -140,7 +140,7 @@ def tab(generator) -> InsideTab:
         players = {n: gr.Audio() for n in steps(generator.config.num_codebooks)}
     return InsideTab(
         generator, type("Nobody", (), {"get": lambda self: Ears()})(),
-        lambda *inputs: take_apart(generator, *inputs), text, status, picture, players,
+        lambda *inputs, given_up: take_apart(generator, *inputs), text, status, picture, players,
     )  # fmt: skip
 
 

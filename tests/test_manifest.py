@@ -92,7 +92,7 @@ def broken(folder):
     soundfile.write(flac, np.random.default_rng(0).normal(0, 0.1, 48_000), 24_000)
     flac.write_bytes(flac.read_bytes()[:20_000])
     tone(folder / "b.wav")
-    tone(folder / "dull.wav", rate=1_000)
+    tone(folder / "dull.wav", rate=5_000)
     tone(folder.parent / "elsewhere.wav")
     return [
         (["gone.wav", "Hello.", "ann"], "no such file"),

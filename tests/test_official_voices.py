@@ -150,7 +150,9 @@ def test_the_page_plays_one_when_it_is_chosen_and_tells_why_it_can_t(hub, files,
     from csm.web.pages import Pages
     from csm.web.routes import PageRoutes
 
-    page = TestClient(Starlette(routes=PageRoutes(Pages(Studio(of_1b_size))).routes()))
+    pages = Pages(Studio(of_1b_size))
+    pages.page("0" * 32)
+    page = TestClient(Starlette(routes=PageRoutes(pages).routes()))
     address = f"/csm/voice/{'0' * 32}?name="
     refused = page.get(f"{address}read_speech_c")
     assert refused.status_code == 400 and f"https://huggingface.co/{HUB_MODEL}" in refused.json()["error"]

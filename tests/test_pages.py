@@ -15,8 +15,9 @@ from csm.conversation.studio import Studio
 from csm.conversation.takes import Judges
 from csm.web.casting import usual_voices
 from csm.web.examples import EXAMPLE_SCRIPT
+from csm.web.forms import Form
 from csm.web.gpu import as_bytes, from_bytes
-from csm.web.pages import MOST_AWAKE, Form, Pages
+from csm.web.pages import MOST_AWAKE, Pages
 from csm.web.routes import PageRoutes
 from tests.small import end_after, small_generator
 
@@ -294,7 +295,7 @@ def test_pages_at_rest_keep_what_was_said_but_no_cache(pages, client):
     before = keys(visitor.speak()[-1]["view"])
     page = pages.page(visitor.token)
     for _ in range(MOST_AWAKE):
-        Visitor(client).plan()
+        Visitor(client, "A: Hi.").speak()
     assert page.session is not None and page.session._memory is None
     assert keys(visitor.speak(turn=1, again=True)[-1]["view"])[0] == before[0]
 

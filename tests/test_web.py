@@ -30,7 +30,7 @@ REPORT_KEYS = {
 }  # fmt: skip
 TURN_KEYS = {
     "speaker", "text", "start", "end", "frames", "state", "positions_prefilled",
-    "trimmed", "seed", "takes", "reason", "stale", "heard_from", "other_settings",
+    "trimmed", "seed", "takes", "reason", "stale", "heard_from", "other_settings", "words",
 }  # fmt: skip
 BOTH = {"A": Choice("slt"), "B": Choice("rms")}
 

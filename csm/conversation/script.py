@@ -154,7 +154,10 @@ class Script:
 
     def direct(self, lines: Sequence[Line]) -> None:
         """Take over the directions that stand beside `lines`, one for each turn; they change nothing that is heard."""
-        self.turns = [replace(turn, directions=line.directions) for turn, line in zip(self.turns, lines)]
+        self.turns = [
+            turn if turn.directions == line.directions else replace(turn, directions=line.directions)
+            for turn, line in zip(self.turns, lines)
+        ]
 
     def rename(self, label: str, renamed: str) -> None:
         """Call a speaker something else; number, voice and takes stay. Raises `InputError` for a label in use."""

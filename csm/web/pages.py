@@ -24,11 +24,10 @@ from torch import Tensor
 
 from csm.audio import write_audio
 from csm.config import Environment
-from csm.conversation import exports
 from csm.conversation.events import Event, TurnFinished, TurnReport
 from csm.conversation.parsing import Line, Reading, read_script
 from csm.conversation.positions import PromptLengths
-from csm.conversation.project import SUFFIX, open_project, save_project
+from csm.conversation.project import open_project
 from csm.conversation.script import BUSY
 from csm.conversation.session import Session
 from csm.conversation.studio import Job, Studio
@@ -36,13 +35,14 @@ from csm.engine.frames import Segment
 from csm.errors import InputError
 from csm.limits import KEPT_SECONDS, LONGEST_SPEECH, MOST_PAGES, check_script, check_speech, check_turns
 from csm.recent import Recent
-from csm.settings import USUAL, Settings
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice, fetched
 from csm.web.access import NO_KEY, Access
 from csm.web.casting import Casting
-from csm.web.endpoints import RANDOM_SEED, MisplacedError, read_settings
+from csm.web.downloads import SAVED, only_newest, roomy, write
+from csm.web.endpoints import MisplacedError
 from csm.web.examples import Kept, Remembered
+from csm.web.forms import Form
 from csm.web.listeners import Calls
 from csm.web.place import Place
 
@@ -53,46 +53,6 @@ MOST_DRAWN, BYTES_OF_BARS = 1 << 15, 512  # pictures of sounds that are remember
 MOST_CLIPS, MOST_SAVED = 64, 3  # files of takes and downloads that a page keeps: the newest
 LOST = "The server no longer has this conversation: it keeps one for an hour, and none when it starts anew. The script \
 and the voices are still here, so press Generate to have it spoken again."
-NO_ROOM = "The server has no room for what is to be written: try again later."
-
-SAVED = {
-    "wav": "conversation.wav",
-    "mp3": "conversation.mp3",
-    "flac": "conversation.flac",
-    "stems": "stems.zip",
-    "srt": "conversation.srt",
-    "vtt": "conversation.vtt",
-    "zip": "conversation.zip",
-    "csm": f"conversation{SUFFIX}",
-}
-
-
-@dataclass(frozen=True)
-class Form:
-    """What stands in the page's fields. `voices` names a voice by speaker; without a `seed` one is drawn.
-
-    `as_it_stands`: the script is to be spoken as it is written, whatever it looks like.
-    """
-
-    script: str
-    voices: dict[str, str]
-    settings: Settings
-    drawn: bool
-    as_it_stands: bool = False
-
-    @classmethod
-    def read(cls, data: Any) -> Form:
-        """From the JSON of a request. Raises `MisplacedError`."""
-        data = data if isinstance(data, dict) else {}
-        given, voices = data.get("settings"), data.get("voices")
-        given = given if isinstance(given, dict) else {}
-        voices = voices if isinstance(voices, dict) else {}
-        seed = given.get("seed", USUAL.seed)
-        settings = read_settings(given)
-        script = data.get("script")
-        chosen = {str(speaker): str(name) for speaker, name in voices.items()}
-        text, drawn = script if isinstance(script, str) else "", seed in (None, RANDOM_SEED)
-        return cls(text, chosen, settings, drawn, data.get("as_it_stands") is True)
 
 
 @dataclass
@@ -299,7 +259,7 @@ class Page:
                     if take.key == key and self.session is not None:
                         path = self.folder / f"take-{key}-{take.samples}.wav"
                         if not path.exists():
-                            self._only_newest("take-*.wav", MOST_CLIPS - 1)
+                            only_newest(self.folder, "take-*.wav", MOST_CLIPS - 1)
                             with roomy():
                                 write_audio(path, self.session.clip(self.generator, index, number))
                         return path
@@ -314,31 +274,11 @@ class Page:
                 raise InputError(BUSY, "busy")
             marked = self.whole()
             assert self.session is not None
-            self._only_newest("saved-*", MOST_SAVED - 1)
+            only_newest(self.folder, "saved-*", MOST_SAVED - 1)
             with roomy():
                 place = Path(tempfile.mkdtemp(prefix="saved-", dir=self.folder)) / SAVED[kind]
-                self._write(kind, place, self.session, marked)
+                write(kind, place, self.session, self.generator, marked)
             return place
-
-    def _write(self, kind: str, place: Path, session: Session, marked: Tensor) -> None:
-        if kind == "csm":
-            save_project(place, session)
-        elif kind in ("srt", "vtt"):
-            exports.write_subtitles(place, session.spans(), marked)
-        elif kind == "zip":
-            exports.write_all(place, session, self.generator, marked)
-        elif kind == "stems":
-            exports.write_stems(place.with_suffix(""), marked, session.spans())
-            shutil.make_archive(str(place.with_suffix("")), "zip", place.with_suffix(""))
-            shutil.rmtree(place.with_suffix(""))
-        else:
-            write_audio(place, marked)
-
-    def _only_newest(self, pattern: str, most: int) -> None:
-        """Delete all files or folders of that name but the `most` newest."""
-        found = sorted(self.folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in found[most:]:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def open(self, path: Path, given_up: Callable[[], bool] = lambda: False, who: str = "") -> Session:
         """Go on with a project file. Raises `InputError`, and then all stays as it was; so it is when it is `given_up`
@@ -424,6 +364,7 @@ class Pages:
                 with roomy():
                     folder = Path(tempfile.mkdtemp(dir=self.place.pages))
                 self._pages[token] = Page(self, folder)
+                self._let_rest()
             return self._pages[token]
 
     def blank(self) -> Page:
@@ -439,36 +380,26 @@ class Pages:
         """What is to be done by the clock."""
         with self._guard:
             self._forget(MOST_PAGES)
+            self._let_rest()
         self.place.tidy()
 
     def _forget(self, most: int) -> None:
-        """Drop pages that nobody has used for an hour, then empty ones beyond `most`, and the KV caches of those at
-        rest. Pages that are being spoken stay as they are."""
+        """Drop pages that nobody has used for an hour, unless they are being spoken, then empty ones beyond `most`."""
         now = time.monotonic()
         for token, page in list(self._pages.items()):
             if page.job is None and now - page.used > KEPT_SECONDS:
                 self._drop(token)
         for token in [token for token, page in self._pages.items() if page.empty][: max(0, len(self._pages) - most)]:
             self._drop(token)
+
+    def _let_rest(self) -> None:
+        """Drop the KV caches of all pages but the newest in use, and those that are being spoken."""
         for page in list(self._pages.values())[:-MOST_AWAKE]:
             if page.job is None and page.session is not None:
                 page.session.rest()
 
     def _drop(self, token: str) -> None:
         shutil.rmtree(self._pages.pop(token).folder, ignore_errors=True)
-
-
-@contextmanager
-def roomy() -> Iterator[None]:
-    """A disk that is full is told without the names of the server's folders."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(NO_ROOM, "no_room") from error
-    except InputError as error:
-        if isinstance(error.__cause__, OSError):
-            raise InputError(NO_ROOM, "no_room") from error
-        raise
 
 
 @contextmanager

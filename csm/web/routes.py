@@ -30,9 +30,11 @@ from csm.errors import InputError
 from csm.limits import LARGEST_UPLOAD, LONGEST_BODY
 from csm.speech.voices import fetched
 from csm.web.asked import FAILED, BodyTooLongError, Told, asker, read_json
+from csm.web.downloads import roomy
 from csm.web.endpoints import MisplacedError
 from csm.web.following import attended, followed
-from csm.web.pages import Form, Page, Pages, roomy
+from csm.web.forms import Form
+from csm.web.pages import Page, Pages
 from csm.web.views import event_view, page_view, pcm
 
 SCRIPTS = {path.name: path for path in (Path(__file__).parent / "page").glob("*.js")}

@@ -30,7 +30,7 @@ export class Card {
     this.seconds = make("span", { className: "csm-seconds" });
     this.text = make("textarea", { className: "csm-text", rows: 1 });
     this.words = make("div", { className: "csm-words" }, this.text);
-    this.said = make("p", { className: "csm-why", hidden: true }); // what is read, where it is not what was typed
+    this.said = make("p", { className: "csm-said", hidden: true }); // what is read, where it is not what was typed
     this.player = new ClipPlayer(page.sound.deck, "", () => page.sound.silence(), () => this.tell("This take can't be played; redo the turn."));
     this.directions = make("p", { className: "csm-directions", hidden: true });
     this.progress = make("span", { className: "csm-progress" }, make("span"));

@@ -16,7 +16,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -117,9 +116,12 @@ def _part(
         except RuntimeError:
             stop = shape[0] if shape else 1
     row = prod(shape[1:]) * dtype.itemsize
-    count = (min(stop, shape[0]) - start if shape else 1) * row
-    numbers = torch.from_numpy(np.fromfile(file, np.uint8, count, offset=begin + start * row))
-    return numbers.view(dtype).view(-1, *shape[1:]) if shape else numbers.view(dtype)[0]
+    rows = min(stop, shape[0]) - start if shape else 1
+    numbers = torch.empty(rows * row, dtype=torch.uint8)
+    with open(file, "rb") as opened:
+        opened.seek(begin + start * row)
+        opened.readinto(numbers.numpy().data)
+    return numbers.view(dtype).view((rows, *shape[1:]) if shape else ())
 
 
 def _load(shape: tuple[int, ...], part: Callable[[int, int | None], Tensor], dtype: torch.dtype) -> Tensor:

@@ -1,8 +1,8 @@
 """The sizes of a model, as data: frozen dataclasses and the four presets. No torch, no file access.
 
 Everything below this file is one code path that reads a `ModelConfig`; nothing else knows a preset's name.
-Numbers of `tiny` are those of sesame/csm-1b (Llama 3.2 1B backbone, a 100M decoder); `small` and `medium`
-take their backbones from Llama 3.2 3B and Llama 3.1 8B.
+Numbers of `tiny` are those of sesame/csm-1b (Llama 3.2 1B backbone, a 100M decoder), those of `medium` are MisoTTS'
+(Llama 3.1 8B, 300M); `small` takes its backbone from Llama 3.2 3B, and its decoder is a guess.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class ModelConfig:
     `temperature` and `topk` are how it samples when nobody says otherwise: a small model is better off calm.
     `slots_in_frames`: every row of sound has its speaker's slot in the text column, and so has a row behind each text.
     The published models must find out from the text before a frame whose it is; a small one is told.
+    `space_after_slot`: texts were `[0] Hello.` in training, and not `[0]Hello.`; the byte tokenizer has no such space.
     """
 
     backbone: TransformerConfig
@@ -100,6 +101,7 @@ class ModelConfig:
     temperature: float = 0.9
     topk: int = 50
     slots_in_frames: bool = False
+    space_after_slot: bool = False
 
     @property
     def num_codebooks(self) -> int:
@@ -139,8 +141,8 @@ class ModelConfig:
 _PLAIN_ROPE = RopeConfig(theta=10_000.0, factor=1.0)
 
 
-def _llama(backbone: TransformerConfig, decoder: TransformerConfig) -> ModelConfig:
-    return ModelConfig(backbone, decoder, MimiConfig(), text_vocab_size=128_256, audio_vocab_size=2_051)
+def _llama(backbone: TransformerConfig, decoder: TransformerConfig, space_after_slot: bool = False) -> ModelConfig:
+    return ModelConfig(backbone, decoder, MimiConfig(), 128_256, 2_051, space_after_slot=space_after_slot)
 
 
 PRESETS: dict[str, ModelConfig] = {
@@ -158,17 +160,47 @@ PRESETS: dict[str, ModelConfig] = {
         TransformerConfig(layers=16, dim=2_048, heads=32, kv_heads=8, mlp_dim=8_192),
         TransformerConfig(layers=4, dim=1_024, heads=8, kv_heads=2, mlp_dim=8_192),
     ),
-    # The decoders of small and medium are known by size only (250M, 300M). Each runs K-1 times a frame, so
-    # they stay as shallow as tiny's and grow in width: 4 layers x 1536 for 250M, a fifth layer for 300M.
+    # Nobody has published a model of this size. Of its decoder only the size is known, 250M: it runs K-1 times a
+    # frame, so the guess is as shallow as tiny's and grows in width.
     "small": _llama(
         TransformerConfig(layers=28, dim=3_072, heads=24, kv_heads=8, mlp_dim=8_192),
         TransformerConfig(layers=4, dim=1_536, heads=12, kv_heads=3, mlp_dim=12_288),
     ),
     "medium": _llama(
         TransformerConfig(layers=32, dim=4_096, heads=32, kv_heads=8, mlp_dim=14_336),
-        TransformerConfig(layers=5, dim=1_536, heads=12, kv_heads=3, mlp_dim=11_776),
+        TransformerConfig(layers=8, dim=1_536, heads=24, kv_heads=6, mlp_dim=6_912),
+        space_after_slot=True,
     ),
 }
+
+
+@dataclass(frozen=True)
+class Release:
+    """Published weights: the hub id, the preset whose shape they have, and the terms they stand under."""
+
+    repository: str
+    preset: str
+    licence: str
+
+    @property
+    def config(self) -> ModelConfig:
+        return PRESETS[self.preset]
+
+
+RELEASES = (
+    Release(
+        "sesame/csm-1b",
+        "tiny",
+        "Apache-2.0 as published by Sesame, whose page forbids impersonation, disinformation and illegal use; Mimi "
+        "inside is CC BY 4.0",
+    ),
+    Release(
+        "MisoLabs/MisoTTS",
+        "medium",
+        "a modified MIT licence as published by Miso Labs, who forbid impersonation, deception and fraud; Mimi is "
+        "CC BY 4.0",
+    ),
+)
 
 
 # The names that a config.json in the original layout gives to a transformer's shape. The first of each are the

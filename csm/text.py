@@ -1,4 +1,4 @@
-"""Text to ids: `BOS "[0]Hello." EOS`, the speaker's slot in brackets with no space after it.
+"""Text to ids: `BOS "[0]Hello." EOS`, the speaker's slot in brackets with no space after it, unless the model has one.
 
 Two tokenizers behind one function `encode(text) -> list[int]`: the bytes of spoken words for the embedded model, Llama
 3 for the published ones, which read a text as it is written. Either way a script that contains a special token's name
@@ -28,9 +28,10 @@ class Tokenizer(Protocol):
         ...
 
 
-def turn_text(text: str, speaker: int) -> str:
-    """What the model reads for a turn: the speaker's slot, then the text."""
-    return f"[{speaker}]{text}"
+def turn_text(text: str, speaker: int, space: bool = False) -> str:
+    """What the model reads for a turn: the speaker's slot, then the text; `space` between them, where there is a text,
+    is for models that were trained so (`ModelConfig.space_after_slot`)."""
+    return f"[{speaker}] {text.lstrip()}" if space and text.strip() else f"[{speaker}]{text}"
 
 
 class ByteTokenizer:

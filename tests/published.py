@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
 from pathlib import Path
 
 import torch
@@ -11,6 +13,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import CsmConfig, CsmForConditionalGeneration
 
 from csm.checkpoint.published import find_weights, open_published
+from csm.checkpoint.tensors import shapes_of
+from csm.config import ModelConfig
+from csm.model import CSM
 
 SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|AUDIO|>", "<|audio_eos|>"]
 BOS, EOS, AUDIO, AUDIO_EOS = range(256, 260)
@@ -85,4 +90,22 @@ def write_original(source: Path, folder: Path) -> Path:
     save_file(mimi, folder / "mimi.safetensors")
     (folder / "config.json").write_text(json.dumps(json.loads((source / "config.json").read_text())))
     write_tokenizer(folder)
+    return folder
+
+
+def hollow(folder: Path, config: ModelConfig) -> Path:
+    """A model in the original layout with nothing beside it: its header in full, and numbers that take no room on the
+    disk, however large the model is. All of them are zero."""
+    with torch.device("meta"):
+        shapes = shapes_of(CSM(config))
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    folder.mkdir()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
     return folder

@@ -101,7 +101,7 @@ def test_a_damaged_model_is_refused_in_one_sentence(folder, damage, words):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["nonsense", "./nowhere", "/nowhere/at/all", "small", "medium"])
+@pytest.mark.parametrize("name", ["nonsense", "./nowhere", "/nowhere/at/all", "small"])
 def test_an_unknown_model_is_refused_in_one_sentence(name):
     with pytest.raises(InputError):
         load_model(name)

@@ -1,5 +1,6 @@
 """The published layouts: each loads as it is, and gives the reference's own numbers."""
 
+import contextlib
 import json
 import shutil
 
@@ -12,6 +13,7 @@ import csm
 from csm import InputError, Segment
 from csm.checkpoint import load_model
 from csm.checkpoint.configs import model_config, to_json
+from csm.checkpoint.tensors import open_tensors
 from csm.config import PRESETS, RopeConfig
 from csm.engine.frames import Rows
 from tests.published import (
@@ -199,6 +201,25 @@ def test_a_cast_while_loading_is_the_cast_of_what_was_loaded(folder):
     assert all(buffer.dtype == torch.float32 for buffer in half.codec.module.state_dict().values())
 
 
+def test_a_file_that_is_too_large_to_be_mapped_is_read(folder, tmp_path, monkeypatch):
+    """As MisoTTS' 32.8 GB are on a machine with less memory: nothing needs more than one tensor of them."""
+    tensors = {"flag": torch.tensor(True), "none": torch.empty(5, 0), "rows": torch.arange(12.0).view(4, 3).bfloat16()}
+    save_file(tensors, tmp_path / "some.safetensors")
+    whole = load_model(str(folder)).model.state_dict()
+
+    def refuse(file, framework):
+        if framework == "pt":
+            raise RuntimeError("unable to mmap: Cannot allocate memory")
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("csm.checkpoint.tensors.safe_open", refuse)
+    for name, tensor in open_tensors([tmp_path / "some.safetensors"]).items():
+        assert torch.equal(tensor.load(tensor.dtype), tensors[name]), name
+        assert torch.equal(tensor.load(torch.float32), tensors[name].float()), name
+    for name, tensor in load_model(str(folder)).model.state_dict().items():
+        assert torch.equal(tensor, whole[name]), name
+
+
 def test_a_model_in_bfloat16_speaks(folder):
     generator = csm.load(str(folder), "cpu", dtype=torch.bfloat16)
     assert generator.engine.model.audio_head.dtype == torch.bfloat16
@@ -208,7 +229,8 @@ def test_a_model_in_bfloat16_speaks(folder):
 def test_flavors_name_the_published_shapes():
     flavors = {"backbone_flavor": "llama-1B", "decoder_flavor": "llama-100M", "text_vocab_size": 128_256}
     assert model_config(flavors | {"audio_vocab_size": 2051, "audio_num_codebooks": 32}) == PRESETS["tiny"]
-    assert model_config(None) == PRESETS["tiny"]
+    larger = {"backbone_flavor": "llama-8B", "decoder_flavor": "llama-300M"}
+    assert model_config(larger) == PRESETS["medium"]
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "medium"])

@@ -49,6 +49,12 @@ def test_tiny_has_the_published_shapes():
     assert shapes["decoder.layers.3.mlp.w2.weight"] == (1024, 8192)
 
 
+def test_medium_has_the_parameters_of_the_published_8b():
+    """MisoTTS: 8.2 billion, and a file of 32.8 GB in float32."""
+    total = parameter_counts(PRESETS["medium"])["total"]
+    assert total == 8_188_122_112 and round(4 * total / 1e9, 1) == 32.8
+
+
 @pytest.mark.parametrize("name,backbone,decoder", [("small", 2.82e9, 250e6), ("medium", 6.98e9, 300e6)])
 def test_the_larger_presets_build_at_their_published_sizes(name, backbone, decoder):
     counts = parameter_counts(PRESETS[name])  # Llama 3.2 3B and 3.1 8B without their vocabularies

@@ -17,6 +17,7 @@ from csm.config import (
     DECODER_FLAVORS,
     FRAME_RATE,
     PRESETS,
+    RELEASES,
     SAMPLE_RATE,
     MimiConfig,
     ModelConfig,
@@ -27,6 +28,7 @@ from csm.errors import InputError
 
 Json = dict[str, Any]
 
+SPACE = "space_after_slot"  # ours; other loaders pass over it
 # What the code builds in and a config may not change: field -> the one value that is supported.
 FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 FIXED_MIMI = {
@@ -72,10 +74,8 @@ def spells_shapes_out(config: Mapping[str, Any]) -> bool:
     return "num_hidden_layers" in config or "depth_decoder_config" in config
 
 
-def model_config(config: Json | None) -> ModelConfig:
-    """The shape of a published model; without a config, CSM-1B's. Raises `InputError` naming the odd field."""
-    if config is None:
-        return PRESETS["tiny"]
+def model_config(config: Json) -> ModelConfig:
+    """The shape that a config describes. Raises `InputError` naming the odd field."""
     try:
         flavored = _from_flavors(config) if "backbone_flavor" in config or "decoder_flavor" in config else None
         if not spells_shapes_out(config):
@@ -101,14 +101,46 @@ def _from_flavors(config: Json) -> ModelConfig:
 
     tiny = PRESETS["tiny"]
     assert isinstance(tiny.codec, MimiConfig)
+    backbone, decoder = known("backbone_flavor", BACKBONE_FLAVORS), known("decoder_flavor", DECODER_FLAVORS)
     return replace(
         tiny,
-        backbone=known("backbone_flavor", BACKBONE_FLAVORS),
-        decoder=known("decoder_flavor", DECODER_FLAVORS),
+        backbone=backbone,
+        decoder=decoder,
+        space_after_slot=_space_after_slot(config, backbone, decoder),
         text_vocab_size=int(config.get("text_vocab_size", tiny.text_vocab_size)),
         audio_vocab_size=int(config.get("audio_vocab_size", tiny.audio_vocab_size)),
         codec=replace(tiny.codec, num_codebooks=int(config.get("audio_num_codebooks", tiny.num_codebooks))),
     )
+
+
+def recognised(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig | None:
+    """The published model that tensors of these shapes, by our names, are of; None if of neither.
+
+    Widths decide: whether all layers are there is for the loader to say. Head counts can't be seen in any shape, so
+    that a model of other widths needs its config.json.
+    """
+
+    def widths(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        return {
+            f"{stack}.layers.0.{matrix}.weight": (rows, sizes.dim)
+            for stack, sizes in (("backbone", config.backbone), ("decoder", config.decoder))
+            for matrix, rows in (
+                ("attn.q_proj", sizes.heads * sizes.head_dim),
+                ("attn.k_proj", sizes.kv_heads * sizes.head_dim),
+                ("mlp.w1", sizes.mlp_dim),
+            )
+        }
+
+    return next((made.config for made in RELEASES if widths(made.config).items() <= shapes.items()), None)
+
+
+def _space_after_slot(config: Json, backbone: TransformerConfig, decoder: TransformerConfig) -> bool:
+    """How its texts are written a checkpoint says itself; one that doesn't is like the published one of its shape."""
+    published = {(made.config.backbone, made.config.decoder): made.config.space_after_slot for made in RELEASES}
+    given = config.get(SPACE, published.get((backbone, decoder), False))
+    if not isinstance(given, bool):
+        raise InputError(f"In config.json {SPACE} is {given!r}: write true or false.")
+    return given
 
 
 def _demand(config: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> None:
@@ -124,6 +156,7 @@ def _from_transformers(config: Json) -> ModelConfig:
     k = int(config.get("num_codebooks", tiny.num_codebooks))
     vocab = int(config.get("vocab_size", tiny.audio_vocab_size))
     backbone = _transformer(config, tiny.backbone, "The backbone")
+    decoder = _transformer(depth, tiny.decoder, "The depth decoder")
     for field, value, default in (
         ("num_codebooks", k, tiny.num_codebooks),
         ("vocab_size", vocab, tiny.audio_vocab_size),
@@ -136,11 +169,12 @@ def _from_transformers(config: Json) -> ModelConfig:
             )
     return ModelConfig(
         backbone=backbone,
-        decoder=_transformer(depth, tiny.decoder, "The depth decoder"),
+        decoder=decoder,
         codec=_mimi(mimi, k),
         text_vocab_size=int(config.get("text_vocab_size", tiny.text_vocab_size)),
         audio_vocab_size=vocab,
         max_positions=int(config.get("max_position_embeddings", tiny.max_positions)),
+        space_after_slot=_space_after_slot(config, backbone, decoder),
     )
 
 
@@ -230,6 +264,7 @@ def to_json(config: ModelConfig, given: Json | None = None) -> Json:
         "text_vocab_size": config.text_vocab_size,
         "audio_vocab_size": vocab,
         "audio_num_codebooks": k,
+        SPACE: config.space_after_slot,
         "tie_codebooks_embeddings": True,
         "depth_decoder_config": {
             "model_type": "csm_depth_decoder_model",

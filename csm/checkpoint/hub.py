@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from csm.config import Environment
+from csm.config import RELEASES, Environment
 from csm.errors import InputError
 
-HUB_MODEL = "sesame/csm-1b"
+HUB_MODEL = RELEASES[0].repository
 HUB_MIMI = ("kyutai/moshiko-pytorch-bf16", "tokenizer-e351c8d8-checkpoint125.safetensors")
 HUB_TOKENIZER = ("unsloth/Llama-3.2-1B", "tokenizer.json")
 

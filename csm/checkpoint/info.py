@@ -13,18 +13,14 @@ from csm.assets import ASSETS
 from csm.checkpoint.configs import model_config, read_config
 from csm.checkpoint.find import find_model
 from csm.checkpoint.folder import read_config as read_own_config
-from csm.checkpoint.hub import HUB_MODEL, Snapshot, Token, cached_model, fetch_file
+from csm.checkpoint.hub import Snapshot, Token, cached_model, fetch_file
 from csm.checkpoint.published import open_published
 from csm.checkpoint.tensors import open_tensors
 from csm.codec import build_codec
-from csm.config import PRESETS, ModelConfig
+from csm.config import PRESETS, RELEASES, ModelConfig, Release
 from csm.errors import InputError
 from csm.model.size import parameter_counts
-
-CSM_LICENCE = (
-    "Apache-2.0 as published by Sesame, whose page forbids impersonation, disinformation and illegal use; Mimi inside "
-    "is CC BY 4.0"
-)
+from csm.text import turn_text
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,8 @@ class Facts:
         rows.append(
             ("codes", f"{self.config.num_codebooks} x {self.config.audio_vocab_size}, {self.config.codec.kind}")
         )
+        text = turn_text("Hello.", 0, self.config.space_after_slot)
+        rows.append(("text", f"{text} to the tokenizer {self.config.tokenizer}"))
         rows.append(("positions", f"{self.config.max_positions}"))
         rows.append(("licence", self.licence))
         return [self.name, *(f"  {label:<14} {text}" for label, text in rows)]
@@ -70,13 +68,14 @@ def describe(name: str, token: Token = None) -> Facts:
     Raises `InputError` for what `load_model` would refuse as well, as far as that shows without the numbers.
     """
     if name in PRESETS and not (ASSETS / name / "config.json").is_file():
-        published = name == "tiny"
-        layout = f"none here; published as {HUB_MODEL}" if published else "none: no weights are published"
-        return Facts(name, layout, PRESETS[name], CSM_LICENCE if published else "none", {}, {})
+        release = next((made for made in RELEASES if made.preset == name), None)
+        layout = f"none here; published as {release.repository}" if release else "none: no weights are published"
+        return Facts(name, layout, PRESETS[name], release.licence if release else "none", {}, {})
     if name.count("/") == 1 and not name.startswith(("/", ".")) and not Path(name).exists():
         kept = cached_model(name)
         if kept is None:
-            return Facts(name, "not on this machine yet", _hub_config(name, token), CSM_LICENCE, {}, {})
+            config = _hub_config(name, token)
+            return Facts(name, "not on this machine yet", config, _release(config).licence, {}, {})
         found: Path | Snapshot = kept
     else:
         found = find_model(name, token)
@@ -84,20 +83,23 @@ def describe(name: str, token: Token = None) -> Facts:
         files = sorted(found.glob("*.safetensors"))
         config = read_own_config(found)
         types = Counter(str(tensor.dtype) for tensor in open_tensors(files).values())
-        return Facts(name, "this project's own", config, _licence(found), _sizes(files), _plain(types))
+        return Facts(name, "this project's own", config, _licence(found, config), _sizes(files), _plain(types))
     opened = open_published(found.weights, found.repository, token)
     types = Counter(str(tensor.dtype) for tensor in opened.csm.values())
-    licence = _licence(opened.folder)
+    licence = _licence(opened.folder, opened.config)
     return Facts(name, opened.layout, opened.config, licence, _sizes(opened.files), _plain(types))
 
 
 def _hub_config(repository: str, token: Token) -> ModelConfig:
     try:
-        return model_config(read_config(fetch_file(repository, "config.json", token).parent))
+        given = read_config(fetch_file(repository, "config.json", token).parent)
+        assert given is not None
+        return model_config(given)
     except InputError:
-        if repository != HUB_MODEL:
-            raise
-        return PRESETS["tiny"]
+        for release in RELEASES:
+            if release.repository == repository:
+                return release.config
+        raise
 
 
 def _sizes(files: list[Path]) -> dict[str, int]:
@@ -108,7 +110,12 @@ def _plain(types: Counter[str]) -> dict[str, int]:
     return {name.removeprefix("torch."): count for name, count in types.most_common()}
 
 
-def _licence(folder: Path) -> str:
+def _release(config: ModelConfig) -> Release:
+    """The published model of that backbone, from which others of it are tuned; CSM-1B for any other backbone."""
+    return next((made for made in RELEASES if made.config.backbone == config.backbone), RELEASES[0])
+
+
+def _licence(folder: Path, config: ModelConfig) -> str:
     """What stands beside the weights about their licence: a model card's front matter, or a licence file."""
     try:
         card = (folder / "README.md").read_text(encoding="utf-8")
@@ -118,4 +125,6 @@ def _licence(folder: Path) -> str:
         pass
     if any((folder / name).is_file() for name in ("LICENSE", "LICENSE.txt", "LICENSE.md")):
         return "in the LICENSE file beside the weights"
-    return f"none stated beside the weights; what derives from CSM-1B stands under its terms: {CSM_LICENCE}"
+    release = _release(config)
+    inherited = f"what derives from {release.repository} stands under its terms: {release.licence}"
+    return f"none stated beside the weights; {inherited}"

@@ -40,6 +40,8 @@ IN_LAYER = {
     "sa_norm.scale": "input_layernorm.weight",
     "mlp_norm.scale": "post_attention_layernorm.weight",
 }
+OURS = {theirs: ours for ours, theirs in WHOLE.items()}
+OURS_IN_LAYER = {theirs: ours for ours, theirs in IN_LAYER.items()}
 LAYER = re.compile(r"(backbone|decoder)\.layers\.(\d+)\.(.+)")
 
 
@@ -51,6 +53,15 @@ def transformers_name(name: str) -> str:
     assert found is not None, name
     stack, number, rest = found.groups()
     return f"{STACKS[stack]}.layers.{number}.{IN_LAYER[rest]}"
+
+
+def our_name(name: str) -> str:
+    """What we (and the original) call a tensor of either layout; unknown names stay as they are."""
+    for stack, theirs in STACKS.items():
+        if name.startswith(f"{theirs}.layers."):
+            _, number, rest = name.removeprefix(f"{theirs}.").split(".", 2)
+            return f"{stack}.layers.{number}.{OURS_IN_LAYER.get(rest, rest)}"
+    return OURS.get(name, name)
 
 
 def pairs_from_halves(weight: Tensor, head_dim: int) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 
 from csm.checkpoint import layouts, mimi_keys
 from csm.checkpoint.adapter import Adapter, merge
-from csm.checkpoint.configs import Json, model_config, read_config
+from csm.checkpoint.configs import Json, model_config, read_config, recognised
 from csm.checkpoint.hub import HUB_MIMI, HUB_TOKENIZER, WEIGHTS, Token, complete, fetch_file, files_of, weight_map
 from csm.checkpoint.tensors import (
     Checkpoint,
@@ -29,7 +29,7 @@ from csm.checkpoint.tensors import (
     shapes_of,
 )
 from csm.codec import build_codec
-from csm.config import MimiConfig, ModelConfig
+from csm.config import RELEASES, MimiConfig, ModelConfig
 from csm.errors import InputError
 from csm.model import CSM
 from csm.text import LlamaTokenizer
@@ -68,8 +68,9 @@ def open_published(weights: Path, name: str, token: Token) -> Published:
     """Open and check a checkpoint in either layout: every key, type and shape. Raises `InputError`, nothing read."""
     files = files_of(weights)
     given = read_config(weights.parent)
-    config = model_config(given)
+    config = None if given is None else model_config(given)
     tensors = open_tensors(files)
+    config = config or _recognised(tensors)
     if weights.suffix == ".json":
         _check_index(weights, set(tensors))
     what = f"checkpoint {name}"
@@ -86,6 +87,16 @@ def open_published(weights: Path, name: str, token: Token) -> Published:
     check_types(tensors, what)
     check_shapes(tensors, shapes, what)
     return Published("original", files, config, given, tensors, partial(_mimi_beside, weights.parent, config, token))
+
+
+def _recognised(tensors: Checkpoint) -> ModelConfig:
+    ours = {layouts.our_name(key): tensor.shape for key, tensor in tensors.items()}
+    if config := recognised(ours):
+        return config
+    raise InputError(
+        f"There is no config.json beside the weights, and they have the shapes of neither "
+        f"{' nor '.join(made.repository for made in RELEASES)}: fetch the model's config.json too."
+    )
 
 
 def _check_index(index: Path, found: set[str]) -> None:

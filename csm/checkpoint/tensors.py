@@ -27,7 +27,11 @@ from csm.text import Tokenizer
 
 INDEX = "model.safetensors.index.json"
 PIECE_BYTES = 64_000_000  # so much of a file is in memory while a tensor is cast
-FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+KINDS = {  # what safetensors calls them
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
+}
 WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -83,28 +87,45 @@ def open_tensors(files: list[Path]) -> Checkpoint:
 
 def _open_safetensors(file: Path) -> Checkpoint:
     try:
-        with safe_open(file, framework="pt") as opened:
-            pieces = {name: opened.get_slice(name) for name in opened.keys()}
-            found = {name: (tuple(piece.get_shape()), piece.get_dtype()) for name, piece in pieces.items()}
-    except (SafetensorError, OSError) as error:
+        with safe_open(file, framework="np"):  # the library's own checks; torch's would map more than memory may hold
+            pass
+        with open(file, "rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(length))
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"The weight file {file.name} can't be read ({error}): fetch it again.") from error
+    header.pop("__metadata__", None)
+    tensors: Checkpoint = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in KINDS:
+            raise InputError(f"The weight file {file.name} holds {name} as {entry['dtype']}: convert it first.")
+        shape, dtype, begin = tuple(entry["shape"]), KINDS[entry["dtype"]], 8 + length + entry["data_offsets"][0]
+        tensors[name] = Stored(shape, dtype, partial(_load, shape, partial(_part, file, name, shape, dtype, begin)))
+    return tensors
 
-    def part(name: str, start: int, stop: int | None) -> Tensor:
-        with safe_open(file, framework="pt") as opened:
-            piece = opened.get_slice(name)
-            return piece[start:stop] if piece.get_shape() else opened.get_tensor(name)
 
-    return {
-        name: Stored(shape, FLOATS.get(kind, torch.int64), partial(_load, shape, partial(part, name)))
-        for name, (shape, kind) in found.items()
-    }
+def _part(
+    file: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype, begin: int, start: int, stop: int | None
+) -> Tensor:
+    """Rows of a safetensors file's tensor, which begins at byte `begin`: all of them mapped, if that can be, or some
+    read. A file that is larger than memory is not mapped by every system."""
+    if stop is None:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                return opened.get_tensor(name)
+        except RuntimeError:
+            stop = shape[0] if shape else 1
+    row = prod(shape[1:]) * dtype.itemsize
+    rows = min(stop, shape[0]) - start if shape else 1
+    numbers = torch.empty(rows * row, dtype=torch.uint8)
+    with open(file, "rb") as opened:
+        opened.seek(begin + start * row)
+        opened.readinto(numbers.numpy().data)
+    return numbers.view(dtype).view((rows, *shape[1:]) if shape else ())
 
 
 def _load(shape: tuple[int, ...], part: Callable[[int, int | None], Tensor], dtype: torch.dtype) -> Tensor:
-    """A tensor of a mapped file: as it lies there, or cast piece by piece.
-
-    `part` maps the file anew, so that the pages that were read leave memory with each piece.
-    """
+    """A tensor of a file: as it lies there, or cast piece by piece, of which each leaves memory before the next."""
     first = part(0, 1)
     if first.dtype == dtype or not shape:
         return part(0, None).to(dtype)

@@ -66,16 +66,17 @@ def audio_rows(codes: Tensor, slot_id: int | None = None) -> Rows:
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How one model's rows are written: its tokenizer, its K codebooks, and whether frames carry their speaker's slot
-    (`ModelConfig.slots_in_frames`)."""
+    """How one model's rows are written: its tokenizer, its K codebooks, whether frames carry their speaker's slot and
+    whether a space stands between slot and text (`ModelConfig.slots_in_frames`, `space_after_slot`)."""
 
     tokenizer: Tokenizer
     num_codebooks: int
     slots_in_frames: bool = False
+    space_after_slot: bool = False
 
     @classmethod
     def of(cls, config: ModelConfig, tokenizer: Tokenizer) -> RowFormat:
-        return cls(tokenizer, config.num_codebooks, config.slots_in_frames)
+        return cls(tokenizer, config.num_codebooks, config.slots_in_frames, config.space_after_slot)
 
     def slot_id(self, speaker: int) -> int | None:
         """The id of a slot's number, as it stands in brackets before the text; None where frames carry none."""
@@ -85,7 +86,8 @@ class RowFormat:
         """What a turn's text is to the model, int64 (S,): its ids, and one more for the slot where frames carry it, so
         that whatever a frame is sampled from says whose it is."""
         slot = self.slot_id(speaker)
-        tokens = [*self.tokenizer.encode(turn_text(text, speaker)), *([] if slot is None else [slot])]
+        written = turn_text(text, speaker, self.space_after_slot)
+        tokens = [*self.tokenizer.encode(written), *([] if slot is None else [slot])]
         return torch.tensor(tokens, dtype=torch.int64)
 
     def text(self, text: str, speaker: int) -> Rows:

@@ -64,7 +64,7 @@ def keep_shape(folder: Path, config: CodecConfig | ModelConfig, write: bool = Tr
     """Write into `folder` what is trained there, unless another process does. Raises `InputError` when it is something
     else already."""
     file = folder / CONFIG
-    if file.is_file() and _read(file) != asdict(config):
+    if file.is_file() and (_model(file) if isinstance(config, ModelConfig) else _codec(file)) != config:
         raise InputError(
             f"The folder {folder.name} was begun with another shape (its {CONFIG}): give the settings it was begun "
             "with, or another folder."
@@ -138,6 +138,8 @@ def _model(file: Path) -> ModelConfig:
             raise InputError(f"In {name}, the {part}'s dim is no even multiple of its heads: change one of them.")
     if config.tokenizer not in ("bytes", "llama3"):
         raise InputError(f"In {name}, tokenizer is {config.tokenizer!r}: choose 'bytes' or 'llama3'.")
+    if config.space_after_slot and config.tokenizer != "llama3":
+        raise InputError(f"In {name}, space_after_slot is true, and only the tokenizer 'llama3' has such a space.")
     return config
 
 

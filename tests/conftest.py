@@ -16,8 +16,8 @@ import pytest
 TOP = Path(__file__).parent.parent
 LONGEST_START = 120  # seconds; a warm machine needs a tenth of it, but tests also run on busy ones
 QUICK = set(
-    "audio conversation encoding exports info layers manifest muon project reading rows session settings slots takes "
-    "threads voices waiting".split()
+    "access audio average codec conversation cues encoding files foreign info layers manifest model muon project "
+    "reading scripts settings slots spoken waiting".split()
 )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import csm
+from csm import files
 from csm.cli import main
 from csm.training import kokoro
 from csm.training.corpus import Corpus
@@ -86,7 +87,7 @@ def test_a_shard_is_what_the_corpus_reads_and_is_written_whole_or_not_at_all(fol
     out.mkdir()
     arguments = (out, Hum(), styles, ["It is a fine day."], ["Yes."], 3, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(kokoro.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             write_shard(*arguments)
     with pytest.raises(csm.InputError, match="No training speech"):

@@ -7,7 +7,6 @@ stream alone takes the very steps that `Engine.step` takes, and one of several a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -61,7 +60,7 @@ class InPlaceStage:
         """The next frame of the slots in `speaking`, with noise from their generators."""
         present = [self._contexts[slot] for slot in speaking]
         contexts, sampling = [one[0] for one in present], [one[1] for one in present]
-        with self._threads.few() if len(contexts) == 1 else nullcontext():
+        with self._threads.few():
             made = next_frames(self._model, contexts, sampling, list(speaking.values()))
         codes = made.new_zeros(max(speaking) + 1, made.shape[1])
         codes[list(speaking)] = made

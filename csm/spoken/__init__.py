@@ -8,6 +8,7 @@ embedded model reads.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from csm.spoken.addresses import RULES as ADDRESSES
 from csm.spoken.capitals import BEGINNERS, ROMAN
@@ -31,13 +32,24 @@ ABBREVIATIONS = [*TITLES, *NAMES]
 FIGURES = [*ADDRESSES, *CODES, *MONEY, *DATES, *MEASURES, *ARITHMETIC, *NUMBERS, *JOINTS]
 CAPITALS = [*ROMAN, *LETTER_BY_LETTER]
 
+LONGEST_REMEMBERED, MOST_REMEMBERED = 1_000, 4_096  # letters of a text; texts
 _FIGURE = re.compile(r"[^A-Za-z\s,.?!;:'\"-]|\.\w")  # what can't be read letter by letter
 
 
 def spoken(text: str) -> str:
-    """The text as it is read out, in the same case and with the same punctuation."""
+    """The text as it is read out, in the same case and with the same punctuation.
+
+    Turns are looked at again and again, by the page at every pause in typing: what was found for them is remembered.
+    """
+    return _remembered(text) if len(text) <= LONGEST_REMEMBERED else _spoken(text)
+
+
+def _spoken(text: str) -> str:
     text = readable(text)
     return "".join(_piece(piece) for piece in re.findall(r"[^\n]{0,2000}(?:\s|$)|[^\n]{1,2000}|\n", text))
+
+
+_remembered = lru_cache(maxsize=MOST_REMEMBERED)(_spoken)
 
 
 def changed(text: str, words: str) -> bool:

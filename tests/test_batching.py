@@ -227,15 +227,19 @@ def spoken_by_threads(works):
     return [found[number] for number in range(len(works))]
 
 
-def test_in_int8_streams_side_by_side_are_those_alone_to_the_last_bit():
+def test_in_int8_streams_side_by_side_have_the_codes_they_have_alone_and_their_sound_but_for_rounding():
     plain = small_generator()
     plain.engine = Engine(packed(plain.engine.model, "int8", keep=True))
     together = shared(plain, slots=4)
     options = [
         dict(text=TEXTS[number % 5], speaker=number, max_audio_length_ms=1600, seed=number) for number in range(6)
     ]
+    codes = spoken_by_threads([lambda one=one: together.generate_codes(**one) for one in options])
+    assert all(torch.equal(our, plain.generate_codes(**one)) for our, one in zip(codes, options))
     ours = spoken_by_threads([lambda one=one: together.generate(**one) for one in options])
-    assert all(torch.equal(our, plain.generate(**one)) for our, one in zip(ours, options))
+    for our, one in zip(ours, options):  # where a pitch is on the border, rounding may give a step one harmonic more
+        alone = plain.generate(**one)
+        assert our.shape == alone.shape and (our - alone).norm() < 0.03 * alone.norm()
 
 
 def test_takes_are_spoken_in_the_batch_that_others_speak_in(generator):

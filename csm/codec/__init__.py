@@ -6,7 +6,8 @@ The last step to sound: everything the generator gives out passed through `Codec
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ class CodecStream(Protocol):
 
 class Codec(Protocol):
     num_codebooks: int
+    batches: bool  # whether `push_side_by_side` costs less than its streams one after the other
 
     @property
     def config(self) -> CodecConfig:
@@ -51,6 +53,10 @@ class Codec(Protocol):
         ...
 
     def stream(self) -> CodecStream: ...
+
+    def push_side_by_side(self, streams: Sequence[Any], codes: Sequence[Tensor]) -> list[Tensor]:
+        """What each of this codec's streams gives for its codes, of which all have equally many, rounding aside."""
+        ...
 
 
 def build_codec(config: CodecConfig) -> Codec:

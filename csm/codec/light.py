@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,22 +14,37 @@ from csm.config import FRAME_SIZE, SpectralConfig
 
 class LightStream:
     def __init__(self, module: SpectralCodec) -> None:
-        self._module = module
-        self._state: DecoderState | None = None
+        self.module = module
+        self.state: DecoderState | None = None
 
-    @torch.inference_mode()
     def push(self, codes: Tensor) -> Tensor:
-        known = codes.clamp_max(self._module.config.codebook_size - 1)
-        wave, self._state = self._module.decode_step(known.T.unsqueeze(0), self._state)
-        return wave[0]
+        return push_side_by_side([self], [codes])[0]
 
     def flush(self) -> Tensor:
-        tail = self._state.tail[0] if self._state else torch.zeros(0)
-        self._state = None
+        tail = self.state.tail[0] if self.state else torch.zeros(0)
+        self.state = None
         return tail
 
 
+@torch.inference_mode()
+def push_side_by_side(streams: Sequence[LightStream], codes: Sequence[Tensor]) -> list[Tensor]:
+    """What each of the streams of one codec gives for its codes, of which all have equally many: in one batch of those
+    that begin and one of those that go on, whose weights are read once."""
+    waves: dict[LightStream, Tensor] = {}
+    pairs = list(zip(streams, codes, strict=True))
+    for group in [pair for pair in pairs if pair[0].state is None], [pair for pair in pairs if pair[0].state]:
+        if group:
+            module, known = group[0][0].module, [one.state for one, _ in group if one.state]
+            batch = torch.stack([new.T for _, new in group]).clamp_max(module.config.codebook_size - 1)
+            made, after = module.decode_step(batch, DecoderState.join(known) if known else None)
+            for (one, _), wave, state in zip(group, made, after.split()):
+                waves[one], one.state = wave, state
+    return [waves[one] for one in streams]
+
+
 class LightCodec:
+    batches = True
+
     def __init__(self, config: SpectralConfig) -> None:
         self.config, self.num_codebooks = config, config.num_codebooks
         self.module = SpectralCodec(config).eval()
@@ -43,3 +60,6 @@ class LightCodec:
 
     def stream(self) -> LightStream:
         return LightStream(self.module)
+
+    def push_side_by_side(self, streams: Sequence[LightStream], codes: Sequence[Tensor]) -> list[Tensor]:
+        return push_side_by_side(streams, codes)

@@ -7,6 +7,7 @@ while it decodes, under a lock, so two conversations can share one Mimi.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -104,6 +105,8 @@ class MimiStream:
 
 
 class MimiCodec:
+    batches = False
+
     def __init__(self, config: MimiConfig) -> None:
         self.config, self.num_codebooks = config, config.num_codebooks
         self.module = build_mimi(config)
@@ -127,3 +130,6 @@ class MimiCodec:
 
     def stream(self) -> MimiStream:
         return MimiStream(self)
+
+    def push_side_by_side(self, streams: Sequence[MimiStream], codes: Sequence[Tensor]) -> list[Tensor]:
+        return [stream.push(new) for stream, new in zip(streams, codes, strict=True)]

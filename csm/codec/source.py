@@ -8,6 +8,7 @@ is made here by arithmetic, and the network is left with what it learns well. Co
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,17 @@ class SourceState:
         return cls(
             zeros.double(), pitch, zeros if position is None else position, pitch.new_zeros(len(pitch), 2, history)
         )
+
+    @classmethod
+    def join(cls, states: Sequence[SourceState]) -> SourceState:
+        """Those of several batches as one's."""
+        parts = zip(*((one.phase, one.pitch, one.position, one.history) for one in states))
+        return cls(*(torch.cat(part) for part in parts))
+
+    def split(self) -> list[SourceState]:
+        """One for each row of the batch."""
+        parts = (part.split(1) for part in (self.phase, self.pitch, self.position, self.history))
+        return [SourceState(*rows) for rows in zip(*parts)]
 
 
 def source(pitch: Tensor, hop: int, noise: Tensor, state: SourceState) -> tuple[Tensor, SourceState]:

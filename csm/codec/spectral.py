@@ -11,6 +11,7 @@ The decoder's spectrum n covers samples 240 n - 720 to 240 n + 240, so 720 sampl
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -162,6 +163,17 @@ class DecoderState:
     past: list[Tensor]
     tail: Tensor
     source: SourceState
+
+    @classmethod
+    def join(cls, states: Sequence[DecoderState]) -> DecoderState:
+        """Streams side by side as one batch."""
+        past = [torch.cat(inputs) for inputs in zip(*(one.past for one in states))]
+        return cls(past, torch.cat([one.tail for one in states]), SourceState.join([one.source for one in states]))
+
+    def split(self) -> list[DecoderState]:
+        """The streams of a batch, each with its own."""
+        past = zip(*(inputs.split(1) for inputs in self.past))
+        return [DecoderState(list(own), *rest) for own, *rest in zip(past, self.tail.split(1), self.source.split())]
 
 
 class SpectralCodec(nn.Module):

@@ -27,6 +27,7 @@ from csm.engine import Context, Engine, Lineup, Stream, Together
 from csm.engine.frames import Rows, Segment, frames_in
 from csm.settings import USUAL, Settings
 from csm.speech.generator import ConversationFull, Generator, one_by_one
+from csm.speech.sound import Sounding
 
 LEAD = 12  # frames (1 s) that a stream may be ahead of the thread that takes them
 IDLE_SECONDS = 5.0  # without a stream, after which the stepping thread ends
@@ -333,6 +334,7 @@ def shared(generator: Generator, slots: int) -> Generator:
     """The same model, codec and voices, for threads that speak at once: up to `slots` turns step together."""
     together = copy.copy(generator)
     together.engine = SharedEngine(generator.engine, slots)
+    together.sounding = Sounding(generator.codec, together.engine, together=True)
     return together
 
 

@@ -24,7 +24,7 @@ from csm.errors import InputError
 from csm.recent import Recent
 from csm.settings import ABOUT, USUAL, Settings
 from csm.speech.prompts import Prompts
-from csm.speech.sound import TurnSound, chunk_sizes
+from csm.speech.sound import Sounding, TurnSound, chunk_sizes
 from csm.speech.voices import Voice, load_prompt, official_voices, shipped_voices
 from csm.speech.window import Window
 
@@ -139,7 +139,7 @@ class Conversation:
         sampling = generator.filled(settings)
         prefilled = context.prefilled
         text_positions, longest = self._begin(text, speaker, settings)
-        noise, sound = self._noise(seed), TurnSound(generator.codec, generator.engine, marked)
+        noise, sound = self._noise(seed), TurnSound(generator.sounding, marked)
         speaking = generator.engine.speak(context, sampling, noise, longest)
         frames, state, sizes = sound.frames, "stopped", chunk_sizes()
         chunk = next(sizes)
@@ -317,6 +317,7 @@ class Generator:
         self.prompts = Prompts(self.config, self.tokenizer, self.codec, self.device)
         self.prompt_contexts: Recent[Context] = Recent(*PROMPT_CONTEXTS)
         self.codec_key = self.prompts.codec_key
+        self.sounding = Sounding(self.codec, self.engine)
 
     @property
     def config(self) -> ModelConfig:
@@ -399,11 +400,12 @@ class Generator:
     def decode(self, codes: Tensor) -> Tensor:
         """codes int64 (frames, K) -> float32 (1920 frames,) on the CPU, bit for bit what `stream` gave for them."""
         stream, chunks, at, sizes = self.codec.stream(), [], 0, chunk_sizes()
-        while at < len(codes):
-            chunk = codes[at : at + next(sizes)]
-            chunks.append(stream.push(chunk.to(self.device)).cpu())
-            at += len(chunk)
-        return torch.cat([*chunks, stream.flush().cpu()])
+        with self.engine.threads.few():
+            while at < len(codes):
+                chunk = codes[at : at + next(sizes)]
+                chunks.append(stream.push(chunk.to(self.device)).cpu())
+                at += len(chunk)
+            return torch.cat([*chunks, stream.flush().cpu()])
 
     def words(self, text: str) -> str:
         """A text as the model reads it. Raises `InputError` that names a word which it can't read."""

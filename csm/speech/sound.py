@@ -1,16 +1,23 @@
-"""The sound of a turn while its frames come: decoded in growing chunks, and marked on its way out."""
+"""The sound of turns while their frames come: decoded in growing chunks, and marked on its way out.
+
+Where many are served, turns that sound at the same moment, whichever threads speak them, are decoded and marked in one
+batch.
+"""
 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from csm.codec import Codec
 from csm.engine import Engine
-from csm.watermark import LiveMark
+from csm.watermark import LiveMark, push_side_by_side
 
 CHUNKS = 1, 1, 2, 4, 8  # frames of a turn's first chunks, and the last number of all that follow
 
@@ -21,18 +28,79 @@ def chunk_sizes() -> Iterator[int]:
     return itertools.chain(CHUNKS, itertools.repeat(CHUNKS[-1]))
 
 
+class Sounding:
+    """The turns of one model that sound at this moment.
+
+    Where they are made `together`, who wants sound makes it for all who have frames, so that weights are read once for
+    them; a turn's samples are then those it has alone but for rounding.
+    """
+
+    def __init__(self, codec: Codec, engine: Engine, together: bool = False) -> None:
+        self.codec, self.engine = codec, engine
+        self._together = together and codec.batches
+        self._making: AbstractContextManager[object] = threading.Lock() if self._together else nullcontext()
+        self._turns: WeakSet[TurnSound] = WeakSet()
+
+    def join(self, turn: TurnSound) -> None:
+        if self._together:
+            with self._making:
+                self._turns.add(turn)
+
+    def catch_up(self, turn: TurnSound) -> None:
+        """Make the sound of all frames that `turn` has now."""
+        wanted = len(turn.frames)
+        while turn.made < wanted:
+            with self._making, self.engine.threads.few(), self.engine.decoding():
+                if turn.made < wanted:  # another's turn did not bring it meanwhile
+                    self._make(turn, wanted - turn.made)
+
+    def finish(self, turn: TurnSound) -> None:
+        """Make what is left of `turn`, which has no more frames to come."""
+        self.catch_up(turn)
+        with self._making, self.engine.threads.few(), self.engine.decoding():
+            self._turns.discard(turn)
+            turn.flush()
+
+    def _make(self, turn: TurnSound, most: int) -> None:
+        """The sound of at most so many frames of `turn`, and of as many of each that has them."""
+        others = [one for one in self._turns if one is not turn and one.ahead]
+        count = min([most, *(one.ahead for one in others)])
+        together = [turn, *others]
+        new = [torch.stack(one.frames[one.made : one.made + count]).to(self.engine.device) for one in together]
+        waves = [wave.cpu() for wave in self.codec.push_side_by_side([one.decoder for one in together], new)]
+        marking = [(one, wave) for one, wave in zip(together, waves) if one.mark is not None]
+        marked = dict(zip((one for one, _ in marking), _marked(marking)))
+        for one, wave in zip(together, waves):
+            one.take(count, wave, marked.get(one, wave))
+
+
+def _marked(turns: list[tuple[TurnSound, Tensor]]) -> list[Tensor]:
+    marks = [one.mark for one, _ in turns if one.mark is not None]
+    return push_side_by_side(marks, [wave for _, wave in turns])
+
+
 class TurnSound:
     """The sound of one turn while its frames come: decoded as they do, marked on its way out or not."""
 
-    def __init__(self, codec: Codec, engine: Engine, marked: bool) -> None:
+    def __init__(self, sounding: Sounding, marked: bool) -> None:
         self.frames: list[Tensor] = []
-        self._engine, self._decoder, self._mark = engine, codec.stream(), LiveMark() if marked else None
-        self._sent, self._given, self._unmarked = 0, [torch.zeros(0)], [torch.zeros(0)]
+        self.made = 0  # frames that are decoded, whoever wanted that
+        self.decoder, self.mark = sounding.codec.stream(), LiveMark() if marked else None
+        self._sounding = sounding
+        self._heard = 0  # frames whose sound was given out
+        self._ready: list[Tensor] = []
+        self._given, self._unmarked = [torch.zeros(0)], [torch.zeros(0)]
+        sounding.join(self)
+
+    @property
+    def ahead(self) -> int:
+        """Frames that are not decoded yet."""
+        return len(self.frames) - self.made
 
     @property
     def waiting(self) -> int:
-        """Frames that are not decoded yet."""
-        return len(self.frames) - self._sent
+        """Frames whose sound was not given out yet."""
+        return len(self.frames) - self._heard
 
     @property
     def given(self) -> Tensor:
@@ -40,24 +108,33 @@ class TurnSound:
 
     @property
     def unmarked(self) -> Tensor:
-        return torch.cat(self._unmarked) if self._mark else self.given
+        return torch.cat(self._unmarked) if self.mark else self.given
 
     def decoded(self) -> Tensor:
-        """What can be heard now that these frames are there; empty while the mark wants to see more."""
-        new, self._sent = self.frames[self._sent :], len(self.frames)
-        with self._engine.decoding():
-            wave = self._decoder.push(torch.stack(new).to(self._engine.device)).cpu()
-        return self._out(wave, self._mark.push(wave) if self._mark else wave)
+        """What can be heard now that these frames are there, or so many that another turn made it with its own, which
+        may be a chunk behind; empty while the mark wants to see more."""
+        self._heard = len(self.frames)
+        if not self._ready:
+            self._sounding.catch_up(self)
+        return self._out()
 
     def finished(self) -> Tensor:
         """The rest."""
-        ready = [self.decoded()] if self.waiting else []
-        with self._engine.decoding():
-            wave = self._decoder.flush().cpu()
-        ready.append(self._out(wave, torch.cat([self._mark.push(wave), self._mark.flush()]) if self._mark else wave))
-        return torch.cat(ready)
+        self._sounding.finish(self)
+        return self._out()
 
-    def _out(self, wave: Tensor, ready: Tensor) -> Tensor:
+    def take(self, frames: int, wave: Tensor, ready: Tensor) -> None:
+        """So many more frames sound like `wave`, and of that and what came before, `ready` may leave."""
+        self.made += frames
         self._unmarked.append(wave)
-        self._given.append(ready)
-        return ready
+        self._ready.append(ready)
+
+    def flush(self) -> None:
+        """Make what the decoder and the mark hold back."""
+        wave = self.decoder.flush().cpu()
+        self.take(0, wave, torch.cat([self.mark.push(wave), self.mark.flush()]) if self.mark else wave)
+
+    def _out(self) -> Tensor:
+        ready, self._ready = self._ready, []
+        self._given += ready
+        return torch.cat([torch.zeros(0), *ready])

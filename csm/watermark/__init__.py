@@ -10,7 +10,7 @@ Perth has no key: the mark is the same for everyone, says "made by a machine" an
 package can look for it.
 """
 
-from csm.watermark.live import LiveMark
+from csm.watermark.live import LiveMark, push_side_by_side
 from csm.watermark.whole import THRESHOLD, Detection, detect, mark
 
-__all__ = ["THRESHOLD", "Detection", "LiveMark", "detect", "mark"]
+__all__ = ["THRESHOLD", "Detection", "LiveMark", "detect", "mark", "push_side_by_side"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -21,11 +23,10 @@ class LiveMark:
     pieces, rounding aside."""
 
     def __init__(self) -> None:
-        encoder, _ = networks()
-        self._layers = _LiveLayers(encoder)
+        self._layers = _LiveLayers.of(networks()[0])
         self._wave = torch.zeros(0)  # what windows to come still see
         self._seen = 0  # windows that were looked at
-        self._loudest = 0.0  # of their sums of decibels
+        self._loudest = 0.0  # of their sums of decibels so far
         self._spectra = torch.zeros(BINS, 0, dtype=torch.complex64)  # those whose change isn't known yet
         self._decibels = torch.zeros(BINS, 0)
         self._weights = torch.zeros(0)
@@ -36,22 +37,38 @@ class LiveMark:
 
     def push(self, wave: Tensor) -> Tensor:
         """float32 (num_samples,) at 24 kHz, any length -> the marked samples that are ready, none at first."""
-        return self._take(checked(wave), last=False)
-
-    def flush(self) -> Tensor:
-        """The samples still waiting. After it, pushed and returned samples are equally many."""
-        return self._take(torch.zeros(0), last=True)
+        return push_side_by_side([self], [wave])[0]
 
     @torch.inference_mode()
-    def _take(self, wave: Tensor, last: bool) -> Tensor:
+    def flush(self) -> Tensor:
+        """The samples still waiting. After it, pushed and returned samples are equally many."""
+        if not self._seen and len(self._wave) < WINDOW:
+            return self._in_one()
+        seen = self._see(torch.zeros(0), last=True)
+        return self._marked(self._layers.push(seen, last=True), last=True)
+
+    def _see(self, wave: Tensor, last: bool = False) -> Tensor:
+        """Take in `wave` -> the decibels of the windows that are new with it, (1, count, BINS)."""
         self._wave, self._dry = torch.cat([self._wave, wave]), torch.cat([self._dry, wave])
         self._count += len(wave)
         if not self._seen and len(self._wave) < WINDOW:
-            return self._in_one() if last else wave[:0]
+            return wave.new_zeros(1, 0, BINS)
         windows = self._windows(last)
         if not len(windows):
-            return wave[:0]
-        added = self._added_by(self._changes(torch.fft.rfft(windows * hann()).T, last), last)
+            return wave.new_zeros(1, 0, BINS)
+        spectra = torch.fft.rfft(windows * hann()).T
+        seen = normalised(spectra)
+        sums = seen.sum(dim=0)
+        loudest = sums.cummax(dim=0).values.clamp_min(self._loudest)
+        self._loudest = float(loudest[-1])
+        self._spectra = torch.cat([self._spectra, spectra[:BINS]], dim=1)
+        self._decibels = torch.cat([self._decibels, seen[:BINS]], dim=1)
+        self._weights = torch.cat([self._weights, (sums > 0.05 * loudest).float()])
+        return seen[:BINS].T[None]
+
+    def _marked(self, found: Tensor, last: bool = False) -> Tensor:
+        """What the layers `found` so far, (1, count, BINS) -> the samples that are ready with it."""
+        added = self._added_by(self._changes(found[0].T), last)
         if last:  # reconstruction needs whole hops: what is left of the last one is not changed
             added = F.pad(added[: len(self._dry) - self._count % HOP], (0, self._count % HOP))
         sound, self._dry = self._dry[: len(added)], self._dry[len(added) :]
@@ -77,15 +94,8 @@ class LiveMark:
         self._wave = self._wave[len(windows) * HOP :]
         return windows
 
-    def _changes(self, spectra: Tensor, last: bool) -> Tensor:
-        """New spectra (769, count) -> the changes that are known now, complex (BINS, count)."""
-        seen = normalised(spectra)
-        sums = seen.sum(dim=0)
-        self._loudest = max([self._loudest, *sums.tolist()])
-        self._spectra = torch.cat([self._spectra, spectra[:BINS]], dim=1)
-        self._decibels = torch.cat([self._decibels, seen[:BINS]], dim=1)
-        self._weights = torch.cat([self._weights, (sums > 0.05 * self._loudest).float()])
-        found = self._layers.push(seen[None, :BINS], last)[0]
+    def _changes(self, found: Tensor) -> Tensor:
+        """What to add to decibels, (BINS, count) -> the changes of the spectra, complex (BINS, count)."""
         count = found.shape[1]
         target = self._decibels[:, :count] + found * self._weights[:count]
         spectrum = self._spectra[:, :count]
@@ -109,20 +119,57 @@ class LiveMark:
         return sums[0, begin:ready] / sums[1, begin:ready]
 
 
+@torch.inference_mode()
+def push_side_by_side(marks: Sequence[LiveMark], waves: Sequence[Tensor]) -> list[Tensor]:
+    """What each of the marks gives for its wave, where the networks see those that are equally far in one batch."""
+    ready: dict[LiveMark, Tensor] = {}
+    alike: defaultdict[tuple[int, ...], list[tuple[LiveMark, Tensor]]] = defaultdict(list)
+    for mark, wave in zip(marks, waves, strict=True):
+        seen = mark._see(checked(wave))
+        if seen.shape[1]:
+            alike[(seen.shape[1], *mark._layers.waiting)].append((mark, seen))
+        else:
+            ready[mark] = wave[:0]
+    for group in alike.values():
+        layers = _LiveLayers.join([mark._layers for mark, _ in group])
+        found = layers.push(torch.cat([seen for _, seen in group]))
+        for (mark, _), after, own in zip(group, layers.split(), found.split(1)):
+            mark._layers, ready[mark] = after, mark._marked(own)
+    return [ready[mark] for mark in marks]
+
+
 class _LiveLayers:
     """The encoder's layers on pieces of decibels, one after the other: what each sees on either side waits in it."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._layers = cast(list[Conv], list(encoder.layers))
-        self._past = [torch.zeros(1, layer.conv.in_channels, layer.reach) for layer in self._layers]
+    def __init__(self, layers: list[Conv], past: list[Tensor]) -> None:
+        self._layers, self._past = layers, past
 
-    def push(self, x: Tensor, last: bool) -> Tensor:
-        """(1, BINS, count) -> what is known now of what to add to those and earlier ones, (1, BINS, so many)."""
+    @classmethod
+    def of(cls, encoder: Encoder) -> _LiveLayers:
+        layers = cast(list[Conv], list(encoder.layers))
+        return cls(layers, [torch.zeros(1, layer.reach, layer.conv.in_channels) for layer in layers])
+
+    @classmethod
+    def join(cls, several: Sequence[_LiveLayers]) -> _LiveLayers:
+        """Those of sounds that have equally much waiting, as a batch."""
+        return cls(several[0]._layers, [torch.cat(past) for past in zip(*(one._past for one in several))])
+
+    def split(self) -> list[_LiveLayers]:
+        """The sounds of a batch, each with its own."""
+        return [_LiveLayers(self._layers, list(past)) for past in zip(*(past.split(1) for past in self._past))]
+
+    @property
+    def waiting(self) -> list[int]:
+        """How much waits in each."""
+        return [past.shape[1] for past in self._past]
+
+    def push(self, x: Tensor, last: bool = False) -> Tensor:
+        """(B, count, BINS) -> what is known now of what to add to those and earlier ones, (B, so many, BINS)."""
         for number, layer in enumerate(self._layers):
             reach = layer.reach
-            x = torch.cat([self._past[number], x], dim=2)
+            x = torch.cat([self._past[number], x], dim=1)
             if last:
-                x = F.pad(x, (0, reach))
-            self._past[number] = x[:, :, max(0, x.shape[2] - 2 * reach) :] if reach else x[:, :, :0]
-            x = layer.within(x) if x.shape[2] > 2 * reach else x.new_zeros(1, layer.conv.out_channels, 0)
+                x = F.pad(x, (0, 0, 0, reach))
+            self._past[number] = x[:, max(0, x.shape[1] - 2 * reach) :] if reach else x[:, :0]
+            x = layer.within(x) if x.shape[1] > 2 * reach else x.new_zeros(len(x), 0, layer.conv.out_channels)
         return x

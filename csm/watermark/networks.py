@@ -24,8 +24,10 @@ class Conv(nn.Module):
         return self._acted(self.conv(x))
 
     def within(self, x: Tensor) -> Tensor:
-        """The same where all that the convolution sees is in `x`, whose width shrinks by that."""
-        return self._acted(F.conv1d(x, self.conv.weight, self.conv.bias))
+        """The same with channels last, (B, frames, channels), where all that the convolution sees is in `x`, which
+        gets shorter by that. One product: on a few frames torch's convolution takes three times as long."""
+        seen = x.unfold(1, 2 * self.reach + 1, 1).flatten(2)
+        return self._acted(F.linear(seen, self.conv.weight.flatten(1), self.conv.bias))
 
     def _acted(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x) if self.act else x

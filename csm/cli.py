@@ -119,19 +119,23 @@ def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, V
     generator.check_lines((f"Line {line.number}", line.text) for line in lines)
     session = Session(lines, voices, settings)
 
-    for event in Studio(generator).perform(Job(session, live=False)):
+    studio = Studio(generator)
+    studio.judges.listen()
+    for event in studio.perform(Job(session, live=False)):
         if notice:
             print(notice, file=sys.stderr)
             notice = ""
         if isinstance(event, TurnFinished):
             turn = event.turn
-            why = f" {turn.reason}" if settings.takes > 1 else ""
+            why = f" {turn.reason}" if settings.takes > 1 or turn.again else ""
             print(
                 f"{event.index + 1}/{event.total} {turn.speaker}: {turn.text} "
                 f"[{turn.end - turn.start:.2f} s, {turn.state}]{why}",
                 file=sys.stderr,
             )
         if isinstance(event, Performed):
+            if not len(event.audio):
+                raise InputError("No turn of the script gave any sound; try another seed.")
             write_audio(arguments.out, event.audio)
             if arguments.stems:
                 exports.write_stems(arguments.stems, event.audio, session.spans())

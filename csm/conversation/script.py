@@ -18,6 +18,7 @@ from csm.conversation.takes import Portable, Take, Turn, codes_key
 from csm.errors import InputError
 from csm.settings import USUAL, Settings
 from csm.speech.voices import Voice
+from csm.utterance import PLAIN, Wording, bare
 
 T = TypeVar("T")
 
@@ -48,14 +49,20 @@ class Span:
 
 
 class Script:
-    """Turns, voices and settings of one conversation.
+    """Turns, voices, settings and wording of one conversation.
 
     `turns` may be read at any time; change them through the methods. `slots` numbers the speakers for the model.
     `model` and `codec` name who made the takes (None before the first), `prompts` holds the voices it has encoded.
     """
 
-    def __init__(self, lines: Sequence[Line], voices: dict[str, Voice], settings: Settings = USUAL) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        lines: Sequence[Line],
+        voices: dict[str, Voice],
+        settings: Settings = USUAL,
+        wording: Wording = PLAIN,
+    ) -> None:
+        self.settings, self.wording = settings, wording
         self.voices = dict(voices)
         self.turns = [Turn(line.speaker, line.text, directions=line.directions) for line in lines]
         self.slots: dict[str, int] = {}
@@ -107,7 +114,7 @@ class Script:
         for index, turn in enumerate(self.turns):
             if turn.take:
                 start = spans[-1].end if spans else 0
-                spans.append(Span(index, turn.speaker, turn.take.text, start, start + turn.take.samples))
+                spans.append(Span(index, turn.speaker, bare(turn.take.text), start, start + turn.take.samples))
         return spans
 
     def keep(self, index: int, take: int) -> Turn:
@@ -125,7 +132,7 @@ class Script:
         self._idle()
         turn = self._known(index)
         text, speaker = turn.text if text is None else " ".join(text.split()), speaker or turn.speaker
-        if not any(character.isalnum() for character in text):
+        if not any(character.isalnum() for character in bare(text)):
             raise InputError("There is nothing to say in this turn: write some words.")
         if speaker not in self.speakers and len(self.speakers) == MAX_SPEAKERS:
             raise InputError(f"The script has {MAX_SPEAKERS} speakers, and no more fit: choose one of them.")

@@ -129,7 +129,7 @@ class Page:
                         PromptLengths().frames(voice)
             for number, turn in enumerate(session.turns):
                 with placed(f"turn:{number}"):
-                    self.generator.turn_rows(turn.text, session.slots[turn.speaker])
+                    self.generator.check_turn(turn.text, session.slots[turn.speaker], session.wording)
             folder = Path(tempfile.mkdtemp(prefix="job-", dir=self.folder))
             spoken = sum(take.seconds for turn in session.turns for take in turn.takes)
             job = Job(session, folder, index or 0, again, who=who, most_seconds=max(1.0, LONGEST_SPEECH - spoken))

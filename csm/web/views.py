@@ -15,9 +15,11 @@ from csm.conversation.positions import PromptLengths, positions
 from csm.conversation.scripts.directions import written
 from csm.conversation.session import Session
 from csm.conversation.studio import MORE_TAKES
+from csm.conversation.takes import Turn
 from csm.errors import InputError
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice
+from csm.utterance import parts
 from csm.web.encoding import samples
 from csm.web.examples import Kept
 from csm.web.pages import Page
@@ -66,7 +68,8 @@ def turn_view(page: Page, session: Session, index: int, stale: bool) -> dict[str
     return {
         "speaker": turn.speaker,
         "text": turn.text,
-        "words": read_as(page.generator, turn.text),
+        "words": read_as(page.generator, turn.text, session.wording),
+        "pieces": _pieces(session, turn),
         "directions": list(turn.directions),
         "state": turn.status,
         "seconds": round(turn.seconds, 2),
@@ -163,6 +166,16 @@ def _happening(page: Page, event: Event) -> dict[str, Any] | None:
     return None
 
 
+def _pieces(session: Session, turn: Turn) -> int:
+    """In how many pieces a turn was spoken, or will be."""
+    if turn.take:
+        return len(turn.take.stretches)
+    try:
+        return sum(1 for part in parts(turn.text, session.wording) if part.text)
+    except InputError:  # said where the text is
+        return 1
+
+
 def _take_view(page: Page, session: Session, index: int, number: int) -> dict[str, Any]:
     take = session.turns[index].takes[number]
     return {
@@ -172,6 +185,8 @@ def _take_view(page: Page, session: Session, index: int, number: int) -> dict[st
         "state": take.state,
         "seconds": round(take.seconds, 2),
         "reason": take.reason,
+        "doubt": take.doubt,
+        "again": take.again,
         "bars": page.bars(
             f"{take.key} {take.samples}", lambda: bars(session.sound(page.generator, index, number), BARS)
         ),

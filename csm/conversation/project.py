@@ -97,7 +97,7 @@ def save_project(path: str | Path, session: Session) -> None:
         "codec": session.codec,
         "settings": asdict(session.settings),
         "spent": asdict(session.spent),
-        "dictionary": session.wording.dictionary.lines,
+        "dictionary": session.wording.dictionary.written,
         "spelled_out": session.wording.spelled_out,
         "slots": session.slots,
         "voices": {speaker: voice(speaker, one) for speaker, one in session.voices.items()},

@@ -18,7 +18,7 @@ from csm.conversation.takes import Portable, Take, Turn, codes_key
 from csm.errors import InputError
 from csm.settings import USUAL, Settings
 from csm.speech.voices import Voice
-from csm.utterance import PLAIN, Wording, bare
+from csm.utterance import PLAIN, Wording, bare, parts
 
 T = TypeVar("T")
 
@@ -90,13 +90,16 @@ class Script:
         ]
 
     def other_settings(self, index: int) -> bool:
-        """Whether the kept take of turn `index` was drawn with another seed, temperature or top-k than is set now.
+        """Whether the kept take of turn `index` was drawn with another seed, temperature or top-k than is set now, or
+        its text worded otherwise.
 
         It is not stale for that: what follows it heard it all the same. A take that was asked for by its own seed
         doesn't depend on the seed that is set."""
         take, now = self._known(index).take, self.settings
         if take is None or not take.drawing:
             return False
+        if self._reworded(take):
+            return True
         return take.drawing != now.drawing or take.from_seed not in (None, now.seed)
 
     @property
@@ -212,6 +215,13 @@ class Script:
                 said.add((self.turns[at + offset].speaker, lines[to + offset].speaker))
         pairs = [(a, b) for a, b in said if a not in now and b not in self.speakers]
         return {a: b for a, b in pairs if sum(a == one or b == other for one, other in said) == 1}
+
+    def _reworded(self, take: Take) -> bool:
+        try:
+            now = " ".join(part.text for part in parts(take.text, self.wording) if part.text)
+        except InputError:
+            return True
+        return " ".join(" ".join(text for text, _ in take.stretches).split()) != now
 
     def _rename(self, label: str, renamed: str) -> None:
         self.turns = [replace(turn, speaker=renamed) if turn.speaker == label else turn for turn in self.turns]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from csm.conversation.tried import One, Told, Tried, joined
 from csm.engine.frames import Segment, frames_in
 from csm.errors import InputError
 from csm.settings import USUAL, Settings
-from csm.speech.generator import Conversation, Generator, Stop, piece_seed
+from csm.speech.generator import Conversation, Generator, Stop, Takes, piece_seed, silence
 from csm.speech.generator import Piece as Spoken
 from csm.speech.voices import Voice, load_prompt
 from csm.utterance import PLAIN, Wording
@@ -217,6 +217,8 @@ class Session(Script):
         self._idle()
         self._busy = True
         spent, made = self.spent.seconds, range(indexes[0], indexes[0])
+        compared = self._compared(work)
+        held = work.held or compared  # the sound of a piece is told of once it is chosen, and not while it is made
         try:
             self._prepare(work.generator, indexes)
             memory = self._memory_at(work.generator, indexes[0])
@@ -226,11 +228,51 @@ class Session(Script):
                 turn = self.turns[index]
                 self.turns[index] = replace(turn, speaking=True)
                 yield TurnStarted(index, len(self.turns), Line(turn.speaker, turn.text, index + 1))
-                told, sounds = Told(), dict[str, Tensor]()
+                told, sounds = Told(work.generator.parts(turn.text, self.wording)), dict[str, Tensor]()
+                slot, onto = self.slots[turn.speaker], False
                 try:
-                    yield from self._turn(work, memory, index, told)
+                    if work.live and told.lead:
+                        yield TurnChunk(index, silence(told.lead))
+                    for tried in told:
+                        try:
+                            for seeds in self._attempts(work, memory, index, tried):
+                                if len(seeds) > 1:
+                                    with (
+                                        memory.conversation.takes(
+                                            tried.part, slot, self.settings, seeds, onto
+                                        ) as takes,
+                                        self._comparing(work, memory, index, tried, seeds, takes) as heard,
+                                    ):
+                                        last = time.monotonic()
+                                        while takes.speaking and not work.stop():
+                                            takes.step()
+                                            if time.monotonic() - last > NEWS_SECONDS:
+                                                last = time.monotonic()
+                                                yield Comparing(index, takes.frames)
+                                        for number in heard:
+                                            yield Comparing(index, takes.frames, number)
+                                else:
+                                    live, marked = work.live and not held, work.live and not compared
+                                    options = self.settings, seeds[0], work.stop, marked, onto
+                                    with (
+                                        self._listening(work, memory, index, tried, seeds[0]),
+                                        closing(memory.conversation.utter(tried.part, slot, *options)) as waves,
+                                    ):
+                                        for wave in waves:
+                                            self._first_audio(work)
+                                            if live:
+                                                yield TurnChunk(index, wave)
+                        finally:
+                            self._hold(memory, index, tried, onto)
+                        onto = True
+                        if work.live and held:
+                            yield TurnChunk(index, self._chosen(work, tried.best))
+                        if tried.best.take.state == "stopped":
+                            break
+                        if work.live and tried.part.pause:
+                            yield TurnChunk(index, silence(tried.part.pause))
                 finally:
-                    if told.pieces:
+                    if told.kept:
                         self._decided(work, index, memory, told, sounds)
                 made = range(indexes[0], index + 1)
                 self.spent.seconds = spent + time.perf_counter() - work.started
@@ -246,111 +288,86 @@ class Session(Script):
             self._busy = False
             self.settle()
 
-    def _turn(self, work: _Work, memory: _Memory, index: int, told: Told) -> Iterator[Event]:
-        """Speak one turn, piece by piece, into `told`."""
-        parts = work.generator.parts(self.turns[index].text, self.wording)
-        if not parts[0].text:
-            told.lead = parts[0].pause
-            yield from self._silence(work, index, told.lead)
-        for number, part in enumerate(part for part in parts if part.text):
-            tried = Tried(part)
-            try:
-                yield from self._piece(work, memory, index, number, tried)
-            finally:
-                if tried.takes:
-                    self._hold(memory, index, tried, number > 0)
-                    told.pieces.append(tried)
-            if work.live and self._held(work):
-                yield TurnChunk(index, _marked(output_sound(tried.best.piece.unmarked, tried.best.take.samples)))
-            if tried.best.take.state == "stopped":
-                break
-            yield from self._silence(work, index, part.pause)
+    def _chosen(self, work: _Work, best: One) -> Tensor:
+        """What is heard of a piece whose sound was held: takes side by side have no mark yet."""
+        if self._compared(work):
+            return _marked(output_sound(best.piece.unmarked, best.take.samples))
+        return best.piece.audio
 
-    def _silence(self, work: _Work, index: int, seconds: float) -> Iterator[Event]:
-        if seconds and work.live:
-            yield TurnChunk(index, torch.zeros(round(seconds * SAMPLE_RATE)))
-
-    def _piece(self, work: _Work, memory: _Memory, index: int, number: int, tried: Tried) -> Iterator[Event]:
-        """Speak one piece, and again with other seeds while that may mend what went wrong. What somebody has heard
-        already is not said again."""
-        seeds = [piece_seed(seed, number) for seed in self._seeds(work, index)]
-        yield from self._spoken(work, memory, index, tried, seeds, number > 0)
+    def _attempts(self, work: _Work, memory: _Memory, index: int, tried: Tried) -> Iterator[list[int]]:
+        """The seeds with which a piece is to be spoken, one after the other or side by side; and again others while
+        that may mend what went wrong. What somebody has heard already is not said again."""
+        yield [piece_seed(seed, tried.number) for seed in self._seeds(work, index)]
         more = (self.turns[index].drawn if work.again else 0) + self.settings.takes
         while tried.again < MOST_AGAIN and self._another(work, index, tried):
             memory.conversation.rewind(tried.takes[-1 if tried.again else tried.chosen].piece)
-            seed = piece_seed(self._seed(index, more + tried.again), number)
+            seed = piece_seed(self._seed(index, more + tried.again), tried.number)
             tried.again += 1
-            yield from self._spoken(work, memory, index, tried, [seed], number > 0)
+            yield [seed]
 
     def _another(self, work: _Work, index: int, tried: Tried) -> bool:
         """Whether a piece is to be tried again."""
         best = tried.best.take
-        if work.seed is not None or best.state == "stopped" or tried.takes[-1].take.state == "stopped" or work.stop():
+        if work.seed is not None or "stopped" in (best.state, tried.takes[-1].take.state) or work.stop():
             return False
-        if work.live and not self._held(work) and not unheard(best.doubt):
+        if work.live and not work.held and not self._compared(work) and not unheard(best.doubt):
             return False
         expected = self._pace(self.turns[index].speaker, index).expected_frames(best.text)
         return helps(best.doubt, expected, frames_in(self.settings.max_turn_seconds))
-
-    def _held(self, work: _Work) -> bool:
-        """Whether the sound of a piece is told of once it is chosen, and not while it is made."""
-        return work.held or self._compared(work)
 
     def _compared(self, work: _Work) -> bool:
         """Whether several takes are asked for."""
         return self.settings.takes > 1 and work.seed is None
 
-    def _spoken(
-        self, work: _Work, memory: _Memory, index: int, tried: Tried, seeds: list[int], onto: bool
-    ) -> Iterator[Event]:
-        """Speak one piece once for each seed, and judge it."""
-        conversation, slot, judges = memory.conversation, self.slots[self.turns[index].speaker], work.judges
+    @contextmanager
+    def _comparing(
+        self, work: _Work, memory: _Memory, index: int, tried: Tried, seeds: list[int], takes: Takes
+    ) -> Iterator[Iterator[int]]:
+        """Takes side by side are judged, one at each step of what this gives, and the best is kept; without being
+        listened to where nobody is told any more, but what was made stays."""
         history = memory.said[-1]
-        if len(seeds) > 1:
-            with conversation.takes(tried.part, slot, self.settings, seeds, onto) as takes:
-                told = time.monotonic()
-                try:
-                    while takes.speaking and not work.stop():
-                        takes.step()
-                        if time.monotonic() - told > NEWS_SECONDS:
-                            told = time.monotonic()
-                            yield Comparing(index, takes.frames)
-                    for seed, one in zip(seeds, takes.finish()):
-                        if judges != NOBODY:
-                            yield Comparing(index, takes.frames, len(tried.takes) + 1)
-                        tried.takes.append(self._judged(work, judges, index, seed, one, history))
-                except GeneratorExit:  # nobody is told any more, but what was made stays
-                    for seed, one in list(zip(seeds, takes.finish()))[len(tried.takes) :]:
-                        tried.takes.append(self._judged(work, NOBODY, index, seed, one, history))
-                    takes.keep(tried.choose(judges))
-                    return
-                takes.keep(tried.choose(judges))
-            self._first_audio(work)
-            return
-        live, before = work.live and not self._held(work), conversation.last
-        waves = conversation.utter(tried.part, slot, self.settings, seeds[0], work.stop, live, onto)
-        listening = judges if self._compared(work) else Judges(judges.word_errors)
+
+        def heard() -> Iterator[int]:
+            for number, (seed, one) in enumerate(zip(seeds, takes.finish()), 1):
+                if work.judges != NOBODY:
+                    yield number
+                tried.takes.append(self._judged(work, work.judges, index, seed, one, history))
+
         try:
-            with closing(waves):
-                for wave in waves:
-                    self._first_audio(work)
-                    if live:
-                        yield TurnChunk(index, wave)
+            yield heard()
         except GeneratorExit:
-            listening = NOBODY
+            for seed, one in list(zip(seeds, takes.finish()))[len(tried.takes) :]:
+                tried.takes.append(self._judged(work, NOBODY, index, seed, one, history))
+            takes.keep(tried.choose(work.judges))
+            raise
+        takes.keep(tried.choose(work.judges))
+        self._first_audio(work)
+
+    @contextmanager
+    def _listening(self, work: _Work, memory: _Memory, index: int, tried: Tried, seed: int) -> Iterator[None]:
+        """The take that is spoken meanwhile is judged, however that ends."""
+        conversation, before = memory.conversation, memory.conversation.last
+        judges = work.judges if self._compared(work) else Judges(work.judges.word_errors)
+        try:
+            yield
+        except GeneratorExit:
+            judges = NOBODY
             raise
         finally:
             if (piece := conversation.last) is not None and piece is not before:
                 whole = self._whole_sound(work, piece)
-                tried.takes.append(self._judged(work, listening, index, seeds[0], whole, history))
-                tried.choose(listening if len(tried.takes) > 1 else NOBODY)
+                tried.takes.append(self._judged(work, judges, index, seed, whole, memory.said[-1]))
+                tried.choose(judges if len(tried.takes) > 1 else NOBODY)
 
     def _hold(self, memory: _Memory, index: int, tried: Tried, onto: bool) -> None:
-        """Have the conversation go on from the take that is kept."""
-        conversation, best = memory.conversation, tried.best.piece
-        if (last := conversation.last) is best:
+        """Have the conversation go on from the take that is kept, if there is any."""
+        if not tried.takes:
             return
-        if any(last is one.piece for one in tried.takes):
+        conversation, best = memory.conversation, tried.best.piece
+        last = conversation.last
+        if last is best:
+            return
+        if last is not None and any(last is one.piece for one in tried.takes):
             conversation.rewind(last)
         conversation.hear(best.text, self.slots[self.turns[index].speaker], best.codes, onto)
 

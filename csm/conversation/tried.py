@@ -1,8 +1,8 @@
-"""A turn while it is spoken: the takes of each of its pieces, which is kept, and the takes of the turn that they make."""
+"""A turn while it is spoken: the takes of each of its pieces, which is kept, and the takes of it that they make."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -24,9 +24,10 @@ class One:
 
 @dataclass
 class Tried:
-    """The takes of one piece so far, `chosen` of which is kept; it was tried `again` so often."""
+    """The takes of piece `number` (from 0) so far, `chosen` of which is kept; it was tried `again` so often."""
 
     part: Part
+    number: int = 0
     takes: list[One] = field(default_factory=list)
     chosen: int = 0
     again: int = 0
@@ -42,12 +43,21 @@ class Tried:
         return self.chosen
 
 
-@dataclass
 class Told:
-    """What was said of one turn so far; `lead` seconds of silence open it."""
+    """What was said of one turn so far, which has these `parts`; `lead` seconds of silence open it."""
 
-    pieces: list[Tried] = field(default_factory=list)
-    lead: float = 0.0
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.lead = 0.0 if parts[0].text else parts[0].pause
+        self._pieces = [Tried(part, number) for number, part in enumerate(part for part in parts if part.text)]
+
+    def __iter__(self) -> Iterator[Tried]:
+        """The pieces to be spoken, in order."""
+        return iter(self._pieces)
+
+    @property
+    def pieces(self) -> list[Tried]:
+        """Those that were, to their end or not."""
+        return [tried for tried in self._pieces if tried.takes]
 
     @property
     def kept(self) -> list[One]:

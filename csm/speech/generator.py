@@ -64,7 +64,7 @@ class Piece:
     @property
     def silence(self) -> Tensor:
         """What is heard behind it, float32 (num_samples,)."""
-        return torch.zeros(round(self.pause * SAMPLE_RATE))
+        return silence(self.pause)
 
 
 @dataclass
@@ -112,7 +112,7 @@ class Turn:
     def _sound(self, waves: list[Tensor]) -> Tensor:
         if len(waves) == 1 and not self.lead and not self.pieces[0].pause:
             return waves[0]
-        told = [torch.zeros(round(self.lead * SAMPLE_RATE))]
+        told = [silence(self.lead)]
         for wave, piece in zip(waves, self.pieces):
             told += [wave, piece.silence]
         return torch.cat(told)
@@ -219,7 +219,7 @@ class Conversation:
             self._rows(part.text, speaker, settings)
         if not parts[0].text:
             lead = parts[0].pause
-            yield torch.zeros(round(lead * SAMPLE_RATE))
+            yield silence(lead)
         for number, part in enumerate(spoken):
             yield from self.utter(
                 part, speaker, settings, piece_seed(seed, number), stop, marked, onto=number > 0, most_frames=left
@@ -578,6 +578,11 @@ class Generator:
     def segment_codes(self, segment: Segment) -> Tensor:
         """A segment's codes, int64 (frames, K): its own, or its audio's. Raises `InputError` if it has neither."""
         return self.prompts.segment_codes(segment)
+
+
+def silence(seconds: float) -> Tensor:
+    """float32 (num_samples,)."""
+    return torch.zeros(round(seconds * SAMPLE_RATE))
 
 
 def piece_seed(seed: int, number: int) -> int:

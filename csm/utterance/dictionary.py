@@ -15,9 +15,11 @@ DEEPEST = 20  # words that are said by way of others
 
 @dataclass(frozen=True)
 class Dictionary:
-    """Words and what is said for them. Those in small letters are found in any case, others as they are written."""
+    """Words and what is said for them. Those in small letters are found in any case, others as they are written.
+    `written` is what it was read from."""
 
     entries: tuple[tuple[str, str], ...] = ()
+    written: str = field(default="", compare=False)
     _pattern: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
     _said: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
@@ -50,20 +52,17 @@ class Dictionary:
             if len(found) > MOST_ENTRIES:
                 raise InputError(f"Line {number} of {name} is one too many: at most {MOST_ENTRIES:,} words fit.")
         flat = cls(tuple(found.items()))
-        return cls(tuple((word, flat._resolved(word, (), f"Line {lines[word]} of {name}")) for word in found))
+        return cls(tuple((word, flat._resolved(word, (), f"Line {lines[word]} of {name}")) for word in found), text)
 
     def respelt(self, text: str) -> str:
         """The text with what is said in place of the words."""
-        return self._pattern.sub(lambda match: self._entry(match[0])[1], text) if self._pattern else text
+        return self._pattern.sub(lambda match: self._said[self._word(match[0])], text) if self._pattern else text
 
-    @property
-    def lines(self) -> str:
-        """As `read` reads it."""
-        return "\n".join(f"{word} = {said}" for word, said in self.entries)
-
-    def _entry(self, written: str) -> tuple[str, str]:
-        word = written if written in self._said else written.lower()
-        return word, self._said[word]
+    def _word(self, written: str) -> str:
+        """The word of the dictionary that stands so in a text."""
+        if written in self._said:
+            return written
+        return next((word for word in (written.lower(), written.casefold()) if word in self._said), self.entries[0][0])
 
     def _resolved(self, word: str, way: tuple[str, ...], where: str) -> str:
         """What is said for a word, with all words of the dictionary in it said, too."""
@@ -73,7 +72,7 @@ class Dictionary:
         said = self._said[word]
         if said == word or self._pattern is None:
             return said
-        whole = self._pattern.sub(lambda match: self._resolved(self._entry(match[0])[0], (*way, word), where), said)
+        whole = self._pattern.sub(lambda match: self._resolved(self._word(match[0]), (*way, word), where), said)
         if len(whole) > 4 * LONGEST_ENTRY:
             raise InputError(f"{where} grows too long with the words of the others: shorten it.")
         return whole

@@ -24,7 +24,8 @@ MOST_PAUSE = 10.0  # seconds
 BREATH = 0.3  # seconds
 HALF = 20  # letters on either side of an ellipsis that is a breath
 
-STRENGTHS = {"none": 0.0, "x-weak": 0.1, "weak": 0.25, "medium": 0.5, "strong": 0.75, "x-strong": 1.0}
+STRENGTHS = dict(zip("none x-weak weak medium strong x-strong".split(), (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)))
+USUAL_STRENGTH = list(STRENGTHS)[3]
 SPELLING = ("characters", "spell-out", "verbatim", "digits")
 HOLDING = ("speak", "p", "s")
 UNDERSTOOD = ("break", "say-as", "sub", *HOLDING)
@@ -160,7 +161,7 @@ def _break(about: dict[str, str]) -> float:
             )
         seconds = float(match[1]) * _UNITS[match[2].lower()]
         return _bounded(seconds, f'<break time="{about["time"]}"/>')
-    strength = about.get("strength", "medium")
+    strength = about.get("strength", USUAL_STRENGTH)
     if strength not in STRENGTHS:
         raise InputError(f"<break> has no strength “{strength[:40]}”: choose one of {', '.join(STRENGTHS)}.", "pause")
     return STRENGTHS[strength]

@@ -100,13 +100,13 @@ class Page:
                 lines = self.reading.lines
                 check_turns([line.text for line in lines])
                 if self.session is None:
-                    self.session = Session(lines, {}, form.settings)
+                    self.session = Session(lines, {}, form.settings, form.wording)
                 before, names = [(turn.speaker, turn.text) for turn in self.session.turns], self.voice_names()
                 _follow(self.session, lines)
             session = self.session
             self.casting.follow(before, lines, names)
             seed = session.settings.seed if form.drawn else form.settings.seed
-            session.settings = replace(form.settings, seed=seed)
+            session.settings, session.wording = replace(form.settings, seed=seed), form.wording
             self._cast(session, form.voices)
             return session
 

@@ -48,6 +48,8 @@ def page_view(page: Page, lengths: PromptLengths) -> dict[str, Any]:
         "budget": (budget := budget_view(page.generator, session, lengths)),
         "estimate": estimate_view(page, budget),
         "settings": vars(session.settings),
+        "dictionary": session.wording.dictionary.written,
+        "spoken": session.wording.spelled_out,
         "sound": None,
     }
     if version:
@@ -76,6 +78,7 @@ def turn_view(page: Page, session: Session, index: int, stale: bool) -> dict[str
         "stale": stale,
         "other_settings": session.other_settings(index),
         "chosen": turn.chosen,
+        "doubt": turn.take.doubt if turn.take else "",
         "takes": [_take_view(page, session, index, number) for number in range(len(turn.takes))],
     }
 

@@ -167,7 +167,7 @@ def test_a_conversation_that_keeps_all_its_turns_refuses_the_one_that_no_longer_
 
 
 def test_a_turn_that_does_not_fit_even_alone_is_refused_and_changes_nothing():
-    conversation = small_generator(max_positions=256).conversation(prompts(), seed=1)
+    conversation = small_generator(max_positions=240).conversation(prompts(), seed=1)
     speak(conversation, TEXTS[:3])
     used = conversation.positions_used
     with pytest.raises(InputError, match="too long: its text takes 2.. positions.*split it into several turns"):

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from csm import InputError
+from csm.conversation.parsing import parse_script, read_script
 from csm.utterance import LONGEST, PLAIN, Dictionary, Wording, parts
 from csm.utterance.cutting import stretches
 
@@ -113,6 +114,25 @@ def test_direction_that_cannot_be_followed_is_refused_in_one_sentence(text, why)
     with pytest.raises(InputError, match=re.escape(why)) as refusal:
         parts(text)
     assert len(str(refusal.value)) < 300 and str(refusal.value).count(". ") <= 1
+
+
+def test_a_pause_on_a_line_of_its_own_comes_before_the_next_turn():
+    lines = parse_script("A: Hello.\n[pause 1s]\nB: [sighs] Well. <break time='1s'/> Yes.\n[pause 2s]")
+    assert [(line.speaker, line.text, line.directions) for line in lines] == [
+        ("A", "Hello.", ()),
+        ("B", "[pause 1s] Well. <break time='1s'/> Yes. [pause 2s]", ("sighs",)),
+    ]
+
+
+def test_a_document_of_ssml_is_one_voices_and_a_turn_a_paragraph():
+    text = '<?xml version="1.0"?>\n<speak>\n<p>One.\n<break time="1s"/> Two.</p>\n<p>Three.</p>\n</speak>\n'
+    reading = read_script(text)
+    assert [(line.speaker, line.text, line.number) for line in reading.lines] == [
+        ("A", 'One. <break time="1s"/> Two.', 3),
+        ("A", "Three.", 5),
+    ]
+    with pytest.raises(InputError, match="Line 1: <speak> is never closed"):
+        read_script("<speak>One.")
 
 
 def test_words_of_a_dictionary_are_said_as_it_says():

@@ -214,7 +214,7 @@ def _in_order() -> dict[str, str]:
 
 GENERATE = _in_order()
 # What may be left out, though its field is empty, and whatever stands behind it.
-OPTIONAL = {"prompt_a": None, "transcript_a": "", "prompt_b": None, "transcript_b": ""}
+OPTIONAL: dict[str, Any] = {"prompt_a": None, "transcript_a": "", "prompt_b": None, "transcript_b": ""}
 OPTIONAL |= {
     name: getattr(USUAL, name) for name in ABOUT if list(GENERATE).index(name) > list(GENERATE).index("prompt_a")
 }

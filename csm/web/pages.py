@@ -210,9 +210,10 @@ class Page:
             if (prompt := session.prompts.get(speaker))
         ]
         turns = [
-            Segment(session.slots[turn.speaker], turn.take.text, codes=turn.take.codes)
+            Segment(session.slots[turn.speaker], text, codes=codes)
             for turn in session.turns
             if turn.take
+            for text, codes in turn.take.stretches
         ]
         return [*prompts, *turns]
 

@@ -189,7 +189,6 @@ def _take_view(page: Page, session: Session, index: int, number: int) -> dict[st
         "seconds": round(take.seconds, 2),
         "reason": take.reason,
         "doubt": take.doubt,
-        "again": take.again,
         "bars": page.bars(
             f"{take.key} {take.samples}", lambda: bars(session.sound(page.generator, index, number), BARS)
         ),

@@ -25,7 +25,7 @@ MOST_TURNS = 2_000  # of a conversation on the page, of `/generate` and of MCP
 LONGEST_TURN = 20_000  # letters
 LONGEST_SCRIPT = 200_000  # letters
 LONGEST_SCRIPT_FILE = MB  # bytes
-LONGEST_DICTIONARY = 1_000_000  # letters of its pronunciation dictionary
+LONGEST_DICTIONARY = 200_000  # letters of its pronunciation dictionary
 LONGEST_SPEECH = 3_600.0  # seconds that a conversation on the server may come to
 
 # A project file

@@ -139,6 +139,9 @@ def test_words_of_a_dictionary_are_said_as_it_says():
     read = Dictionary.read("# towns\nŁódź = woodge\n\nsql = sequel\nNoSQL = no sql\n")
     wording = Wording(read)
     assert said("In Łódź, SQL's NoSQL.", wording) == [("In woodge, sequel's no sequel.", 0.0)]
+    assert said("Use C++ and ISO C.", Wording(Dictionary.read("C++ = sea plus\nISO C = old C"))) == [
+        ("Use sea plus and old C.", 0.0)
+    ]
     assert said("sqlite and nosql", wording) == [("sqlite and nosql", 0.0)]
     assert Dictionary.read(read.written) == read
 
@@ -152,6 +155,8 @@ def test_words_of_a_dictionary_are_said_as_it_says():
         ("a = <b>c</b>", "has brackets"),
         ("a = one\n\na = two", "Line 3 of the dictionary says “a” again: it stands in line 1"),
         ("a = " + "b" * 300, "longer than 200 letters"),
+        ("#" * 300_000, "The dictionary is longer than 200,000 letters"),
+        ("\n".join(f"w{n} = w{n + 1} w{n + 1}" for n in range(30)), "Line 1 of the dictionary (never ends|grows)"),
     ],
 )
 def test_a_dictionary_that_cannot_be_used_is_refused_with_its_line(text, why):

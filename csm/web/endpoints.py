@@ -24,7 +24,7 @@ from csm.conversation.parsing import Line, read_script, speakers
 from csm.conversation.session import Session
 from csm.conversation.studio import LEFT, Job
 from csm.errors import InputError
-from csm.limits import LONGEST_SCRIPT, LONGEST_SPEECH, check_script, check_speech, check_turns
+from csm.limits import LONGEST_SPEECH, check_script, check_speech, check_turns
 from csm.listening.prompt import LazyEars, check_prompt, write_down
 from csm.settings import ABOUT, USUAL, Settings
 from csm.speech.generator import Generator
@@ -160,8 +160,6 @@ def plan(
 def read_wording(dictionary: str | None, spelled_out: bool | None) -> Wording:
     """From what somebody typed or sent. Raises `MisplacedError`."""
     with _given_at("settings"):
-        if len(dictionary or "") > LONGEST_SCRIPT:
-            raise InputError(f"The dictionary is longer than {LONGEST_SCRIPT:,} letters: leave words out.")
         return Wording(Dictionary.read(dictionary or ""), spelled_out is True)
 
 

@@ -23,14 +23,14 @@ from csm.conversation.notices import notice, read_as
 from csm.conversation.parsing import Line
 from csm.conversation.script import Prompt, Script, Span, said_after
 from csm.conversation.takes import NOBODY, Judges, Pace, Take, judge, output_sound, trimmed_length
-from csm.conversation.tried import One, Told, Tried, joined
+from csm.conversation.tried import Attempt, One, Told, Tried, joined
 from csm.engine.frames import Segment, frames_in
 from csm.errors import InputError
 from csm.settings import USUAL, Settings
 from csm.speech.generator import Conversation, Generator, Stop, Takes, piece_seed, silence
 from csm.speech.generator import Piece as Spoken
 from csm.speech.voices import Voice, load_prompt
-from csm.utterance import PLAIN, Wording
+from csm.utterance import PLAIN, Part, Wording
 
 MOST_KEPT = 24  # takes of one turn; the oldest beyond them are forgotten
 NEXT_SEED = 1_000_003  # from one take's seed to the next of the same turn
@@ -217,8 +217,6 @@ class Session(Script):
         self._idle()
         self._busy = True
         spent, made = self.spent.seconds, range(indexes[0], indexes[0])
-        compared = self._compared(work)
-        held = work.held or compared  # the sound of a piece is told of once it is chosen, and not while it is made
         try:
             self._prepare(work.generator, indexes)
             memory = self._memory_at(work.generator, indexes[0])
@@ -229,48 +227,35 @@ class Session(Script):
                 self.turns[index] = replace(turn, speaking=True)
                 yield TurnStarted(index, len(self.turns), Line(turn.speaker, turn.text, index + 1))
                 told, sounds = Told(work.generator.parts(turn.text, self.wording)), dict[str, Tensor]()
-                slot, onto = self.slots[turn.speaker], False
                 try:
-                    if work.live and told.lead:
-                        yield TurnChunk(index, silence(told.lead))
-                    for tried in told:
-                        try:
-                            for seeds in self._attempts(work, memory, index, tried):
-                                if len(seeds) > 1:
-                                    with (
-                                        memory.conversation.takes(
-                                            tried.part, slot, self.settings, seeds, onto
-                                        ) as takes,
-                                        self._comparing(work, memory, index, tried, seeds, takes) as heard,
-                                    ):
-                                        last = time.monotonic()
-                                        while takes.speaking and not work.stop():
-                                            takes.step()
-                                            if time.monotonic() - last > NEWS_SECONDS:
-                                                last = time.monotonic()
-                                                yield Comparing(index, takes.frames)
-                                        for number in heard:
-                                            yield Comparing(index, takes.frames, number)
-                                else:
-                                    live, marked = work.live and not held, work.live and not compared
-                                    options = self.settings, seeds[0], work.stop, marked, onto
-                                    with (
-                                        self._listening(work, memory, index, tried, seeds[0]),
-                                        closing(memory.conversation.utter(tried.part, slot, *options)) as waves,
-                                    ):
-                                        for wave in waves:
-                                            self._first_audio(work)
-                                            if live:
-                                                yield TurnChunk(index, wave)
-                        finally:
-                            self._hold(memory, index, tried, onto)
-                        onto = True
-                        if work.live and held:
-                            yield TurnChunk(index, self._chosen(work, tried.best))
-                        if tried.best.take.state == "stopped":
-                            break
-                        if work.live and tried.part.pause:
-                            yield TurnChunk(index, silence(tried.part.pause))
+                    with closing(self._steps(work, memory, index, told)) as steps:
+                        for step in steps:
+                            if isinstance(step, TurnChunk):
+                                yield step
+                            elif len(step.seeds) > 1:
+                                with (
+                                    memory.conversation.takes(*self._asked(index, step), step.onto) as takes,
+                                    self._comparing(work, memory, index, step, takes) as heard,
+                                ):
+                                    last = time.monotonic()
+                                    while takes.speaking and not work.stop():
+                                        takes.step()
+                                        if time.monotonic() - last > NEWS_SECONDS:
+                                            last = time.monotonic()
+                                            yield Comparing(index, takes.frames)
+                                    for number in heard:
+                                        yield Comparing(index, takes.frames, number)
+                            else:
+                                part, slot, settings, (seed,) = self._asked(index, step)
+                                how = work.stop, work.live and not self._compared(work), step.onto
+                                with (
+                                    self._listening(work, memory, index, step),
+                                    closing(memory.conversation.utter(part, slot, settings, seed, *how)) as waves,
+                                ):
+                                    for wave in waves:
+                                        self._first_audio(work)
+                                        if work.live and not self._held(work):
+                                            yield TurnChunk(index, wave)
                 finally:
                     if told.kept:
                         self._decided(work, index, memory, told, sounds)
@@ -287,6 +272,32 @@ class Session(Script):
         finally:
             self._busy = False
             self.settle()
+
+    def _steps(self, work: _Work, memory: _Memory, index: int, told: Told) -> Iterator[Attempt | TurnChunk]:
+        """What is to be done to speak one turn: attempts at its pieces, and between them what is heard of what was
+        chosen, and of pauses. Afterwards the conversation goes on from the takes that are kept."""
+        if work.live and told.lead:
+            yield TurnChunk(index, silence(told.lead))
+        for tried in told:
+            try:
+                for seeds in self._attempts(work, memory, index, tried):
+                    yield Attempt(tried, seeds)
+            finally:
+                self._hold(memory, index, tried)
+            if work.live and self._held(work):
+                yield TurnChunk(index, self._chosen(work, tried.best))
+            if tried.best.take.state == "stopped":
+                break
+            if work.live and tried.part.pause:
+                yield TurnChunk(index, silence(tried.part.pause))
+
+    def _asked(self, index: int, attempt: Attempt) -> tuple[Part, int, Settings, list[int]]:
+        """What the conversation is to say, and how."""
+        return attempt.tried.part, self.slots[self.turns[index].speaker], self.settings, attempt.seeds
+
+    def _held(self, work: _Work) -> bool:
+        """Whether the sound of a piece is told of once it is chosen, and not while it is made."""
+        return work.held or self._compared(work)
 
     def _chosen(self, work: _Work, best: One) -> Tensor:
         """What is heard of a piece whose sound was held: takes side by side have no mark yet."""
@@ -310,7 +321,7 @@ class Session(Script):
         best = tried.best.take
         if work.seed is not None or "stopped" in (best.state, tried.takes[-1].take.state) or work.stop():
             return False
-        if work.live and not work.held and not self._compared(work) and not unheard(best.doubt):
+        if work.live and not self._held(work) and not unheard(best.doubt):
             return False
         expected = self._pace(self.turns[index].speaker, index).expected_frames(best.text)
         return helps(best.doubt, expected, frames_in(self.settings.max_turn_seconds))
@@ -321,10 +332,11 @@ class Session(Script):
 
     @contextmanager
     def _comparing(
-        self, work: _Work, memory: _Memory, index: int, tried: Tried, seeds: list[int], takes: Takes
+        self, work: _Work, memory: _Memory, index: int, attempt: Attempt, takes: Takes
     ) -> Iterator[Iterator[int]]:
         """Takes side by side are judged, one at each step of what this gives, and the best is kept; without being
         listened to where nobody is told any more, but what was made stays."""
+        tried, seeds = attempt.tried, attempt.seeds
         history = memory.said[-1]
 
         def heard() -> Iterator[int]:
@@ -344,8 +356,9 @@ class Session(Script):
         self._first_audio(work)
 
     @contextmanager
-    def _listening(self, work: _Work, memory: _Memory, index: int, tried: Tried, seed: int) -> Iterator[None]:
+    def _listening(self, work: _Work, memory: _Memory, index: int, attempt: Attempt) -> Iterator[None]:
         """The take that is spoken meanwhile is judged, however that ends."""
+        tried, (seed,) = attempt.tried, attempt.seeds
         conversation, before = memory.conversation, memory.conversation.last
         judges = work.judges if self._compared(work) else Judges(work.judges.word_errors)
         try:
@@ -359,7 +372,7 @@ class Session(Script):
                 tried.takes.append(self._judged(work, judges, index, seed, whole, memory.said[-1]))
                 tried.choose(judges if len(tried.takes) > 1 else NOBODY)
 
-    def _hold(self, memory: _Memory, index: int, tried: Tried, onto: bool) -> None:
+    def _hold(self, memory: _Memory, index: int, tried: Tried) -> None:
         """Have the conversation go on from the take that is kept, if there is any."""
         if not tried.takes:
             return
@@ -369,7 +382,7 @@ class Session(Script):
             return
         if last is not None and any(last is one.piece for one in tried.takes):
             conversation.rewind(last)
-        conversation.hear(best.text, self.slots[self.turns[index].speaker], best.codes, onto)
+        conversation.hear(best.text, self.slots[self.turns[index].speaker], best.codes, tried.onto)
 
     def _seeds(self, work: _Work, index: int) -> list[int]:
         """The seeds of the takes that turn `index` is to have."""

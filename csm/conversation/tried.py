@@ -36,11 +36,28 @@ class Tried:
     def best(self) -> One:
         return self.takes[self.chosen]
 
+    @property
+    def onto(self) -> bool:
+        """Whether the turn has a piece before it."""
+        return self.number > 0
+
     def choose(self, judges: Judges = NOBODY) -> int:
         """Keep the fittest -> its number."""
         self.chosen, ranked = rank([one.take for one in self.takes], judges)
         self.takes = [replace(one, take=take) for one, take in zip(self.takes, ranked)]
         return self.chosen
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A piece is to be spoken, once with each of these `seeds`."""
+
+    tried: Tried
+    seeds: list[int]
+
+    @property
+    def onto(self) -> bool:
+        return self.tried.onto
 
 
 class Told:

@@ -167,8 +167,9 @@ def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, V
                 print(report)
             elif arguments.json:
                 Path(arguments.json).write_text(report + "\n", encoding="utf-8")
-            if "notice" in event.report:
-                print(event.report["notice"], file=sys.stderr)
+            for told in ("notice", "warning"):
+                if told in event.report:
+                    print(event.report[told], file=sys.stderr)
 
 
 def _words(arguments: argparse.Namespace) -> int:

@@ -103,7 +103,7 @@ def test_a_turn_that_went_wrong_is_tried_again_with_other_seeds_until_it_is_righ
     assert [len(take.codes) for take in turn.takes] == [80, 12] and turn.chosen == 1
     assert (told["again"], told["doubt"], told["frames"], told["takes"]) == (1, "", 12, 2)
     assert "its length is" in told["reason"] and len({take.seed for take in turn.takes}) == 2
-    assert "notice" not in events[-1].report
+    assert "warning" not in events[-1].report
 
 
 def test_it_is_tried_again_twice_at_most_and_what_is_still_wrong_is_marked(voices):
@@ -112,7 +112,7 @@ def test_it_is_tried_again_twice_at_most_and_what_is_still_wrong_is_marked(voice
     assert [len(take.codes) for take in session.turns[0].takes] == [90, 80, 85]
     assert told["again"] == 2 and told["frames"] == 80
     assert "times as long as its text should take" in told["doubt"]
-    assert events[-1].report["notice"] == f"Turn 1 may have gone wrong: {told['doubt']}."
+    assert events[-1].report["warning"] == f"Turn 1 may have gone wrong: {told['doubt']}."
 
 
 def test_the_next_turn_hears_the_take_that_is_kept(voices):

@@ -265,8 +265,10 @@ def test_the_meter_foretells_where_turns_leave(generator, voices, spoken):
 
 
 def test_a_turn_too_long_for_the_window_is_refused_before_anything_is_spoken(generator, voices):
-    lines = parse_script(f"A: {TEXTS[0]}\nA: {'word ' * 100}\nA: {TEXTS[1]}")
+    lines = parse_script(f"A: {TEXTS[0]}\nA: {'words ' * 33}\nA: {TEXTS[1]}")
     session = Session(lines, voices, SETTINGS)
+    prompts = sum(positions(generator, session).prompts.values())
+    generator = small_generator(max_positions=prompts + 180)
     count = positions(generator, session)
     assert (count.too_long, count.fits) == ([1], 1)
     with pytest.raises(InputError, match="^Turn 2 is too long: .* split it into several turns"):

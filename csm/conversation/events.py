@@ -103,8 +103,8 @@ class Waiting:
 @dataclass(frozen=True)
 class Performed:
     """`audio` float32 (num_samples,) at 24 kHz is the whole conversation, marked once, where it was not heard live, and
-    otherwise empty; `report` is plain JSON data,
-    with a `notice` when the oldest turns left the window on the way. `session` is who spoke."""
+    otherwise empty; `report` is plain JSON data, with a `notice` when the oldest turns left the window on the way, and
+    a `warning` of turns that may have gone wrong. `session` is who spoke."""
 
     audio: Tensor
     report: dict[str, Any]

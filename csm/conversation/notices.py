@@ -24,8 +24,7 @@ def read_as(generator: Generator, text: str, wording: Wording) -> str:
 
 
 def notice(generator: Generator, turns: Sequence[Turn], slides: Sequence[int], spoken: range) -> dict[str, str]:
-    """What the report says of the turns of `spoken`: that others left meanwhile, which signs were not read, and
-    what sounds wrong.
+    """What the report says of the turns of `spoken`: that others left meanwhile, and which signs were not read.
 
     `slides` are the turns before which the oldest ones left.
     """
@@ -39,11 +38,16 @@ def notice(generator: Generator, turns: Sequence[Turn], slides: Sequence[int], s
     if silent := [number for number, found in signs.items() if found]:
         named = " ".join(dict.fromkeys(sign for number in silent for sign in signs[number]))
         told.append(f"What is no speech was left out of {_named(silent)}: {named}.")
+    return {"notice": " ".join(told)} if told else {}
+
+
+def warning(turns: Sequence[Turn], spoken: range) -> dict[str, str]:
+    """What the report says of the turns of `spoken` that may have gone wrong."""
     doubts = [(index + 1, take.doubt) for index in spoken if (take := turns[index].take) and take.doubt]
-    told += [f"Turn {number} may have gone wrong: {doubt}." for number, doubt in doubts[:MOST_TOLD]]
+    told = [f"Turn {number} may have gone wrong: {doubt}." for number, doubt in doubts[:MOST_TOLD]]
     if len(doubts) > MOST_TOLD:
         told.append(f"So may {_named([number for number, _ in doubts[MOST_TOLD:]])}.")
-    return {"notice": " ".join(told)} if told else {}
+    return {"warning": " ".join(told)} if told else {}
 
 
 def _named(numbers: list[int]) -> str:

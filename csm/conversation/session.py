@@ -19,7 +19,7 @@ from csm import watermark
 from csm.config import FRAME_SIZE, SAMPLE_RATE
 from csm.conversation.doubts import MOST_AGAIN, doubt, helps, unheard
 from csm.conversation.events import Comparing, Event, Performed, TurnChunk, TurnFinished, TurnReport, TurnStarted
-from csm.conversation.notices import notice, read_as
+from csm.conversation.notices import notice, read_as, warning
 from csm.conversation.parsing import Line
 from csm.conversation.script import Prompt, Script, Span, said_after
 from csm.conversation.takes import NOBODY, Judges, Pace, Take, judge, output_sound, trimmed_length
@@ -266,7 +266,8 @@ class Session(Script):
                 if self.turns[index].status == "stopped":
                     break
             self.spent.seconds = spent + time.perf_counter() - work.started
-            report = self.report(work.generator) | notice(work.generator, self.turns, self.slides, made)
+            told = notice(work.generator, self.turns, self.slides, made) | warning(self.turns, made)
+            report = self.report(work.generator) | told
             whole = torch.zeros(0) if work.live else self.whole(work.generator)
             yield Performed(whole, report, self)
         finally:

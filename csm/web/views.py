@@ -165,7 +165,8 @@ def _happening(page: Page, event: Event) -> dict[str, Any] | None:
         view = turn_view(page, session, event.index, session.stale(event.index))
         return {"type": "spoken", "index": event.index, "turn": view}
     if isinstance(event, Performed):
-        return {"type": "end", "notice": event.report.get("notice", "")}
+        told = [event.report[name] for name in ("notice", "warning") if name in event.report]
+        return {"type": "end", "notice": " ".join(told)}
     return None
 
 

@@ -7,6 +7,7 @@ while it lives; pickled or reopened it has none and reads the codes in again. It
 from __future__ import annotations
 
 import time
+from collections.abc import Generator as Steps
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -266,15 +267,15 @@ class Session(Script):
                 if self.turns[index].status == "stopped":
                     break
             self.spent.seconds = spent + time.perf_counter() - work.started
-            told = notice(work.generator, self.turns, self.slides, made) | warning(self.turns, made)
-            report = self.report(work.generator) | told
+            notices = notice(work.generator, self.turns, self.slides, made) | warning(self.turns, made)
+            report = self.report(work.generator) | notices
             whole = torch.zeros(0) if work.live else self.whole(work.generator)
             yield Performed(whole, report, self)
         finally:
             self._busy = False
             self.settle()
 
-    def _steps(self, work: _Work, memory: _Memory, index: int, told: Told) -> Iterator[Attempt | TurnChunk]:
+    def _steps(self, work: _Work, memory: _Memory, index: int, told: Told) -> Steps[Attempt | TurnChunk, None, None]:
         """What is to be done to speak one turn: attempts at its pieces, and between them what is heard of what was
         chosen, and of pauses. Afterwards the conversation goes on from the takes that are kept."""
         if work.live and told.lead:

@@ -17,6 +17,10 @@ from csm.extras import need
 if TYPE_CHECKING:
     from csm.conversation.parsing import Line
     from csm.speech.voices import Voice
+    from csm.utterance import Wording
+
+
+DICTIONARY = "how words are said: a file of lines such as Łódź = woodge"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,6 +56,21 @@ def _read_script(source: str, as_it_stands: bool) -> list[Line]:
         if note:
             print(note, file=sys.stderr)
     return reading.lines
+
+
+def _wording(arguments: argparse.Namespace) -> Wording:
+    """How texts are to be worded."""
+    from csm.conversation.scripts.decoding import decoded
+    from csm.utterance import Dictionary, Wording
+
+    if not arguments.dictionary:
+        return Wording(spelled_out=arguments.spoken)
+    try:
+        data = Path(arguments.dictionary).read_bytes()
+    except OSError as error:
+        raise InputError(f"The dictionary {arguments.dictionary} can't be read: {error.strerror}.") from error
+    name = f"the dictionary {arguments.dictionary}"
+    return Wording(Dictionary.read(decoded(data, name).text, name), arguments.spoken)
 
 
 def _check_target(path: str, what: str) -> None:
@@ -114,24 +133,28 @@ def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, V
             check(wanted)
     if arguments.json and arguments.json != "-":
         _check_target(arguments.json, "report")
-    settings = Settings(**{name: getattr(arguments, name) for name in ABOUT})
+    settings, wording = Settings(**{name: getattr(arguments, name) for name in ABOUT}), _wording(arguments)
     generator = load(arguments.model, arguments.device, adapter=arguments.adapter, weights=arguments.weights)
-    generator.check_lines((f"Line {line.number}", line.text) for line in lines)
-    session = Session(lines, voices, settings)
+    generator.check_lines(((f"Line {line.number}", line.text) for line in lines), wording)
+    session = Session(lines, voices, settings, wording)
 
-    for event in Studio(generator).perform(Job(session, live=False)):
+    studio = Studio(generator)
+    studio.judges.listen()
+    for event in studio.perform(Job(session, live=False)):
         if notice:
             print(notice, file=sys.stderr)
             notice = ""
         if isinstance(event, TurnFinished):
             turn = event.turn
-            why = f" {turn.reason}" if settings.takes > 1 else ""
+            why = f" {turn.reason}" if settings.takes > 1 or turn.again else ""
             print(
                 f"{event.index + 1}/{event.total} {turn.speaker}: {turn.text} "
                 f"[{turn.end - turn.start:.2f} s, {turn.state}]{why}",
                 file=sys.stderr,
             )
         if isinstance(event, Performed):
+            if not len(event.audio):
+                raise InputError("No turn of the script gave any sound; try another seed.")
             write_audio(arguments.out, event.audio)
             if arguments.stems:
                 exports.write_stems(arguments.stems, event.audio, session.spans())
@@ -144,16 +167,20 @@ def _speak(arguments: argparse.Namespace, lines: list[Line], voices: dict[str, V
                 print(report)
             elif arguments.json:
                 Path(arguments.json).write_text(report + "\n", encoding="utf-8")
-            if "notice" in event.report:
-                print(event.report["notice"], file=sys.stderr)
+            for told in ("notice", "warning"):
+                if told in event.report:
+                    print(event.report[told], file=sys.stderr)
 
 
 def _words(arguments: argparse.Namespace) -> int:
     from csm.text import ByteTokenizer
+    from csm.utterance import parts
 
+    wording = _wording(arguments)
     for number, line in enumerate(arguments.text or sys.stdin, 1):
         try:
-            print(ByteTokenizer.normalise(line.rstrip("\r\n")), flush=True)
+            read = [ByteTokenizer.normalise(part.text) for part in parts(line.rstrip("\r\n"), wording) if part.text]
+            print(" ".join(read), flush=True)
         except InputError as error:
             raise InputError(f"Line {number}: {error}") from error
     return 0
@@ -234,6 +261,12 @@ def _speaking_options(parser: argparse.ArgumentParser) -> None:
         told = "the model's own" if usual is None else f"{usual:g}"
         help, kind = f"{about.help} (default: {told})", int if about.whole else float
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=usual, metavar="N", help=help)
+    parser.add_argument("--dictionary", metavar="FILE", help=DICTIONARY)
+    parser.add_argument(
+        "--spoken",
+        action="store_true",
+        help="give published models figures and abbreviations in words, too, as nano always reads them",
+    )
     parser.add_argument("--stems", metavar="FOLDER", help="also write a sound file for each speaker, silent elsewhere")
     parser.add_argument("--subtitles", metavar="FILE", help="also write subtitles: .srt or .vtt")
     parser.add_argument(
@@ -290,7 +323,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Print, line for line, the words that the embedded model reads.",
     )
     words.add_argument("text", nargs="*", help="a line each (default: the lines of standard input)")
-    words.set_defaults(run=_words)
+    words.add_argument("--dictionary", metavar="FILE", help=DICTIONARY)
+    words.set_defaults(run=_words, spoken=False)
 
     serve = commands.add_parser("serve", help="start the app", description="Serve the page and the API.")
     serve.add_argument("--host", help="the address to listen at (default: GRADIO_SERVER_NAME, else 127.0.0.1)")

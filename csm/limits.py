@@ -24,6 +24,8 @@ MOST_SAMPLES = 400_000_000  # in all channels: half an hour of stereo at 96 kHz
 MOST_TURNS = 2_000  # of a conversation on the page, of `/generate` and of MCP
 LONGEST_TURN = 20_000  # letters
 LONGEST_SCRIPT = 200_000  # letters
+LONGEST_SCRIPT_FILE = MB  # bytes
+LONGEST_DICTIONARY = 200_000  # letters of its pronunciation dictionary
 LONGEST_SPEECH = 3_600.0  # seconds that a conversation on the server may come to
 
 # A project file

@@ -257,6 +257,28 @@ def test_downloads_come_and_a_project_opens_again_with_the_same_sound(page, brow
     other.close()
 
 
+def test_a_script_file_takes_the_script_s_place_and_a_dictionary_shows_on_the_cards(page, tmp_path):
+    (tmp_path / "talk.txt").write_bytes("A: Off to Łódź.\nB: Good.".encode("utf-16"))
+    (tmp_path / "talk.pdf").write_bytes(b"%PDF-1.7")
+    page.get_by_label("Open a script …").set_input_files(tmp_path / "talk.txt")
+    expect(script(page)).to_have_value("A: Off to Łódź.\nB: Good.")
+    expect(cards(page)).to_have_count(2)
+    page.get_by_label("Open a script …").set_input_files(tmp_path / "talk.pdf")
+    expect(page.locator("#csm-open-note")).to_contain_text("talk.pdf is a PDF")
+    expect(script(page)).to_have_value("A: Off to Łódź.\nB: Good.")
+    page.locator("#csm-settings summary").click()
+    page.get_by_label("Pronunciation").fill("Łódź = woodge")
+    page.get_by_label("Pronunciation").blur()
+    expect(cards(page).first).to_contain_text("Read as: off to woodge.")
+    page.get_by_label("Pronunciation").fill("a = b\nb = a")
+    page.get_by_label("Pronunciation").blur()
+    expect(page.locator("#csm-settings-note")).to_contain_text("never ends")
+    page.get_by_label("Pronunciation").fill("")
+    page.get_by_label("Pronunciation").blur()
+    script(page).fill("A: " + "We went to the sea, and it was a fine day. " * 6)
+    expect(cards(page).first).to_contain_text("Spoken in 6 pieces")
+
+
 def test_an_empty_script_gets_one_sentence_and_the_page_stays_usable(page):
     write(page, "A: Hi.", max_turn_seconds=1)
     script(page).fill("")

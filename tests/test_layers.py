@@ -8,7 +8,7 @@ import pytest
 TOP = Path(__file__).parent.parent
 LAYERS = [
     ["errors", "threads", "version", "extras", "recent", "limits", "files", "archives"]
-    + ["config", "settings", "spoken", "assets", "foreign", "audio", "text"],
+    + ["config", "settings", "spoken", "utterance", "assets", "foreign", "audio", "text"],
     ["model", "kernels", "codec", "checkpoint", "watermark"],
     ["engine"],
     ["speech", "listening"],

@@ -18,7 +18,7 @@ import torch
 from gradio_client import Client
 
 from csm.config import Environment
-from csm.conversation.events import Event, TurnChunk, Waiting
+from csm.conversation.events import Event, TurnChunk, TurnFinished, TurnReport, Waiting
 from csm.conversation.studio import Job, Studio
 from csm.conversation.waiting import Queue
 from csm.errors import InputError
@@ -221,6 +221,20 @@ def second_of_noise() -> TurnChunk:
 
 def one_second(job: Job) -> Iterator[Event]:
     yield second_of_noise()
+
+
+def test_sound_that_may_have_gone_wrong_says_so_in_a_header_and_in_the_last_event(serve):
+    def doubtful(job: Job) -> Iterator[Event]:
+        yield (chunk := second_of_noise())
+        told = TurnReport("Reader", "Hi.", 0.0, 1.0, 12, "ended", 9, doubt="it is too long")
+        yield TurnFinished(0, 1, told, chunk.audio, job.session.turns[0])
+
+    url = f"{serve(doubtful)}/v1/audio/speech"
+    asked = {"voice": "slt", "input": "Good morning.", "response_format": "flac"}
+    whole = httpx.post(url, json=asked, trust_env=False, timeout=60)
+    events = httpx.post(url, json={**asked, "stream_format": "sse"}, trust_env=False, timeout=60).text
+    assert whole.headers["x-csm-doubt"] == "it is too long"
+    assert json.loads(events.strip().rpartition("data: ")[2])["doubt"] == "it is too long"
 
 
 def test_with_a_key_only_those_who_have_it_are_served_and_it_is_never_shown(serve, caplog):

@@ -361,3 +361,43 @@ def test_directions_are_kept_while_takes_are(client):
     before = visitor.plan()
     view = visitor.plan(script=SCRIPT.replace("A: One.", "A: [laughs] One."))
     assert keys(view) == keys(before) and view["turns"][0]["directions"] == ["laughs"]
+
+
+def test_a_long_turn_says_in_how_many_pieces_and_a_dictionary_how_it_is_read(visitor):
+    long = "A: " + "We went to Łódź, and it was a fine day. " * 8
+    view = visitor.plan(script=long, dictionary="Łódź = woodge", spoken=True)
+    (turn,) = view["turns"]
+    assert turn["pieces"] > 2 and turn["words"].startswith("we went to woodge, and")
+    assert (view["dictionary"], view["spoken"]) == ("Łódź = woodge", True)
+    refused = visitor.ask("plan", dictionary="a = b\nb = a").json()
+    assert refused["place"] == "settings" and "never ends" in refused["error"]
+    refused = visitor.ask("speak", script='A: One.\nB: <prosody rate="slow">Two.</prosody>').json()
+    assert refused["place"] == "turn:1" and "<prosody>" in refused["error"]
+
+
+def test_a_turn_in_doubt_says_so_on_its_card(visitor):
+    view = visitor.speak()[-1]["view"]  # four frames each; the second and third have five letters and more
+    told = [turn["doubt"] for turn in view["turns"]]
+    assert told == [turn["takes"][turn["chosen"]]["doubt"] for turn in view["turns"]]
+    long = visitor.plan(script="A: There are a great many words in this turn.")
+    assert long["turns"][0]["doubt"] == ""
+    visitor.form["script"] = "A: There are a great many words in this turn."
+    (turn,) = visitor.speak()[-1]["view"]["turns"]
+    assert "times as long as its text should take" in turn["doubt"]
+
+
+def test_another_dictionary_makes_a_take_one_of_other_settings(visitor):
+    visitor.speak()
+    view = visitor.plan(dictionary="two = too")
+    assert [turn["other_settings"] for turn in view["turns"]] == [False, True, False]
+
+
+def test_a_script_file_of_any_encoding_becomes_text_and_says_what_was_assumed(client, visitor):
+    def read(data, name="talk.txt"):
+        return client.post(f"/csm/read?token={visitor.token}&name={name}", content=data).json()
+
+    assert read("A: Grüße.\n".encode("utf-16")) == {"text": "A: Grüße.\n", "note": ""}
+    assert "Windows-1252" in read("A: Grüße.\n".encode("cp1252"))["note"]
+    refused = read(b"%PDF-1.7", "talk.pdf")
+    assert refused["place"] == "open" and refused["error"].startswith("talk.pdf is a PDF")
+    assert "too large" in read(b"x" * (1 << 21))["error"]

@@ -34,7 +34,7 @@ def script(text="A: Good morning.") -> Session:
 
 def aloud(folder, *texts) -> Job:
     folder.mkdir(exist_ok=True)
-    return reading(list(texts or ["Good morning to you."]), find_voice("slt"), SHORT, folder)
+    return reading("\n".join(texts or ["Good morning to you."]), find_voice("slt"), SHORT, folder)
 
 
 def test_a_reading_waits_while_a_script_is_spoken_and_says_how_many_come_first(generator, tmp_path):
@@ -118,13 +118,13 @@ def test_the_next_may_speak_while_the_end_of_the_one_before_is_shown(generator):
             assert studio.queue.waiting() == (0, 0.0)
 
 
-def test_a_reading_is_the_conversation_of_its_sentences_and_tells_what_it_took(generator, tmp_path):
+def test_a_reading_is_one_turn_of_its_sentences_and_tells_what_it_took(generator, tmp_path):
     texts = ["Good morning to you.", "The rain has stopped."]
     events = list(Studio(generator).perform(aloud(tmp_path / "r", *texts)))
     finished = [event for event in events if isinstance(event, TurnFinished)]
-    assert [event.turn.frames for event in finished] == [5, 5]
-    assert [event.text_positions for event in finished] == [len(generator.turn_rows(text, 0)) for text in texts]
-    assert {event.index for event in events if isinstance(event, TurnChunk)} == {0, 1}
+    assert [(event.turn.frames, event.turn.pieces) for event in finished] == [(10, 2)]
+    assert finished[0].text_positions == sum(len(generator.turn_rows(text, 0)) for text in texts)
+    assert {event.index for event in events if isinstance(event, TurnChunk)} == {0}
     assert not len(events[-1].audio), "it was heard while it was made"
 
 
@@ -138,7 +138,7 @@ def test_text_beyond_the_position_budget_is_read_to_its_end(generator, tmp_path)
 
 def test_a_job_stops_at_the_next_frame_when_it_is_asked_to(generator, tmp_path):
     (tmp_path / "r").mkdir()
-    job = reading(["Good morning to you."] * 3, find_voice("slt"), Settings(max_turn_seconds=4), tmp_path / "r")
+    job = reading("Good morning to you.\n" * 3, find_voice("slt"), Settings(max_turn_seconds=4), tmp_path / "r")
     for event in Studio(generator).perform(job):
         if isinstance(event, TurnChunk):
             job.stop()

@@ -31,6 +31,7 @@ REPORT_KEYS = {
 TURN_KEYS = {
     "speaker", "text", "start", "end", "frames", "state", "positions_prefilled",
     "trimmed", "seed", "takes", "reason", "stale", "heard_from", "other_settings", "words",
+    "doubt", "again", "pieces", "paused",
 }  # fmt: skip
 BOTH = {"A": Choice("slt"), "B": Choice("rms")}
 
@@ -243,6 +244,18 @@ def test_a_request_cannot_have_files_of_the_server_read(app):
     stolen = {"path": str(shipped_voices()["slt"].path), "meta": {"_type": "gradio.FileData"}}
     assert "event: complete" in called(None)
     assert "event: error" in called(stolen)
+
+
+def test_direction_a_dictionary_and_what_was_understood_go_through_generate(client):
+    script = "**Anna:** In Łódź. [pause 0.5s] At last."
+    _, report = speak(client, script, dictionary="Łódź = woodge")
+    (turn,) = report["turns"]
+    assert turn["words"] == "in woodge. at last." and turn["paused"] == 0.5
+    assert report["understood"] == "Read as 1 speaker, 1 turn."
+    with pytest.raises(AppError, match="Line 1 of the dictionary never ends"):
+        speak(client, script, dictionary="a = b\nb = a")
+    with pytest.raises(AppError, match="Line 2: <prosody> is not understood here"):
+        speak(client, 'A: Hi.\nB: <prosody rate="slow">Hello.</prosody>')
 
 
 def test_the_app_serves_on_after_bad_input_and_tells_no_tracebacks_of_it(app, client):

@@ -166,12 +166,12 @@ def test_a_conversation_that_keeps_all_its_turns_refuses_the_one_that_no_longer_
         [conversation.hear(turn.text, turn.speaker, turn.codes) for turn in conversation.turns[:2]]
 
 
-def test_a_turn_that_does_not_fit_even_alone_is_refused_and_changes_nothing(generator):
-    conversation = generator.conversation(prompts(), seed=1)
+def test_a_turn_that_does_not_fit_even_alone_is_refused_and_changes_nothing():
+    conversation = small_generator(max_positions=240).conversation(prompts(), seed=1)
     speak(conversation, TEXTS[:3])
     used = conversation.positions_used
-    with pytest.raises(InputError, match="too long: its text takes 5.. positions.*split it into several turns"):
-        conversation.say("word " * 100, 0)
+    with pytest.raises(InputError, match="too long: its text takes 2.. positions.*split it into several turns"):
+        conversation.say("words " * 33, 0)
     assert conversation.positions_used == used and len(conversation.turns) == 3
 
 
@@ -265,8 +265,10 @@ def test_the_meter_foretells_where_turns_leave(generator, voices, spoken):
 
 
 def test_a_turn_too_long_for_the_window_is_refused_before_anything_is_spoken(generator, voices):
-    lines = parse_script(f"A: {TEXTS[0]}\nA: {'word ' * 100}\nA: {TEXTS[1]}")
+    lines = parse_script(f"A: {TEXTS[0]}\nA: {'words ' * 33}\nA: {TEXTS[1]}")
     session = Session(lines, voices, SETTINGS)
+    prompts = sum(positions(generator, session).prompts.values())
+    generator = small_generator(max_positions=prompts + 180)
     count = positions(generator, session)
     assert (count.too_long, count.fits) == ([1], 1)
     with pytest.raises(InputError, match="^Turn 2 is too long: .* split it into several turns"):

@@ -16,10 +16,12 @@ from csm.conversation.takes import Turn
 class TurnReport:
     """One turn of the report; `start` and `end` are seconds in the finished conversation, exact to the sample.
 
-    `trimmed` seconds of trailing silence were left out of the sound: `frames` * 0.08 s = end - start + trimmed.
+    `trimmed` seconds of trailing silence were left out of the sound.
     `seed` and `reason` are those of the take that was kept, out of `takes`; it heard the turns from number
     `heard_from` (from 0) on. `words`: what the model read, where that is not what was typed. `stale`: what it heard
-    has changed since; `other_settings`: the seed, the temperature or top-k that it was drawn with.
+    has changed since; `other_settings`: the seed, the temperature or top-k that it was drawn with. `doubt`: what sounds
+    wrong with it, in words; it was tried `again` so often for such. It was spoken in so many `pieces`, and its text
+    asks for `paused` seconds of silence: `frames` * 0.08 s = end - start + trimmed - paused.
     """
 
     speaker: str
@@ -37,6 +39,10 @@ class TurnReport:
     heard_from: int = 0
     other_settings: bool = False
     words: str = ""
+    doubt: str = ""
+    again: int = 0
+    pieces: int = 1
+    paused: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,8 @@ class Waiting:
 @dataclass(frozen=True)
 class Performed:
     """`audio` float32 (num_samples,) at 24 kHz is the whole conversation, marked once, where it was not heard live, and
-    otherwise empty; `report` is plain JSON data,
-    with a `notice` when the oldest turns left the window on the way. `session` is who spoke."""
+    otherwise empty; `report` is plain JSON data, with a `notice` when the oldest turns left the window on the way, and
+    a `warning` of turns that may have gone wrong. `session` is who spoke."""
 
     audio: Tensor
     report: dict[str, Any]

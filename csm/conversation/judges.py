@@ -1,17 +1,20 @@
 """Those who listen to takes, where they are installed: a recogniser for the words, an encoder for the voice.
 
-They come with the packages of the evaluation; without them takes are compared by how they end and how long they are.
+They come with the packages of the evaluation; without them takes are judged by how they end, how long they are, and
+whether anything is to be heard.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from torch import Tensor
 
-from csm.conversation.takes import Judges, codes_key
+from csm.config import Environment
+from csm.conversation.takes import NOBODY, Judges, codes_key
 from csm.errors import InputError
 from csm.listening import recogniser
 from csm.listening.speakers import SpeakerSimilarity, cosine
@@ -26,12 +29,23 @@ def installed_judges() -> Judges:
     return Judges(_words(), _likeness())
 
 
-class LazyJudges:
-    """The judges of takes that are installed here, loaded when somebody first wants several takes."""
+def installed_listener() -> Judges:
+    """The recogniser alone, which hears every turn where there is one. Never raises."""
+    return Judges(_words())
 
-    def __init__(self, load: Callable[[], Judges] = installed_judges) -> None:
-        self._load = load
+
+class LazyJudges:
+    """The judges of takes that are installed here, loaded when somebody first wants several takes; the recogniser alone
+    where there is time to `listen` to every turn."""
+
+    def __init__(
+        self,
+        load: Callable[[], Judges] = installed_judges,
+        listener: Callable[[], Judges] = installed_listener,
+    ) -> None:
+        self._load, self._listener = load, listener
         self._judges: Judges | None = None
+        self._listening: Judges | None = None
         self._lock = threading.Lock()
 
     def get(self) -> Judges:
@@ -39,6 +53,17 @@ class LazyJudges:
             if self._judges is None:
                 self._judges = self._load()
             return self._judges
+
+    @property
+    def listening(self) -> Judges:
+        """Who hears every turn: nobody before `listen`."""
+        return self._listening or NOBODY
+
+    def listen(self) -> None:
+        """Hear every turn from now on, unless nobody is to (`CSM_LISTEN=0`)."""
+        if Environment.read().listen:
+            with self._lock:
+                self._listening = self._listening or self._listener()
 
 
 class _Words:
@@ -72,6 +97,7 @@ class _Likeness:
             return cosine(self._similarity.embed(audio), self._prompts[key])
 
 
+@cache
 def _words() -> _Words | None:
     try:
         return _Words(recogniser.pick())

@@ -10,6 +10,7 @@ from csm.conversation.scripts.forms import recognised
 from csm.conversation.scripts.labels import MAX_LABEL as MAX_LABEL
 from csm.conversation.scripts.pieces import Found, Said, has_words
 from csm.errors import InputError
+from csm.utterance import bare, marked
 
 DEFAULT_SPEAKERS = ("A", "B")
 MAX_SPEAKERS = 8
@@ -69,7 +70,7 @@ def read_script(text: str, as_it_stands: bool = False) -> Reading:
     text = "\n".join(text.removeprefix("\ufeff").splitlines())
     found = of_lines.as_it_stands(text) if as_it_stands else recognised(text)
     said = found.said if as_it_stands else _directed(found.said)
-    turns = _cast(replace(found, said=[one for one in said if has_words(one.text)]))
+    turns = _cast(replace(found, said=[one for one in said if has_words(bare(one.text))]))
     guessed = not as_it_stands and (found.guessed or any(line.directions for line in turns))
     return Reading(turns, found.kind, guessed)
 
@@ -80,19 +81,24 @@ def speakers(lines: list[Line]) -> list[str]:
 
 
 def _directed(said: list[Said]) -> list[Said]:
-    """The same with directions beside the texts; those without words go to the turn behind them, or else before."""
+    """The same with directions beside the texts; those without words go to the turn behind them, or else before, and so
+    do pauses that stand alone."""
     told: list[Said] = []
     waiting: tuple[str, ...] = ()
+    pauses = ""
     for one in said:
         text, directions = left_out(one.text, alone=one.label is None)
         directions = one.directions + directions
-        if has_words(text):
-            told.append(replace(one, text=text, directions=waiting + directions) if waiting or directions else one)
-            waiting = ()
+        if has_words(bare(text)):
+            text, directions = f"{pauses} {text}".strip(), waiting + directions
+            told.append(replace(one, text=text, directions=directions) if (text, directions) != (one.text, ()) else one)
+            waiting, pauses = (), ""
         else:
             waiting += tuple(f"{one.label}: {each}" if one.label else each for each in directions)
-    if waiting and told:
-        told[-1] = replace(told[-1], directions=told[-1].directions + waiting)
+            pauses += f" {text}" if marked(text) else ""
+    if told and (waiting or pauses):
+        last = told[-1]
+        told[-1] = replace(last, text=f"{last.text}{pauses}", directions=last.directions + waiting)
     return told
 
 

@@ -13,6 +13,7 @@ from csm.engine.frames import Budget, frames_in, room_for
 from csm.errors import InputError
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice, load_prompt
+from csm.utterance import parts
 
 PUBLISHED_BYTES_PER_SECOND = 88_200  # the published prompts are 16 bit at 44.1 kHz
 
@@ -63,7 +64,8 @@ class PromptLengths:
 
 def positions(generator: Generator, script: Script, lengths: PromptLengths | None = None) -> Positions:
     """Count a script's positions. A speaker without a voice takes none yet. Raises `InputError` for a voice that
-    can't be used. Pass `lengths` again to count the next time faster."""
+    can't be used, and for a text whose direction can't be followed. Pass `lengths` again to count the next time
+    faster."""
     lengths = lengths or PromptLengths()
 
     def text(words: str, speaker: str) -> int:
@@ -80,32 +82,49 @@ def positions(generator: Generator, script: Script, lengths: PromptLengths | Non
             prompts[speaker] = text(voice.transcript, speaker) + frames + 1
             heard[speaker].append((voice.transcript, frames))
 
-    turns: list[TurnPositions] = []
+    pieces: list[list[_Piece]] = []
     longest = frames_in(script.settings.max_turn_seconds)
     for turn in script.turns:
         if turn.take:
-            frames = len(turn.take.codes)
-            heard[turn.speaker].append((turn.take.text, frames))
+            said = [(words, len(codes)) for words, codes in turn.take.stretches]
+            heard[turn.speaker].append((turn.take.text, len(turn.take.codes)))
         else:
-            frames = min(longest, math.ceil(Pace.learned(heard[turn.speaker]).expected_frames(turn.text)))
-        turns.append(TurnPositions(text(turn.text, turn.speaker), frames + 1, turn.take is None))
+            pace = Pace.learned(heard[turn.speaker])
+            texts = [part.text for part in parts(turn.text, script.wording) if part.text]
+            said = [(words, min(longest, math.ceil(pace.expected_frames(words)))) for words in texts]
+        pieces.append([_Piece(words, text(words, turn.speaker), frames + 1) for words, frames in said])
+    turns = [
+        TurnPositions(sum(one.text for one in told), sum(one.audio for one in told), turn.take is None)
+        for turn, told in zip(script.turns, pieces)
+    ]
     counted = Positions(generator.config.max_positions, prompts, turns, len(turns))
-    return _past_the_window(counted, generator.budget, [turn.text for turn in script.turns], longest)
+    return _past_the_window(counted, generator.budget, pieces, longest)
 
 
-def _past_the_window(counted: Positions, budget: Budget, texts: list[str], longest: int) -> Positions:
+@dataclass(frozen=True)
+class _Piece:
+    """What is said at a stretch: its words, the positions of them, and those of its sound."""
+
+    words: str
+    text: int
+    audio: int
+
+
+def _past_the_window(counted: Positions, budget: Budget, pieces: list[list[_Piece]], longest: int) -> Positions:
     """Go through the turns as a conversation will, and note where the oldest leave."""
     prompts, first = sum(counted.prompts.values()), 0
-    sizes = [turn.text + turn.audio for turn in counted.turns]
-    slides, too_long = [], []
-    for index, (turn, text) in enumerate(zip(counted.turns, texts)):
-        try:
-            budget.check_turn(text, turn.text, prompts, longest)
-        except InputError:
-            too_long.append(index)
-        leaving = budget.leaving(prompts, sizes[first:index], room_for(text, turn.text))
-        if leaving:
-            slides.append(index)
-            first += leaving
-    fits = too_long[0] if too_long else len(sizes)
+    sizes: list[int] = []
+    slides: list[int] = []
+    too_long: list[int] = []
+    for index, told in enumerate(pieces):
+        for piece in told:
+            try:
+                budget.check_turn(piece.words, piece.text, prompts, longest)
+            except InputError:
+                too_long += [index] if index not in too_long[-1:] else []
+            if leaving := budget.leaving(prompts, sizes[first:], room_for(piece.words, piece.text)):
+                slides += [index] if index not in slides[-1:] else []
+                first += leaving
+            sizes.append(piece.text + piece.audio)
+    fits = too_long[0] if too_long else len(pieces)
     return replace(counted, fits=fits, slides=slides, too_long=too_long)

@@ -24,17 +24,27 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from csm.archives import Archive
-from csm.config import FRAME_SIZE
+from csm.config import FRAME_SIZE, SAMPLE_RATE
 from csm.conversation.parsing import MAX_LABEL, MAX_SPEAKERS, Line
 from csm.conversation.script import Prompt
 from csm.conversation.session import MOST_KEPT, Session, Spent
-from csm.conversation.takes import Scores, Take, Turn
+from csm.conversation.takes import Scores, Stretch, Take, Turn
 from csm.errors import InputError
 from csm.files import output
-from csm.limits import LONGEST_TURN, MOST_CODES, MOST_JSON, MOST_RECORDING, MOST_TURNS_SAVED, MOST_VALUES, check_turns
+from csm.limits import (
+    LONGEST_DICTIONARY,
+    LONGEST_TURN,
+    MOST_CODES,
+    MOST_JSON,
+    MOST_RECORDING,
+    MOST_TURNS_SAVED,
+    MOST_VALUES,
+    check_turns,
+)
 from csm.settings import Settings
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice, fetched
+from csm.utterance import Dictionary, Wording
 from csm.version import __version__
 
 SUFFIX = ".csm"
@@ -42,6 +52,7 @@ FORMAT, VERSION = "csm-conversation", 1
 RECORDINGS = (".wav", ".flac", ".ogg", ".mp3")
 MOST_FRAMES = 20_000  # of one take: more than any model here has positions for
 TOLD = ("name", "transcript", "licence", "origin", "description")  # of a voice
+MOST_SILENCE = 3_600 * SAMPLE_RATE  # samples behind one piece
 STATES = ("ended", "capped", "stopped")
 
 
@@ -86,6 +97,8 @@ def save_project(path: str | Path, session: Session) -> None:
         "codec": session.codec,
         "settings": asdict(session.settings),
         "spent": asdict(session.spent),
+        "dictionary": session.wording.dictionary.written,
+        "spelled_out": session.wording.spelled_out,
         "slots": session.slots,
         "voices": {speaker: voice(speaker, one) for speaker, one in session.voices.items()},
         "turns": [
@@ -119,7 +132,8 @@ def save_project(path: str | Path, session: Session) -> None:
 def _told(take: Take) -> dict[str, Any]:
     """All of a take but its codes, as JSON data."""
     told = {name: value for name, value in vars(take).items() if name not in ("codes", "key")}
-    return {**told, "scores": asdict(take.scores) if take.scores else None}
+    pieces = [asdict(piece) for piece in take.pieces]
+    return {**told, "scores": asdict(take.scores) if take.scores else None, "pieces": pieces}
 
 
 def open_project(path: str | Path, folder: str | Path, generator: Generator | None = None) -> Session:
@@ -203,7 +217,7 @@ def _session(document: dict[str, Any], codes: _Codes, archive: Archive, folder: 
         Line(_words(turn["speaker"], MAX_LABEL), _words(turn["text"]), 1, _directions(turn))
         for turn in document["turns"]
     ]
-    session = Session(lines, {}, Settings(**_numbers(document["settings"])))
+    session = Session(lines, {}, Settings(**_numbers(document["settings"])), _wording(document))
     session.spent = Spent(**_numbers(document["spent"]))
     slots = {_words(speaker, MAX_LABEL): slot for speaker, slot in document["slots"].items()}
     numbers = set(slots.values())
@@ -229,12 +243,17 @@ def _session(document: dict[str, Any], codes: _Codes, archive: Archive, folder: 
     return session
 
 
+def _wording(document: dict[str, Any]) -> Wording:
+    """Projects from before there was any have the plain one."""
+    spelled_out = document.get("spelled_out", False)
+    if not isinstance(spelled_out, bool):
+        raise TypeError("Whether texts are spelt out is yes or no.")
+    return Wording(Dictionary.read(_words(document.get("dictionary", ""), LONGEST_DICTIONARY)), spelled_out)
+
+
 def _directions(turn: dict[str, Any]) -> tuple[str, ...]:
     """Projects from before directions were kept have none."""
-    directions = turn.get("directions", [])
-    if not isinstance(directions, list):
-        raise TypeError("The directions of a turn are a list.")
-    return tuple(map(_words, directions))
+    return tuple(map(_words, _list(turn.get("directions", []))))
 
 
 def _turn(turn: Turn, about: dict[str, Any], codes: _Codes) -> Turn:
@@ -248,7 +267,12 @@ def _turn(turn: Turn, about: dict[str, Any], codes: _Codes) -> Turn:
 def _take(about: dict[str, Any], codes: _Codes) -> Take:
     made = codes[about["codes"]]
     samples = _whole(about["samples"], 0)
-    if samples > len(made) * FRAME_SIZE or about["state"] not in STATES:
+    pieces = tuple(map(_piece, _list(about.get("pieces", []))))
+    if pieces and sum(piece.frames for piece in pieces) != len(made):
+        raise ValueError("The pieces of a take are not its frames.")
+    if pieces and sum(piece.samples + piece.silence for piece in pieces) != samples:
+        raise ValueError("The pieces of a take are not its sound.")
+    if samples - sum(piece.silence for piece in pieces) > len(made) * FRAME_SIZE or about["state"] not in STATES:
         raise ValueError("A take is longer than its codes, or did not end in any known way.")
     return Take(
         seed=_whole(about["seed"], 0),
@@ -263,7 +287,24 @@ def _take(about: dict[str, Any], codes: _Codes) -> Take:
         heard_from=_whole(about.get("heard_from", 0), 0),
         drawing=_words(about.get("drawing", "")),
         from_seed=_whole(seed, 0) if (seed := about.get("from_seed")) is not None else None,
+        pieces=pieces,
+        doubt=_words(about.get("doubt", "")),
+        again=_whole(about.get("again", 0), 0),
     )
+
+
+def _piece(about: dict[str, Any]) -> Stretch:
+    frames, samples, silence = (_whole(about[name], 0) for name in ("frames", "samples", "silence"))
+    text = _words(about["text"])
+    if samples > frames * FRAME_SIZE or (frames and not text) or silence > MOST_SILENCE:
+        raise ValueError("A piece is longer than its codes, or has no text.")
+    return Stretch(text, frames, samples, silence)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError("A list is missing.")
+    return value
 
 
 def _words(value: Any, longest: int = LONGEST_TURN) -> str:

@@ -18,6 +18,7 @@ from csm.conversation.takes import Portable, Take, Turn, codes_key
 from csm.errors import InputError
 from csm.settings import USUAL, Settings
 from csm.speech.voices import Voice
+from csm.utterance import PLAIN, Wording, bare, parts
 
 T = TypeVar("T")
 
@@ -48,14 +49,20 @@ class Span:
 
 
 class Script:
-    """Turns, voices and settings of one conversation.
+    """Turns, voices, settings and wording of one conversation.
 
     `turns` may be read at any time; change them through the methods. `slots` numbers the speakers for the model.
     `model` and `codec` name who made the takes (None before the first), `prompts` holds the voices it has encoded.
     """
 
-    def __init__(self, lines: Sequence[Line], voices: dict[str, Voice], settings: Settings = USUAL) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        lines: Sequence[Line],
+        voices: dict[str, Voice],
+        settings: Settings = USUAL,
+        wording: Wording = PLAIN,
+    ) -> None:
+        self.settings, self.wording = settings, wording
         self.voices = dict(voices)
         self.turns = [Turn(line.speaker, line.text, directions=line.directions) for line in lines]
         self.slots: dict[str, int] = {}
@@ -83,13 +90,16 @@ class Script:
         ]
 
     def other_settings(self, index: int) -> bool:
-        """Whether the kept take of turn `index` was drawn with another seed, temperature or top-k than is set now.
+        """Whether the kept take of turn `index` was drawn with another seed, temperature or top-k than is set now, or
+        its text worded otherwise.
 
         It is not stale for that: what follows it heard it all the same. A take that was asked for by its own seed
         doesn't depend on the seed that is set."""
         take, now = self._known(index).take, self.settings
         if take is None or not take.drawing:
             return False
+        if self._reworded(take):
+            return True
         return take.drawing != now.drawing or take.from_seed not in (None, now.seed)
 
     @property
@@ -107,7 +117,7 @@ class Script:
         for index, turn in enumerate(self.turns):
             if turn.take:
                 start = spans[-1].end if spans else 0
-                spans.append(Span(index, turn.speaker, turn.take.text, start, start + turn.take.samples))
+                spans.append(Span(index, turn.speaker, bare(turn.take.text), start, start + turn.take.samples))
         return spans
 
     def keep(self, index: int, take: int) -> Turn:
@@ -125,7 +135,7 @@ class Script:
         self._idle()
         turn = self._known(index)
         text, speaker = turn.text if text is None else " ".join(text.split()), speaker or turn.speaker
-        if not any(character.isalnum() for character in text):
+        if not any(character.isalnum() for character in bare(text)):
             raise InputError("There is nothing to say in this turn: write some words.")
         if speaker not in self.speakers and len(self.speakers) == MAX_SPEAKERS:
             raise InputError(f"The script has {MAX_SPEAKERS} speakers, and no more fit: choose one of them.")
@@ -205,6 +215,13 @@ class Script:
                 said.add((self.turns[at + offset].speaker, lines[to + offset].speaker))
         pairs = [(a, b) for a, b in said if a not in now and b not in self.speakers]
         return {a: b for a, b in pairs if sum(a == one or b == other for one, other in said) == 1}
+
+    def _reworded(self, take: Take) -> bool:
+        try:
+            now = " ".join(part.text for part in parts(take.text, self.wording) if part.text)
+        except InputError:
+            return True
+        return " ".join(" ".join(text for text, _ in take.stretches).split()) != now
 
     def _rename(self, label: str, renamed: str) -> None:
         self.turns = [replace(turn, speaker=renamed) if turn.speaker == label else turn for turn in self.turns]

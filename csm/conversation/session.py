@@ -7,8 +7,9 @@ while it lives; pickled or reopened it has none and reads the codes in again. It
 from __future__ import annotations
 
 import time
+from collections.abc import Generator as Steps
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,17 +18,20 @@ from torch import Tensor
 
 from csm import watermark
 from csm.config import FRAME_SIZE, SAMPLE_RATE
+from csm.conversation.doubts import MOST_AGAIN, doubt, helps, unheard
 from csm.conversation.events import Comparing, Event, Performed, TurnChunk, TurnFinished, TurnReport, TurnStarted
-from csm.conversation.notices import notice, read_as
+from csm.conversation.notices import notice, read_as, warning
 from csm.conversation.parsing import Line
 from csm.conversation.script import Prompt, Script, Span, said_after
-from csm.conversation.takes import NOBODY, Judges, Pace, Take, judge, output_sound, rank, trimmed_length
+from csm.conversation.takes import NOBODY, Judges, Pace, Take, judge, output_sound, trimmed_length
+from csm.conversation.tried import Attempt, One, Told, Tried, joined
 from csm.engine.frames import Segment, frames_in
 from csm.errors import InputError
 from csm.settings import USUAL, Settings
-from csm.speech.generator import Conversation, Generator, Stop
-from csm.speech.generator import Turn as Spoken
+from csm.speech.generator import Conversation, Generator, Stop, Takes, piece_seed, silence
+from csm.speech.generator import Piece as Spoken
 from csm.speech.voices import Voice, load_prompt
+from csm.utterance import PLAIN, Part, Wording
 
 MOST_KEPT = 24  # takes of one turn; the oldest beyond them are forgotten
 NEXT_SEED = 1_000_003  # from one take's seed to the next of the same turn
@@ -61,6 +65,7 @@ class _Work:
     stop: Stop
     judges: Judges
     live: bool
+    held: bool = False
     again: bool = False
     seed: int | None = None
     started: float = field(default_factory=time.perf_counter)
@@ -69,8 +74,14 @@ class _Work:
 class Session(Script):
     """A script that is spoken: what one user has, and nobody else."""
 
-    def __init__(self, lines: Sequence[Line], voices: dict[str, Voice], settings: Settings = USUAL) -> None:
-        super().__init__(lines, voices, settings)
+    def __init__(
+        self,
+        lines: Sequence[Line],
+        voices: dict[str, Voice],
+        settings: Settings = USUAL,
+        wording: Wording = PLAIN,
+    ) -> None:
+        super().__init__(lines, voices, settings, wording)
         self.spent = Spent()
         self._sounds: dict[str, Tensor] = {}
         self._memory: _Memory | None = None
@@ -84,21 +95,23 @@ class Session(Script):
         stop: Stop = lambda: False,
         judges: Judges = NOBODY,
         live: bool = True,
+        held: bool = False,
     ) -> Iterator[Event]:
         """Speak turn `start` (from 0) and all after it, and yield what happens. The same seed after the same turns
         gives the same takes.
 
-        `TurnStarted`, `TurnChunk`s (unless not `live`), `Comparing` now and then where there are several takes, and
-        `TurnFinished` for each turn, `Performed` last. All input is checked before the first turn. `stop` is asked at
-        every frame; a turn that is stopped keeps what was made,
-        and closing the iterator does the same. When the model's positions are full the oldest turns are no longer
-        heard, and a `notice` in the report says so, once for all of them. Raises `InputError` for what can't be spoken
-        and when a turn before `start` has not been spoken.
+        `TurnStarted`, `TurnChunk`s (unless not `live`; where they are `held`, one a piece, once it is chosen),
+        `Comparing` now and then where there are several takes, and `TurnFinished` for each turn, `Performed` last. All
+        input is checked before the first turn. `stop` is asked at every frame; a turn that is stopped keeps what was
+        made, and closing the iterator does the same. A turn that went wrong is tried again with another seed, at most
+        twice, unless somebody has heard it already; what is still wrong with it stands in its `doubt`. When the model's
+        positions are full the oldest turns are no longer heard, and a `notice` in the report says so, once for all of
+        them. Raises `InputError` for what can't be spoken and when a turn before `start` has not been spoken.
         """
         if not self.turns:
             raise InputError("The script is empty: write at least one line.")
         self._known(start)
-        return self._run(_Work(generator, stop, judges, live), range(start, len(self.turns)))
+        return self._run(_Work(generator, stop, judges, live, held), range(start, len(self.turns)))
 
     def redo(
         self,
@@ -108,6 +121,7 @@ class Session(Script):
         stop: Stop = lambda: False,
         judges: Judges = NOBODY,
         live: bool = True,
+        held: bool = False,
     ) -> Iterator[Event]:
         """Speak turn `index` alone once more with the next seed, or with `seed`; yields what `speak` yields.
 
@@ -117,7 +131,7 @@ class Session(Script):
         self._known(index)
         if seed is not None:
             replace(self.settings, seed=seed)  # refuses an impossible one
-        return self._run(_Work(generator, stop, judges, live, True, seed), range(index, index + 1))
+        return self._run(_Work(generator, stop, judges, live, held, True, seed), range(index, index + 1))
 
     # Listening
 
@@ -207,64 +221,170 @@ class Session(Script):
         try:
             self._prepare(work.generator, indexes)
             memory = self._memory_at(work.generator, indexes[0])
-            conversation = memory.conversation
             for index in indexes:
                 if work.stop():
                     break
                 turn = self.turns[index]
                 self.turns[index] = replace(turn, speaking=True)
                 yield TurnStarted(index, len(self.turns), Line(turn.speaker, turn.text, index + 1))
-                slot, seeds, sounds = self.slots[turn.speaker], self._seeds(work, index), dict[str, Tensor]()
-                if len(seeds) > 1:
-                    with conversation.takes(turn.text, slot, self.settings, seeds) as takes:
-                        told, judges = time.monotonic(), work.judges
-                        judged: list[Take] = []
-                        try:
-                            while takes.speaking and not work.stop():
-                                takes.step()
-                                if time.monotonic() - told > NEWS_SECONDS:
-                                    told = time.monotonic()
-                                    yield Comparing(index, takes.frames)
-                            for seed, one in zip(seeds, takes.finish()):
-                                if judges != NOBODY:
-                                    yield Comparing(index, takes.frames, len(judged) + 1)
-                                judged.append(self._judged(work, judges, index, seed, one, memory.said[-1]))
-                        except GeneratorExit:  # nobody is told any more, but what was made stays
-                            for seed, one in list(zip(seeds, takes.finish()))[len(judged) :]:
-                                judged.append(self._judged(work, NOBODY, index, seed, one, memory.said[-1]))
-                            takes.keep(self._decided(work, index, memory, takes.turns, judged, sounds))
-                            return
-                        takes.keep(self._decided(work, index, memory, takes.turns, judged, sounds))
-                    self._first_audio(work)
-                    if work.live:
-                        yield TurnChunk(index, self.clip(work.generator, index))
-                else:
-                    known = len(conversation.turns)
-                    waves = conversation.speak(turn.text, slot, self.settings, seeds[0], work.stop, work.live)
-                    try:
-                        with closing(waves):
-                            for wave in waves:
-                                self._first_audio(work)
-                                if work.live:
-                                    yield TurnChunk(index, wave)
-                    finally:
-                        if len(conversation.turns) > known:
-                            one = self._whole_sound(work, conversation.turns[-1])
-                            judged = [self._judged(work, NOBODY, index, seeds[0], one, memory.said[-1])]
-                            self._decided(work, index, memory, [one], judged, sounds)
+                told, sounds = Told(work.generator.parts(turn.text, self.wording)), dict[str, Tensor]()
+                try:
+                    with closing(self._steps(work, memory, index, told)) as steps:
+                        for step in steps:
+                            if isinstance(step, TurnChunk):
+                                yield step
+                            elif len(step.seeds) > 1:
+                                with (
+                                    memory.conversation.takes(*self._asked(index, step), step.onto) as takes,
+                                    self._comparing(work, memory, index, step, takes) as heard,
+                                ):
+                                    last = time.monotonic()
+                                    while takes.speaking and not work.stop():
+                                        takes.step()
+                                        if time.monotonic() - last > NEWS_SECONDS:
+                                            last = time.monotonic()
+                                            yield Comparing(index, takes.frames)
+                                    for number in heard:
+                                        yield Comparing(index, takes.frames, number)
+                            else:
+                                part, slot, settings, (seed,) = self._asked(index, step)
+                                how = work.stop, work.live and not self._compared(work), step.onto
+                                with (
+                                    self._listening(work, memory, index, step),
+                                    closing(memory.conversation.utter(part, slot, settings, seed, *how)) as waves,
+                                ):
+                                    for wave in waves:
+                                        self._first_audio(work)
+                                        if work.live and not self._held(work):
+                                            yield TurnChunk(index, wave)
+                finally:
+                    if told.kept:
+                        self._decided(work, index, memory, told, sounds)
                 made = range(indexes[0], index + 1)
                 self.spent.seconds = spent + time.perf_counter() - work.started
-                text = conversation.turns[-1].positions - len(conversation.turns[-1].codes) - 1
+                text = sum(one.piece.positions - len(one.piece.codes) - 1 for one in told.kept)
                 yield self._finished(work.generator, index, sounds, text)
                 if self.turns[index].status == "stopped":
                     break
             self.spent.seconds = spent + time.perf_counter() - work.started
-            report = self.report(work.generator) | notice(work.generator, self.turns, self.slides, made)
+            notices = notice(work.generator, self.turns, self.slides, made) | warning(self.turns, made)
+            report = self.report(work.generator) | notices
             whole = torch.zeros(0) if work.live else self.whole(work.generator)
             yield Performed(whole, report, self)
         finally:
             self._busy = False
             self.settle()
+
+    def _steps(self, work: _Work, memory: _Memory, index: int, told: Told) -> Steps[Attempt | TurnChunk, None, None]:
+        """What is to be done to speak one turn: attempts at its pieces, and between them what is heard of what was
+        chosen, and of pauses. Afterwards the conversation goes on from the takes that are kept."""
+        if work.live and told.lead:
+            yield TurnChunk(index, silence(told.lead))
+        for tried in told:
+            try:
+                for seeds in self._attempts(work, memory, index, tried):
+                    yield Attempt(tried, seeds)
+            finally:
+                self._hold(memory, index, tried)
+            if work.live and self._held(work):
+                yield TurnChunk(index, self._chosen(work, tried.best))
+            if tried.best.take.state == "stopped":
+                break
+            if work.live and tried.part.pause:
+                yield TurnChunk(index, silence(tried.part.pause))
+
+    def _asked(self, index: int, attempt: Attempt) -> tuple[Part, int, Settings, list[int]]:
+        """What the conversation is to say, and how."""
+        return attempt.tried.part, self.slots[self.turns[index].speaker], self.settings, attempt.seeds
+
+    def _held(self, work: _Work) -> bool:
+        """Whether the sound of a piece is told of once it is chosen, and not while it is made."""
+        return work.held or self._compared(work)
+
+    def _chosen(self, work: _Work, best: One) -> Tensor:
+        """What is heard of a piece whose sound was held: takes side by side have no mark yet."""
+        if self._compared(work):
+            return _marked(output_sound(best.piece.unmarked, best.take.samples))
+        return best.piece.audio
+
+    def _attempts(self, work: _Work, memory: _Memory, index: int, tried: Tried) -> Iterator[list[int]]:
+        """The seeds with which a piece is to be spoken, one after the other or side by side; and again others while
+        that may mend what went wrong. What somebody has heard already is not said again."""
+        yield [piece_seed(seed, tried.number) for seed in self._seeds(work, index)]
+        more = (self.turns[index].drawn if work.again else 0) + self.settings.takes
+        while tried.again < MOST_AGAIN and self._another(work, index, tried):
+            memory.conversation.rewind(tried.takes[-1 if tried.again else tried.chosen].piece)
+            seed = piece_seed(self._seed(index, more + tried.again), tried.number)
+            tried.again += 1
+            yield [seed]
+
+    def _another(self, work: _Work, index: int, tried: Tried) -> bool:
+        """Whether a piece is to be tried again."""
+        best = tried.best.take
+        if work.seed is not None or "stopped" in (best.state, tried.takes[-1].take.state) or work.stop():
+            return False
+        if work.live and not self._held(work) and not unheard(best.doubt):
+            return False
+        expected = self._pace(self.turns[index].speaker, index).expected_frames(best.text)
+        return helps(best.doubt, expected, frames_in(self.settings.max_turn_seconds))
+
+    def _compared(self, work: _Work) -> bool:
+        """Whether several takes are asked for."""
+        return self.settings.takes > 1 and work.seed is None
+
+    @contextmanager
+    def _comparing(
+        self, work: _Work, memory: _Memory, index: int, attempt: Attempt, takes: Takes
+    ) -> Iterator[Iterator[int]]:
+        """Takes side by side are judged, one at each step of what this gives, and the best is kept; without being
+        listened to where nobody is told any more, but what was made stays."""
+        tried, seeds = attempt.tried, attempt.seeds
+        history = memory.said[-1]
+
+        def heard() -> Iterator[int]:
+            for number, (seed, one) in enumerate(zip(seeds, takes.finish()), 1):
+                if work.judges != NOBODY:
+                    yield number
+                tried.takes.append(self._judged(work, work.judges, index, seed, one, history))
+
+        try:
+            yield heard()
+        except GeneratorExit:
+            for seed, one in list(zip(seeds, takes.finish()))[len(tried.takes) :]:
+                tried.takes.append(self._judged(work, NOBODY, index, seed, one, history))
+            takes.keep(tried.choose(work.judges))
+            raise
+        takes.keep(tried.choose(work.judges))
+        self._first_audio(work)
+
+    @contextmanager
+    def _listening(self, work: _Work, memory: _Memory, index: int, attempt: Attempt) -> Iterator[None]:
+        """The take that is spoken meanwhile is judged, however that ends."""
+        tried, (seed,) = attempt.tried, attempt.seeds
+        conversation, before = memory.conversation, memory.conversation.last
+        judges = work.judges if self._compared(work) else Judges(work.judges.word_errors)
+        try:
+            yield
+        except GeneratorExit:
+            judges = NOBODY
+            raise
+        finally:
+            if (piece := conversation.last) is not None and piece is not before:
+                whole = self._whole_sound(work, piece)
+                tried.takes.append(self._judged(work, judges, index, seed, whole, memory.said[-1]))
+                tried.choose(judges if len(tried.takes) > 1 else NOBODY)
+
+    def _hold(self, memory: _Memory, index: int, tried: Tried) -> None:
+        """Have the conversation go on from the take that is kept, if there is any."""
+        if not tried.takes:
+            return
+        conversation, best = memory.conversation, tried.best.piece
+        last = conversation.last
+        if last is best:
+            return
+        if last is not None and any(last is one.piece for one in tried.takes):
+            conversation.rewind(last)
+        conversation.hear(best.text, self.slots[self.turns[index].speaker], best.codes, tried.onto)
 
     def _seeds(self, work: _Work, index: int) -> list[int]:
         """The seeds of the takes that turn `index` is to have."""
@@ -274,7 +394,7 @@ class Session(Script):
         return [self._seed(index, first + number) for number in range(self.settings.takes)]
 
     def _whole_sound(self, work: _Work, spoken: Spoken) -> Spoken:
-        """A turn with all of its sound, though it was closed while its decoder held more."""
+        """A piece with all of its sound, though it was closed while its decoder held more."""
         if len(spoken.unmarked) < len(spoken.codes) * FRAME_SIZE:
             spoken.unmarked = work.generator.decode(spoken.codes)
         return spoken
@@ -286,43 +406,36 @@ class Session(Script):
         audio = self.sound(generator, index)
         return TurnFinished(index, len(self.turns), report, audio, self.turns[index], dict(sounds), text)
 
-    def _judged(self, work: _Work, judges: Judges, index: int, seed: int, spoken: Spoken, history: str) -> Take:
-        """One take, with its scores."""
+    def _judged(self, work: _Work, judges: Judges, index: int, seed: int, spoken: Spoken, history: str) -> One:
+        """One take of a piece, with its scores and what is doubtful about it."""
         turn = self.turns[index]
         pace, voice = self._pace(turn.speaker, index), self.prompts[turn.speaker].voice
         prompt = load_prompt(voice) if judges.likeness else None
         samples = trimmed_length(spoken.unmarked)
-        take = Take(seed, turn.text, spoken.codes, spoken.state, samples, history, spoken.positions_prefilled)
+        take = Take(seed, spoken.text, spoken.codes, spoken.state, samples, history, spoken.positions_prefilled)
         from_seed = self.settings.seed if work.seed is None else None
-        take = replace(take, heard_from=spoken.heard_from, drawing=self.settings.drawing, from_seed=from_seed)
-        return replace(take, scores=judge(take, output_sound(spoken.unmarked, samples), pace, prompt, judges))
+        take = replace(take, drawing=self.settings.drawing, from_seed=from_seed)
+        heard = output_sound(spoken.unmarked, samples)
+        scores = judge(take, heard, pace, prompt, judges)
+        return One(spoken, replace(take, scores=scores, doubt=doubt(scores, take.state, take.text, heard)))
 
-    def _decided(
-        self,
-        work: _Work,
-        index: int,
-        memory: _Memory,
-        spoken: list[Spoken],
-        judged: list[Take],
-        sounds: dict[str, Tensor],
-    ) -> int:
-        """Record the takes and which is kept -> its number. Their sounds go into `sounds`, by `Take.key`."""
-        judges = work.judges if len(judged) > 1 else NOBODY
-        chosen, takes = rank(judged, judges)
-        sounds.update((take.key, one.unmarked) for take, one in zip(takes, spoken))
-        self._record(index, list(takes), chosen, sounds)
-        self.spent.prefilled += spoken[chosen].positions_prefilled
-        slot = self.slots[self.turns[index].speaker]
-        memory.said.append(said_after(memory.said[-1], slot, takes[chosen]))
-        return chosen
+    def _decided(self, work: _Work, index: int, memory: _Memory, told: Told, sounds: dict[str, Tensor]) -> None:
+        """Record the takes of a turn and which is kept. Their sounds go into `sounds`, by `Take.key`."""
+        turn, heard_from = self.turns[index], memory.conversation.turns[-1].heard_from
+        takes, chosen = told.takes(turn.text)
+        takes = [replace(take, heard_from=heard_from) for take in takes]
+        sounds.update(zip((take.key for take in takes), told.sounds()))
+        self._record(index, takes, chosen, sounds, told.drawn)
+        self.spent.prefilled += told.prefilled
+        memory.said.append(said_after(memory.said[-1], self.slots[turn.speaker], takes[chosen]))
 
-    def _record(self, index: int, takes: list[Take], chosen: int, sounds: dict[str, Tensor]) -> None:
+    def _record(self, index: int, takes: list[Take], chosen: int, sounds: dict[str, Tensor], drawn: int) -> None:
         turn = self.turns[index]
         new = {(take.history, take.key) for take in takes}
         old = [take for take in turn.takes if (take.history, take.key) not in new]
         kept = (*old, *takes)[-MOST_KEPT:]
         at = len(kept) - len(takes) + chosen
-        self.turns[index] = replace(turn, takes=kept, chosen=at, drawn=turn.drawn + len(takes))
+        self.turns[index] = replace(turn, takes=kept, chosen=at, drawn=turn.drawn + drawn)
         self._sounds.update(sounds)
         self.spent.samples += sum(len(sound) for sound in sounds.values())
         self._forget_sounds()
@@ -357,9 +470,10 @@ class Session(Script):
                 raise InputError(f"Speaker {speaker} has no voice: choose one for {speaker}.")
             if not voice.transcript.strip():
                 raise InputError(f"The voice of speaker {speaker} has no transcript: write down what is said in it.")
-        generator.check_lines((f"Turn {number}", turn.text) for number, turn in enumerate(self.turns, 1))
+        lines = [(f"Turn {number}", turn.text) for number, turn in enumerate(self.turns, 1)]
+        generator.check_lines(lines, self.wording)
         for turn in self.turns:
-            generator.turn_rows(turn.text, self.slots[turn.speaker])
+            generator.check_turn(turn.text, self.slots[turn.speaker], self.wording)
         for speaker in self.speakers:
             voice = self.voices[speaker]
             if speaker not in self.prompts or self.prompts[speaker].voice != voice:
@@ -368,7 +482,9 @@ class Session(Script):
         for index in indexes:
             turn, longest = self.turns[index], frames_in(self.settings.max_turn_seconds)
             slot = self.slots[turn.speaker]
-            generator.prompts.fitting_rows(turn.text, slot, prompts, longest, f"Turn {index + 1}")
+            for part in generator.parts(turn.text, self.wording):
+                if part.text:
+                    generator.prompts.fitting_rows(part.text, slot, prompts, longest, f"Turn {index + 1}")
         self.model, self.codec = generator.model_name, generator.codec_key
 
     def _memory_at(self, generator: Generator, index: int) -> _Memory:
@@ -390,7 +506,8 @@ class Session(Script):
             turn = self.turns[number]
             if turn.take is None:
                 raise InputError(f"Turn {number + 1} has not been spoken yet: speak it first.")
-            memory.conversation.hear(turn.take.text, self.slots[turn.speaker], turn.take.codes)
+            for piece, (text, codes) in enumerate(turn.take.stretches):
+                memory.conversation.hear(text, self.slots[turn.speaker], codes, onto=piece > 0)
             memory.said.append(wanted[number + 1])
         self._memory = memory
         return memory
@@ -405,7 +522,7 @@ class Session(Script):
         if take.key not in self._sounds:
             if generator.codec_key != self.codec:
                 raise InputError(f"This conversation was spoken by {self.model}: load that model to hear it.")
-            self._sounds[take.key] = generator.decode(take.codes)
+            self._sounds[take.key] = joined(take, [generator.decode(codes) for _, codes in take.stretches])
         return self._sounds[take.key]
 
     def _turn_report(self, generator: Generator, span: Span, histories: list[str]) -> TurnReport:
@@ -427,7 +544,11 @@ class Session(Script):
             take.history != histories[span.index],
             take.heard_from,
             self.other_settings(span.index),
-            read_as(generator, take.text),
+            read_as(generator, take.text, self.wording),
+            take.doubt,
+            take.again,
+            max(1, len(take.stretches)),
+            round(take.paused, 6),
         )
 
     def _forget_sounds(self) -> None:

@@ -21,13 +21,13 @@ from csm.conversation.events import Event, Performed, TurnFinished
 from csm.conversation.judges import LazyJudges
 from csm.conversation.parsing import Line
 from csm.conversation.session import Session
-from csm.conversation.takes import NOBODY
 from csm.conversation.waiting import Queue
 from csm.errors import InputError
 from csm.limits import LONGEST_SPEECH
 from csm.settings import Settings
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice
+from csm.utterance import LONGEST
 
 LETTERS_PER_SECOND = 12.0
 MORE_TAKES = 0.3  # what one more take of a turn costs, in takes: they are sampled in one batch
@@ -72,14 +72,17 @@ def _steps(work: Callable[..., Any], *inputs: Any) -> Iterator[Any]:
 
 def expected_seconds(texts: Iterable[str], settings: Settings) -> float:
     """How much sound these turns should give, each take after the first counted at its cost."""
-    seconds = sum(min(1.0 + len(text) / LETTERS_PER_SECOND, settings.max_turn_seconds) for text in texts)
+    seconds = sum(
+        min(1.0 + len(text) / LETTERS_PER_SECOND, settings.max_turn_seconds * math.ceil(max(1, len(text)) / LONGEST))
+        for text in texts
+    )
     return seconds * (1 + MORE_TAKES * (settings.takes - 1))
 
 
 @dataclass(frozen=True)
 class Job:
     """Speak `session` from turn `index` (from 0) on or, `again`, redo that turn alone; `live`, sound is told of while
-    it is made.
+    it is made or, `held`, as soon as a piece of it is done and nothing more is to be mended.
 
     A job that others may stop has a `folder` of its own: a file in it is seen from other processes, too. `who` asked
     for it, by a name under which the queue knows them again. `most_seconds` of sound is all that it may come to.
@@ -90,6 +93,7 @@ class Job:
     index: int = 0
     again: bool = False
     live: bool = True
+    held: bool = False
     who: str = ""
     most_seconds: float = math.inf
 
@@ -114,10 +118,12 @@ class Job:
         return min(LONGEST_LEASE, math.ceil(START_SECONDS + self.speech_seconds))
 
 
-def reading(texts: list[str], voice: Voice, settings: Settings, folder: Path | None = None, who: str = "") -> Job:
-    """`texts` read aloud by one voice, each a turn that hears those before it."""
-    lines = [Line(READER, text, number) for number, text in enumerate(texts, 1)]
-    return Job(Session(lines, {READER: voice}, settings), folder, who=who, most_seconds=LONGEST_SPEECH)
+def reading(
+    text: str, voice: Voice, settings: Settings, folder: Path | None = None, who: str = "", held: bool = False
+) -> Job:
+    """`text` of any length read aloud by one voice: one turn, in as many pieces as it takes."""
+    session = Session([Line(READER, text, 1)], {READER: voice}, settings)
+    return Job(session, folder, held=held, who=who, most_seconds=LONGEST_SPEECH)
 
 
 class Studio:
@@ -208,6 +214,7 @@ class Studio:
                 lines = [Line(name, "Hello.", number) for number, name in enumerate(voices, 1)]
                 for _ in Session(lines, voices, Settings(max_turn_seconds=1)).speak(self.generator):
                     pass
+                self.judges.listen()
             except Exception as error:  # whoever clicks will be told, if it still is so
                 warnings.warn(f"The model could not be warmed up: {error}", stacklevel=1)
 
@@ -220,6 +227,6 @@ class Studio:
 
     def _spoken(self, job: Job) -> Iterator[Event]:
         session = job.session
-        judges = self.judges.get() if session.settings.takes > 1 else NOBODY
+        judges = self.judges.get() if session.settings.takes > 1 else self.judges.listening
         spoken = session.redo if job.again else session.speak
-        return spoken(self.generator, job.index, stop=job.stopped, judges=judges, live=job.live)
+        return spoken(self.generator, job.index, stop=job.stopped, judges=judges, live=job.live, held=job.held)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from csm.config import FRAME_SIZE, SAMPLE_RATE
 from csm.spoken import spoken
+from csm.utterance import bare
 
 KEPT_SILENCE = 0.15  # seconds of silence that stay behind the last sound
 SILENCE_DB = -45.0  # below the turn's own level; nothing louder is ever cut
@@ -92,10 +93,23 @@ class _AsArray:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """What was said at a stretch of a turn: the `text` that the model read, its `frames`, how many `samples` of them
+    are heard, and the samples of `silence` behind it. A pause that opens a turn has neither text nor frames."""
+
+    text: str
+    frames: int
+    samples: int
+    silence: int = 0
+
+
+@dataclass(frozen=True)
 class Take(Portable):
     """One way in which a turn was spoken. The codes are the truth; the sound is always decoded from them.
 
     `codes` int64 (frames, K); `samples` is the length of the sound for output, its trailing silence trimmed;
+    `pieces` are what it was spoken in, where that is not its text at a stretch. `doubt` says what sounds wrong, and
+    `again` how often the turn was tried again for such.
     `history` names everything that was said before it, so that a take that heard something else is known.
     `state` is `ended`, `capped` or `stopped`; `reason` says in one sentence why it was kept (or wasn't).
     Turn `heard_from` (from 0) is the first that it heard. `drawing` is `Settings.drawing` when it was made and
@@ -115,10 +129,16 @@ class Take(Portable):
     heard_from: int = 0
     drawing: str = ""
     from_seed: int | None = None
+    pieces: tuple[Stretch, ...] = ()
+    doubt: str = ""
+    again: int = 0
     key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", codes_key(self.codes))
+        key = codes_key(self.codes)
+        if self.pieces:
+            key = hashlib.sha256(repr((key, self.pieces)).encode()).hexdigest()[:16]
+        object.__setattr__(self, "key", key)
 
     @property
     def seconds(self) -> float:
@@ -127,7 +147,21 @@ class Take(Portable):
     @property
     def trimmed(self) -> float:
         """Seconds of trailing silence that are left out of the sound."""
-        return (len(self.codes) * FRAME_SIZE - self.samples) / SAMPLE_RATE
+        return (len(self.codes) * FRAME_SIZE - self.samples) / SAMPLE_RATE + self.paused
+
+    @property
+    def paused(self) -> float:
+        """Seconds of silence that the text asks for."""
+        return sum(piece.silence for piece in self.pieces) / SAMPLE_RATE
+
+    @property
+    def stretches(self) -> list[tuple[str, Tensor]]:
+        """The texts that were read and the codes that followed each."""
+        if not self.pieces:
+            return [(self.text, self.codes)]
+        sizes = [piece.frames for piece in self.pieces]
+        told = zip(self.pieces, self.codes.split(sizes))
+        return [(piece.text, codes) for piece, codes in told if piece.text]
 
 
 @dataclass(frozen=True)
@@ -200,7 +234,7 @@ def output_sound(audio: Tensor, samples: int) -> Tensor:
 
 def letters(text: str) -> int:
     """Letters to say in a text, numbers spelled out; pauses and other marks don't count."""
-    return max(1, sum(character.isalpha() for character in spoken(text)))
+    return max(1, sum(character.isalpha() for character in spoken(bare(text))))
 
 
 @dataclass(frozen=True)

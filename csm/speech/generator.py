@@ -27,9 +27,11 @@ from csm.speech.prompts import Prompts
 from csm.speech.sound import Sounding, TurnSound, chunk_sizes
 from csm.speech.voices import Voice, load_prompt, official_voices, shipped_voices
 from csm.speech.window import Window
+from csm.utterance import PLAIN, Part, Wording, parts
 
 PROMPT_CONTEXTS = 32, 128 << 20  # how many, and their bytes; two voices of 10 s are 11 MB of CSM-1B's KV cache
 
+PIECE_SEED = 7_919  # from one piece's seed to the next of the same turn
 Stop = Callable[[], bool]  # asked again and again; True ends the turn with what was made
 
 
@@ -38,13 +40,14 @@ class ConversationFull(InputError):
 
 
 @dataclass
-class Turn:
-    """One spoken turn. `codes` int64 (frames, K) are the truth; `audio` float32 (1920 frames,) is their sound, marked
-    unless it was asked for without, and `unmarked` the same for work inside the program.
+class Piece:
+    """What was said at a stretch: a turn, or a part of a long one. `codes` int64 (frames, K) are the truth; `audio`
+    float32 (1920 frames,) is their sound, marked unless it was asked for without, and `unmarked` the same for work
+    inside the program. Silence behind it lasts `pause` seconds.
 
     `state` is `ended` (by the model), `capped` (by the longest length or the budget) or `stopped` (by the caller).
-    It takes `positions`: text, frames and the zero frame. Turn number `heard_from` (from 0) is the first that it heard:
-    those before had left the window.
+    It takes `positions`: text, frames and the zero frame. Piece number `heard_from` (from 0) is the first that it
+    heard: those before had left the window.
     """
 
     speaker: int
@@ -56,24 +59,96 @@ class Turn:
     positions: int
     heard_from: int
     unmarked: Tensor
+    pause: float = 0.0
+
+    @property
+    def silence(self) -> Tensor:
+        """What is heard behind it, float32 (num_samples,)."""
+        return silence(self.pause)
+
+
+@dataclass
+class Turn:
+    """One spoken turn: its `pieces`, one unless it is long or has pauses in it, and what they come to.
+
+    `lead` seconds of silence open it. Turn number `heard_from` (from 0) is the first that it heard.
+    """
+
+    speaker: int
+    text: str
+    pieces: list[Piece]
+    heard_from: int
+    lead: float = 0.0
+
+    @property
+    def codes(self) -> Tensor:
+        """int64 (frames, K)."""
+        return torch.cat([piece.codes for piece in self.pieces])
+
+    @property
+    def audio(self) -> Tensor:
+        """float32 (num_samples,) with the silence of its pauses."""
+        return self._sound([piece.audio for piece in self.pieces])
+
+    @property
+    def unmarked(self) -> Tensor:
+        """`audio` without the mark."""
+        return self._sound([piece.unmarked for piece in self.pieces])
+
+    @property
+    def state(self) -> str:
+        """How its last piece ended, unless one of them was capped."""
+        states = [piece.state for piece in self.pieces]
+        return "capped" if "capped" in states and states[-1] == "ended" else states[-1]
+
+    @property
+    def positions_prefilled(self) -> int:
+        return sum(piece.positions_prefilled for piece in self.pieces)
+
+    @property
+    def positions(self) -> int:
+        return sum(piece.positions for piece in self.pieces)
+
+    def _sound(self, waves: list[Tensor]) -> Tensor:
+        if len(waves) == 1 and not self.lead and not self.pieces[0].pause:
+            return waves[0]
+        told = [silence(self.lead)]
+        for wave, piece in zip(waves, self.pieces):
+            told += [wave, piece.silence]
+        return torch.cat(told)
 
 
 class Conversation:
     """One growing context: prompts first, then turns, each of which hears all that came before.
 
-    A turn prefills its own text and nothing else. When the model's positions are full, the oldest turns leave, the
-    prompts stay where they are, and the turns that stay are prefilled once more behind them; `turns` keeps all.
-    Without `slide` the turn is refused instead. Not for use from two threads at once.
+    A turn prefills its own text and nothing else. A long one is spoken in pieces, each of which hears those before it.
+    When the model's positions are full, the oldest pieces leave, the prompts stay where they are, and the pieces that
+    stay are prefilled once more behind them; `turns` keeps all. Without `slide` the turn is refused instead.
+    `wording` says how texts are worded. Not for use from two threads at once.
     """
 
-    def __init__(self, generator: Generator, prompts: list[Segment], seed: int | None, slide: bool = True) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        prompts: list[Segment],
+        seed: int | None,
+        slide: bool = True,
+        wording: Wording = PLAIN,
+    ) -> None:
         self.generator = generator
         self.seed = secrets.randbits(31) if seed is None else seed
-        self.slide = slide
+        self.slide, self.wording = slide, wording
         self.turns: list[Turn] = []
+        self._pieces: list[Piece] = []
+        self._turn_of: list[int] = []  # the number of each piece's turn
         rows = generator.prompt_rows(prompts) if prompts else None
-        self._window = Window(generator.engine, rows, self.turns, generator.prompts.format, generator.prompt_contexts)
+        self._window = Window(generator.engine, rows, self._pieces, generator.prompts.format, generator.prompt_contexts)
         self._context = self._window.context
+
+    @property
+    def last(self) -> Piece | None:
+        """What was said last."""
+        return self._pieces[-1] if self._pieces else None
 
     @property
     def positions_used(self) -> int:
@@ -97,8 +172,7 @@ class Conversation:
         marked: bool = True,
     ) -> Turn:
         """Speak one turn to its end. `seed` asks for another take than the conversation's own."""
-        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p)
-        for _ in self.speak(text, speaker, settings, seed, marked=marked):
+        for _ in self.stream(text, speaker, max_audio_length_ms, temperature, topk, seed, min_p=min_p, marked=marked):
             pass
         return self.turns[-1]
 
@@ -116,7 +190,7 @@ class Conversation:
     ) -> Chunks[Tensor, None, None]:
         """What `speak` gives, asked for one by one."""
         settings = one_by_one(max_audio_length_ms, temperature, topk, min_p)
-        return self.speak(text, speaker, settings, seed, stop, marked)
+        return self.speak(text, speaker, settings, seed, stop, marked, longest_turn(max_audio_length_ms))
 
     def speak(
         self,
@@ -126,19 +200,57 @@ class Conversation:
         seed: int | None = None,
         stop: Stop = lambda: False,
         marked: bool = True,
+        most_frames: int | None = None,
     ) -> Chunks[Tensor, None, None]:
         """Chunks of float32 samples at 24 kHz as they are made, 0.24 s behind where they are `marked`. The turn is in
         `turns` once the iterator ends; closing the iterator early keeps what was made, as `stopped`, and so does
-        `stop`, asked at every frame.
+        `stop`, asked at every frame. A piece lasts no longer than the settings say, and all of them no more than
+        `most_frames`.
 
         The `seed` of the settings is not this turn's: it has `seed`, or else follows from the conversation's. Raises
         `InputError` for a text that can't be spoken or is too long for the model, and `ConversationFull` when the turn
         no longer fits and no other may leave.
         """
+        parts = self.generator.parts(text, self.wording)
+        lead, left = 0.0, most_frames
+        seed = self.seed + len(self.turns) if seed is None else seed
+        spoken = [part for part in parts if part.text]
+        for part in spoken:
+            self._rows(part.text, speaker, settings)
+        if not parts[0].text:
+            lead = parts[0].pause
+            yield silence(lead)
+        for number, part in enumerate(spoken):
+            yield from self.utter(
+                part, speaker, settings, piece_seed(seed, number), stop, marked, onto=number > 0, most_frames=left
+            )
+            turn, piece = self.turns[-1], self._pieces[-1]
+            turn.text, turn.lead = text, lead
+            left = None if left is None else left - len(piece.codes)
+            if piece.state == "stopped" or left == 0:
+                if number + 1 < len(spoken) and piece.state == "ended":
+                    piece.state = "capped"
+                break
+            if piece.pause:
+                yield piece.silence
+
+    def utter(
+        self,
+        part: Part,
+        speaker: int,
+        settings: Settings,
+        seed: int,
+        stop: Stop = lambda: False,
+        marked: bool = True,
+        onto: bool = False,
+        most_frames: int | None = None,
+    ) -> Chunks[Tensor, None, None]:
+        """`speak` for one piece, the silence behind it aside; `onto`: it is a further one of the last turn."""
         generator, context = self.generator, self._context
         sampling = generator.filled(settings)
         prefilled = context.prefilled
-        text_positions, longest = self._begin(text, speaker, settings)
+        text_positions, longest = self._begin(part.text, speaker, settings)
+        longest = longest if most_frames is None else min(longest, most_frames)
         noise, sound = self._noise(seed), TurnSound(generator.sounding, marked)
         speaking = generator.engine.speak(context, sampling, noise, longest)
         frames, state, sizes = sound.frames, "stopped", chunk_sizes()
@@ -165,43 +277,37 @@ class Conversation:
             if state != "ended":
                 generator.engine.close(context)
             codes = self._codes(frames)
-            self.turns.append(
-                Turn(
-                    speaker,
-                    text,
-                    codes,
-                    sound.given,
-                    state,
-                    context.prefilled - prefilled,
-                    text_positions + len(codes) + 1,
-                    self._window.heard_from,
-                    sound.unmarked,
-                )
-            )
+            read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
+            given, unmarked, first = sound.given, sound.unmarked, self._window.heard_from
+            piece = Piece(speaker, part.text, codes, given, state, read, positions, first, unmarked, part.pause)
+            self._append(piece, onto)
 
     @contextmanager
-    def takes(self, text: str, speaker: int, settings: Settings, seeds: Sequence[int]) -> Iterator[Takes]:
-        """Speak one turn once for each seed, side by side in one batch; the block steps them and says which to keep.
+    def takes(
+        self, part: Part | str, speaker: int, settings: Settings, seeds: Sequence[int], onto: bool = False
+    ) -> Iterator[Takes]:
+        """Speak one piece once for each seed, side by side in one batch; the block steps them and says which to keep.
 
         The conversation goes on from that one; without a choice it is as if nothing had been said. What a seed gives
-        differs from what it gives alone by no more than rounding does. Raises what `speak` raises.
+        differs from what it gives alone by no more than rounding does. `onto` as in `utter`. Raises what it raises.
         """
+        part = part if isinstance(part, Part) else Part(part)
         generator, context, sampling = self.generator, self._context, self.generator.filled(settings)
         prefilled = context.prefilled
-        text_positions, longest = self._begin(text, speaker, settings)
+        text_positions, longest = self._begin(part.text, speaker, settings)
 
-        def turn(stream: Stream) -> Turn:
+        def piece(stream: Stream) -> Piece:
             if stream.error is not None:
                 raise stream.error
             codes = self._codes(stream.frames)
             read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
             audio, first = generator.decode(codes), self._window.heard_from
-            return Turn(speaker, text, codes, audio, stream.state, read, positions, first, audio)
+            return Piece(speaker, part.text, codes, audio, stream.state, read, positions, first, audio, part.pause)
 
         try:
             copies, noises = [context.copy(longest + 1) for _ in seeds], [self._noise(seed) for seed in seeds]
             with generator.engine.speak_side_by_side(copies, sampling, noises, longest) as together:
-                takes = Takes(together, turn)
+                takes = Takes(together, piece)
                 yield takes
             if takes.kept is None:
                 raise RuntimeError("No take was kept.")
@@ -210,40 +316,57 @@ class Conversation:
         except BaseException:
             self._window.step_back()
             raise
-        self.turns.append(takes.turns[takes.kept])
+        self._append(takes.turns[takes.kept], onto)
 
-    def hear(self, text: str, speaker: int, codes: Tensor) -> Turn:
+    def hear(self, text: str, speaker: int, codes: Tensor, onto: bool = False) -> Turn:
         """Take in a turn that was spoken earlier: its codes int64 (frames, K) are read in with the next turn's text.
+        One of several pieces is taken in piece by piece, all after the first `onto` it.
 
         The same turns leave as when it was spoken. Its `audio` stays empty. Raises `ConversationFull` as `stream` does.
         """
         codes = self.generator.segment_codes(Segment(speaker, text, codes=codes))
-        rows = self.generator.turn_rows(text, speaker)
+        rows = self.generator.prompts.turn_rows(text, speaker)
         positions = len(rows) + len(codes) + 1
         if not self.slide and self.positions_used + positions > self.generator.config.max_positions:
             raise self._full(positions)
         if self.slide:
             self._window.make_room(room_for(text, len(rows)))
         none, first = torch.zeros(0), self._window.heard_from
-        turn = Turn(speaker, text, codes, none, "ended", positions, positions, first, none)
-        self.turns.append(turn)
-        return turn
+        self._append(Piece(speaker, text, codes, none, "ended", positions, positions, first, none), onto)
+        return self.turns[-1]
 
-    def rewind(self, turn: Turn) -> None:
-        """Back to before `turn`: it and what followed are forgotten. Nothing is prefilled again, unless turns had
-        left since then: those that `turn` heard come back with the next turn's text."""
-        number = next((number for number, known in enumerate(self.turns) if known is turn), None)
-        if number is None:
+    def rewind(self, to: Turn | Piece) -> None:
+        """Back to before a turn, or before a piece of one: it and what followed are forgotten. Nothing is prefilled
+        again, unless pieces had left since then: those that it heard come back with the next turn's text."""
+        for number in reversed(range(len(self.turns))):
+            turn = self.turns[number]
+            at = 0 if turn is to else next((at for at, piece in enumerate(turn.pieces) if piece is to), None)
+            if at is not None:
+                break
+        else:
             raise ValueError("This turn is not part of the conversation.")
-        del self.turns[number:]
+        first = self._turn_of.index(number) + at
+        del self._pieces[first:], self._turn_of[first:]
+        del self.turns[number + (at > 0) :]
+        if at:
+            del turn.pieces[at:]
         self._window.step_back()
+
+    def _append(self, piece: Piece, onto: bool) -> None:
+        if onto:
+            self.turns[-1].pieces.append(piece)
+            self.turns[-1].text += f" {piece.text}"
+        else:
+            heard = self._turn_of[piece.heard_from] if piece.heard_from < len(self._turn_of) else len(self.turns)
+            self.turns.append(Turn(piece.speaker, piece.text, [piece], heard))
+        self._pieces.append(piece)
+        self._turn_of.append(len(self.turns) - 1)
 
     def _begin(self, text: str, speaker: int, settings: Settings) -> tuple[int, int]:
         """Make room for a turn, read its text and whatever waits to be read. -> the positions of its text, and how many
         frames it may have."""
-        generator, window = self.generator, self._window
-        longest = frames_in(settings.max_turn_seconds)
-        rows = generator.prompts.fitting_rows(text, speaker, window.prompt_positions, longest)
+        window, longest = self._window, frames_in(settings.max_turn_seconds)
+        rows = self._rows(text, speaker, settings)
         if self.slide:
             window.make_room(room_for(text, len(rows)))
         free = window.free - len(rows) - 1
@@ -252,9 +375,12 @@ class Conversation:
         window.read(rows)
         return len(rows), min(longest, free)
 
-    def _noise(self, seed: int | None) -> torch.Generator:
-        turn_seed = self.seed + len(self.turns) if seed is None else seed
-        return torch.Generator(self.generator.device).manual_seed(turn_seed)
+    def _rows(self, text: str, speaker: int, settings: Settings) -> Rows:
+        longest = frames_in(settings.max_turn_seconds)
+        return self.generator.prompts.fitting_rows(text, speaker, self._window.prompt_positions, longest)
+
+    def _noise(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.generator.device).manual_seed(seed)
 
     def _codes(self, frames: list[Tensor]) -> Tensor:
         return torch.stack(frames).cpu() if frames else torch.zeros(0, self.generator.config.num_codebooks).long()
@@ -267,10 +393,10 @@ class Conversation:
 
 
 class Takes:
-    """The takes of one turn while they are spoken side by side, in the order of their seeds."""
+    """The takes of one piece while they are spoken side by side, in the order of their seeds."""
 
-    def __init__(self, together: Together, turn: Callable[[Stream], Turn]) -> None:
-        self.turns: list[Turn] = []
+    def __init__(self, together: Together, turn: Callable[[Stream], Piece]) -> None:
+        self.turns: list[Piece] = []
         self.kept: int | None = None
         self._together, self._turn = together, turn
 
@@ -288,7 +414,7 @@ class Takes:
         """Wait for the next frame."""
         self._together.step()
 
-    def finish(self) -> list[Turn]:
+    def finish(self) -> list[Piece]:
         """What they have said, whether all have ended or not; their sound is unmarked."""
         if not self.turns:
             self._together.end()
@@ -338,7 +464,11 @@ class Generator:
         return shipped_voices() | (official_voices() if of_that_size else {})
 
     def conversation(
-        self, prompts: list[Segment] | None = None, seed: int | None = None, slide: bool = True
+        self,
+        prompts: list[Segment] | None = None,
+        seed: int | None = None,
+        slide: bool = True,
+        wording: Wording = PLAIN,
     ) -> Conversation:
         """A new conversation that begins with `prompts`, one segment or more for each voice.
 
@@ -346,7 +476,7 @@ class Generator:
         `slide` all turns stay, and the one that no longer fits raises `ConversationFull`. Raises `InputError` when a
         prompt has no sound, has codes of the wrong shape, or is longer than fits.
         """
-        return Conversation(self, list(prompts or []), seed, slide)
+        return Conversation(self, list(prompts or []), seed, slide, wording)
 
     def stream(
         self,
@@ -363,7 +493,8 @@ class Generator:
         """Speech for `text` after `context`, as float32 chunks at 24 kHz in order, with the watermark unless it is for
         training or measuring."""
         settings = one_by_one(max_audio_length_ms, temperature, topk, min_p)
-        yield from self.conversation(context, seed).speak(text, speaker, settings, marked=marked)
+        longest = longest_turn(max_audio_length_ms)
+        yield from self.conversation(context, seed).speak(text, speaker, settings, marked=marked, most_frames=longest)
 
     def generate(
         self,
@@ -407,21 +538,34 @@ class Generator:
                 at += len(chunk)
             return torch.cat([*chunks, stream.flush().cpu()])
 
-    def words(self, text: str) -> str:
-        """A text as the model reads it. Raises `InputError` that names a word which it can't read."""
-        return self.tokenizer.words(text)
+    def parts(self, text: str, wording: Wording = PLAIN) -> tuple[Part, ...]:
+        """What is spoken of a text at a stretch, in order, with the pauses in it. Raises `InputError` when nothing in
+        it can be spoken, or its direction can't be followed."""
+        if not (found := parts(text, wording)):
+            raise InputError("There is nothing to say in this turn: write some words.")
+        return found
 
-    def check_lines(self, lines: Iterable[tuple[str, str]]) -> None:
+    def words(self, text: str, wording: Wording = PLAIN) -> str:
+        """A text as the model reads it. Raises `InputError` that names a word which it can't read."""
+        return " ".join(self.tokenizer.words(part.text) for part in parts(text, wording) if part.text)
+
+    def check_lines(self, lines: Iterable[tuple[str, str]], wording: Wording = PLAIN) -> None:
         """Raise `InputError` for the first of some texts that can't be read; what stands before each names it."""
         for name, text in lines:
             try:
-                self.words(text)
+                self.words(text, wording)
             except InputError as error:
                 raise InputError(f"{name}: {error}", error.code) from error
 
     def turn_rows(self, text: str, speaker: int) -> Rows:
-        """The rows of a turn's text. Raises `InputError` when nothing in it can be spoken."""
+        """The rows of a text that is spoken at a stretch. Raises `InputError` when nothing in it can be spoken."""
         return self.prompts.turn_rows(text, speaker)
+
+    def check_turn(self, text: str, speaker: int, wording: Wording = PLAIN) -> None:
+        """Raise `InputError` when nothing in a text can be spoken, or its direction can't be followed."""
+        for part in self.parts(text, wording):
+            if part.text:
+                self.turn_rows(part.text, speaker)
 
     def prompt_rows(self, prompts: list[Segment]) -> Rows:
         """The rows of whole segments, encoded where they come as audio."""
@@ -436,6 +580,16 @@ class Generator:
     def segment_codes(self, segment: Segment) -> Tensor:
         """A segment's codes, int64 (frames, K): its own, or its audio's. Raises `InputError` if it has neither."""
         return self.prompts.segment_codes(segment)
+
+
+def silence(seconds: float) -> Tensor:
+    """float32 (num_samples,)."""
+    return torch.zeros(round(seconds * SAMPLE_RATE))
+
+
+def piece_seed(seed: int, number: int) -> int:
+    """The seed of piece `number` (from 0) of a turn; the first has the turn's own."""
+    return (seed + PIECE_SEED * number) % 2**63
 
 
 def one_by_one(max_audio_length_ms: float, temperature: float | None, topk: int | None, min_p: float = 0.0) -> Settings:

@@ -15,7 +15,7 @@ from csm.recent import Recent
 
 
 class Said(Protocol):
-    """A turn that was spoken, `positions` long; turn number `heard_from` (from 0) was the first that it heard."""
+    """A piece that was spoken, `positions` long; number `heard_from` (from 0) was the first that it heard."""
 
     speaker: int
     text: str

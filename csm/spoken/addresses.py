@@ -27,6 +27,7 @@ SIGNS |= {"=": "equals", "&": "and", "#": "hash", "~": "tilde", "%": "percent", 
 
 _PIECE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\w\s]|_")
 _TOP = "|".join(TOP)
+_GROUPS = r"[\da-fA-F]{1,4}(?::[\da-fA-F]{1,4}){0,6}"
 
 
 def spelt_out(text: str) -> str:
@@ -64,6 +65,12 @@ def _ip(match: re.Match[str]) -> str | None:
     return f"{said} port {digits(match[2])}" if match[2] else said
 
 
+def _hexadecimal(match: re.Match[str]) -> str:
+    """IPv6 and hardware addresses, sign by sign."""
+    said = {":": "colon"}
+    return " ".join(said.get(sign) or (digits(sign) if sign.isdecimal() else letters(sign)) for sign in match[0])
+
+
 def _hashtag(match: re.Match[str]) -> str:
     return f"hashtag {spelt_out(match[1])}"
 
@@ -73,6 +80,9 @@ RULES: list[Rule] = [
     rule(r"(?<![\w/])(?:https?|ftp)://[^\s<>\"“”]{1,300}", _url, re.I),
     rule(r"(?<![\w/.])www\.[^\s<>\"“”]{1,300}", _url, re.I),
     rule(rf"(?<![\w/.@])(?:[A-Za-z0-9-]{{1,63}}\.){{1,6}}(?:{_TOP})(?![\w@-])(?:/[^\s<>\"“”]{{0,300}})?", _url),
+    rule(rf"(?<![\w:.])(?=[\w:]{{0,39}}\d)(?:{_GROUPS})?::(?:{_GROUPS})?(?![\w:])", _hexadecimal),
+    rule(r"(?<![\w:.])(?:[\da-fA-F]{1,4}:){7}[\da-fA-F]{1,4}(?![\w:])", _hexadecimal),
+    rule(r"(?<![\w:.])(?:[\da-fA-F]{2}:){5}[\da-fA-F]{2}(?![\w:])", _hexadecimal),
     rule(r"(?<![\w.])(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?::(\d{1,5}))?(?![\w]|\.\d)", _ip),
     rule(r"(?<![\w./])(?:~|\.{1,2})?(?:/[\w.-]{1,64}){2,20}/?(?<![.,])(?!\w)", lambda m: spelt_out(m[0])),
     rule(r"(?<!\w)[A-Z]:(?:\\[\w.-]{1,64}){1,20}(?<![.,])(?!\w)", lambda m: spelt_out(m[0])),

@@ -16,6 +16,7 @@ _SAME = {
     "20/20": "twenty twenty",
 }
 _RATED = r"(?i:rated|rating|score|scored|scores|gave|give|got|gets|earned|an|a solid)"
+_RUN = re.compile(r"\b(?:ran|run|running|runs|raced|walked|finished)\s+(?:a|the|my|his|her|our)\s+(?:first\s+)?$", re.I)
 _OUGHT = (
     r"(?i:version|release|python|java|ios|android|windows|ubuntu|kernel|node|chrome|firefox|django|rails|php|ruby|v)"
 )
@@ -41,8 +42,16 @@ def _telephone(match: re.Match[str]) -> str:
 
 
 def _toll_free(match: re.Match[str]) -> str:
-    said = f"{'one ' if match[1] else ''}{'eight hundred' if match[2] == '800' else digits(match[2])}"
-    return f"{said} {digits(match[3])}"
+    return f"{_toll_free_code(match)} {digits(match[3])}"
+
+
+def _toll_free_code(match: re.Match[str]) -> str:
+    return f"{'one ' if match[1] else ''}{'eight hundred' if match[2] == '800' else digits(match[2])}"
+
+
+def _vanity(match: re.Match[str]) -> str:
+    """1-800-FLOWERS: its word is said as one."""
+    return f"{_toll_free_code(match)} {match[3].replace('-', ' ').lower()}"
 
 
 def _version(match: re.Match[str]) -> str:
@@ -70,6 +79,8 @@ def _scaled(match: re.Match[str]) -> str | None:
     """10K followers, 3M views; a 5k run and 4K pictures keep their letter."""
     amount, letter = match[1], match[2]
     after = match.string[match.end() : match.end() + 12]
+    if letter in "kK" and _RUN.search(match.string[max(0, match.start() - 30) : match.start()]):
+        return f"{number(amount)} K"
     if letter == "B" and "." not in amount and not re.match(" (?:people|users|views|dollars)", after):
         return None
     if letter in "kK" and (amount in ("4", "8") or re.match(r"[ -](?:run|race|walk|tv|res)", after.lower())):
@@ -108,6 +119,7 @@ CODES: list[Rule] = [  # before dates and measures
     rule(r"(?<!\w)N[º°]\.?\s?(?=\d)", "number "),
     rule(r"\d{41,}", lambda m: digits(m[0])),
     rule(r"(?<![\w.+-])(1[\s.-])?\(?(800|888|877|866)\)?[\s.-](\d{3}[\s.-]?\d{4})(?![\w-])", _toll_free),
+    rule(r"(?<![\w.+-])(1[\s.-])?\(?(800|888|877|866)\)?[\s.-]([A-Z]{2,10}(?:-[A-Z]{2,10})?)(?![\w-])", _vanity),
     rule(rf"(?<![\w.+-])(?:\+?1{_GAP})?(?:\(\d{{3}}\)\s?|\d{{3}}{_GAP})\d{{3}}{_GAP}\d{{4}}(?![\w-]|\.\d)", _telephone),
     rule(r"(?<!\w)\+\d{1,3}(?:[\s.()-]{1,2}\d{1,5}){2,6}(?![\w-])", _telephone),
     rule(r"(?<![\w.,-])0\d{2,4}[\s-]\d{3,4}[\s-]?\d{3,4}(?![\w-])", _telephone),

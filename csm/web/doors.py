@@ -21,7 +21,7 @@ from csm.web.asked import FAILED, Told
 from csm.web.listeners import CALL, Calls
 
 MCP = "/gradio_api/mcp"
-UPLOADS = ("/gradio_api/upload", "/csm/open")
+UPLOADS = ("/gradio_api/upload", "/csm/open", "/csm/read")
 LONGEST_CALL = 16 * MB  # bytes of a call through MCP, which may bring a recording
 TOO_LONG = "This is more than the server takes at once: send less."
 NO_ROOM = "The server keeps as many files as it can: try again in an hour."

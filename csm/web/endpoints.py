@@ -20,7 +20,7 @@ from gradio.utils import get_upload_folder
 
 from csm.audio import inspect_audio, load_audio, write_audio
 from csm.conversation.events import Event, Performed
-from csm.conversation.parsing import Line, parse_script, speakers
+from csm.conversation.parsing import Line, read_script, speakers
 from csm.conversation.session import Session
 from csm.conversation.studio import LEFT, Job
 from csm.errors import InputError
@@ -29,6 +29,7 @@ from csm.listening.prompt import LazyEars, check_prompt, write_down
 from csm.settings import ABOUT, USUAL, Settings
 from csm.speech.generator import Generator
 from csm.speech.voices import LONGEST, Voice, fetched, find_voice, load_prompt, shipped_voices
+from csm.utterance import PLAIN, Dictionary, Wording
 from csm.watermark import detect
 from csm.web.asked import FAILED, asker
 from csm.web.examples import EXAMPLE_SCRIPT
@@ -140,18 +141,26 @@ def plan(
     folder: Path,
     generator: Generator,
     who: str = "",
-) -> Job:
-    """A request -> a job. Raises `MisplacedError`."""
+    wording: Wording = PLAIN,
+) -> tuple[Job, str]:
+    """A request -> a job, and what was understood of a script that may mean otherwise. Raises `MisplacedError`."""
     with _given_at("script"):
         check_script(script or "")
-        lines = parse_script(script or "")
+        understood = read_script(script or "")
+        lines = understood.lines
         check_turns([line.text for line in lines])
-        generator.check_lines((f"Line {line.number}", line.text) for line in lines)
-    session = Session(lines, cast(lines, choices, generator.voices()), settings)
+        generator.check_lines(((f"Line {line.number}", line.text) for line in lines), wording)
+    session = Session(lines, cast(lines, choices, generator.voices()), settings, wording)
     job = Job(session, folder, live=False, who=who, most_seconds=LONGEST_SPEECH)
     with _given_at("script"):
         check_speech(job.speech_seconds)
-    return job
+    return job, understood.told if understood.guessed else ""
+
+
+def read_wording(dictionary: str | None, spelled_out: bool | None) -> Wording:
+    """From what somebody typed or sent. Raises `MisplacedError`."""
+    with _given_at("settings"):
+        return Wording(Dictionary.read(dictionary or ""), spelled_out is True)
 
 
 def new_folder() -> Path:
@@ -196,13 +205,18 @@ def _in_order() -> dict[str, str]:
         "prompt_b": "a recording for speaker B, instead of `voice_b`.",
         "transcript_b": "exactly what is said in `prompt_b`.",
         **{name: told for name, told in settings.items() if name not in first},
+        "dictionary": "how words are said, one a line, such as Łódź = woodge.",
+        "spoken": "true gives published models figures and abbreviations in words, as nano always reads them.",
     }
 
 
 GENERATE = _in_order()
 # What may be left out, though its field is empty, and whatever stands behind it.
-OPTIONAL = {"prompt_a": None, "transcript_a": "", "prompt_b": None, "transcript_b": ""}
-OPTIONAL |= {name: getattr(USUAL, name) for name in list(GENERATE)[list(GENERATE).index("transcript_b") + 1 :]}
+OPTIONAL: dict[str, Any] = {"prompt_a": None, "transcript_a": "", "prompt_b": None, "transcript_b": ""}
+OPTIONAL |= {
+    name: getattr(USUAL, name) for name in ABOUT if list(GENERATE).index(name) > list(GENERATE).index("prompt_a")
+}
+OPTIONAL |= {"dictionary": "", "spoken": False}
 
 
 def _named(work: Callable[..., Any], parameters: dict[str, str]) -> Callable[..., Any]:
@@ -242,12 +256,15 @@ class Endpoints:
             folder = new_folder()
             try:
                 who = asker(request) if request is not None else ""
-                job = plan(given["script"], choices, read_settings(given), folder, self.generator, who)
+                wording = read_wording(given["dictionary"], given["spoken"])
+                settings = read_settings(given)
+                job, understood = plan(given["script"], choices, settings, folder, self.generator, who, wording)
+                told = {"understood": understood} if understood else {}
                 with waits.when_gone(job.stop), closing(self.perform(job)) as events:  # type: ignore[type-var]
                     for event in events:
                         if isinstance(event, Performed) and len(event.audio) and not waits.gone():
                             write_audio(path := folder / "conversation.wav", event.audio)
-                            return str(path), event.report
+                            return str(path), event.report | told
                 raise InputError(LEFT if waits.gone() else "No turn of the script gave any sound; try another seed.")
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -331,6 +348,8 @@ class Endpoints:
             for name, about in ABOUT.items():
                 precision = 0 if about.whole else None
                 fields[name] = gr.Number(getattr(usual, name), label=about.label, precision=precision)
+            fields["dictionary"] = gr.Textbox("", label="Pronunciation", lines=2)
+            fields["spoken"] = gr.Checkbox(False, label="Figures in words")
             inputs = [fields[name] for name in GENERATE]
             conversation = gr.Audio(label="Conversation", type="filepath")
             report = gr.JSON(label="Report")

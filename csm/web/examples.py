@@ -55,7 +55,7 @@ class Remembered:
         if not all(voice in offered for voice in session.voices.values()):
             return ""
         said = tuple((turn.speaker, turn.text) for turn in session.turns)
-        return repr((said, session.voices, session.settings)) if said in SAID else ""
+        return repr((said, session.voices, session.settings, session.wording)) if said in SAID else ""
 
     def again(self, job: Job, name: str) -> Iterator[Event | Kept] | None:
         """What happened the last time, happening to the job's session; None where this is the first."""

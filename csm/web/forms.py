@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from csm.settings import USUAL, Settings
-from csm.web.endpoints import RANDOM_SEED, read_settings
+from csm.utterance import PLAIN, Wording
+from csm.web.endpoints import RANDOM_SEED, read_settings, read_wording
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,7 @@ class Form:
     """What stands in the page's fields. `voices` names a voice by speaker; without a `seed` one is drawn.
 
     `as_it_stands`: the script is to be spoken as it is written, whatever it looks like.
+    `wording`: how texts are worded.
     """
 
     script: str
@@ -21,6 +23,7 @@ class Form:
     settings: Settings
     drawn: bool
     as_it_stands: bool = False
+    wording: Wording = PLAIN
 
     @classmethod
     def read(cls, data: Any) -> Form:
@@ -34,4 +37,6 @@ class Form:
         script = data.get("script")
         chosen = {str(speaker): str(name) for speaker, name in voices.items()}
         text, drawn = script if isinstance(script, str) else "", seed in (None, RANDOM_SEED)
-        return cls(text, chosen, settings, drawn, data.get("as_it_stands") is True)
+        dictionary = data.get("dictionary")
+        wording = read_wording(dictionary if isinstance(dictionary, str) else "", data.get("spoken") is True)
+        return cls(text, chosen, settings, drawn, data.get("as_it_stands") is True, wording)

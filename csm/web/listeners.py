@@ -97,9 +97,11 @@ class Attended(gr.Blocks):
         try:
             if self.refusal is not None and function.api_visibility == "public" and (no := self.refusal(request)):
                 raise InputError(no)
-            if len(inputs) < len(function.inputs):
+            # Programs from before a field was added send one value less: it is at its default.
+            missing = [getattr(field, "value", None) for field in function.inputs[len(inputs) :]]
+            if None in missing:
                 raise InputError(f"This function takes {len(function.inputs)} values and {len(inputs)} came.")
-            return await super().process_api(block_fn, whole(inputs), *more, **named)
+            return await super().process_api(block_fn, whole([*inputs, *missing]), *more, **named)
         except asyncio.CancelledError:
             waits.leave()
             raise

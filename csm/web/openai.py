@@ -24,13 +24,13 @@ from starlette.routing import BaseRoute, Route
 
 from csm.config import Environment
 from csm.conversation.events import Event, TurnChunk, TurnFinished
-from csm.conversation.reading import sentences
 from csm.conversation.studio import Job, Studio, reading
 from csm.conversation.waiting import QueueFull
 from csm.errors import InputError
 from csm.settings import ABOUT, Settings
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice, fetched
+from csm.utterance import parts
 from csm.web.asked import BodyTooLongError, Told, asker, read_json
 from csm.web.encoding import FORMATS, Encoder, check_format
 from csm.web.endpoints import new_folder
@@ -38,6 +38,7 @@ from csm.web.following import followed
 
 LONGEST_INPUT = 4_096  # characters, as in OpenAI's API
 LONGEST_BODY = 65_536  # bytes
+DOUBT = "X-CSM-Doubt"  # the header that says what may have gone wrong
 BROKEN = "Something went wrong in the program, not in the request; please try again."
 OWN_PACE = "This model speaks at its own pace: leave speed out or set it to 1.0."
 MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
@@ -92,7 +93,7 @@ class ApiError(Exception):
 class Order:
     """A checked request for speech. `stream_format` is `audio`, `sse`, or None: not asked for."""
 
-    texts: list[str]
+    text: str
     voice: Voice
     settings: Settings
     format: str
@@ -171,8 +172,11 @@ def read_order(body: Any, generator: Generator) -> Order:
         asked: Any = Speech.model_validate(body)
     except ValidationError as error:
         raise _refusal(error.errors()[0], body) from error
-    if not (texts := sentences(asked.input)):
-        raise ApiError("There is nothing to say in the input: write some words.", "input", "invalid_value")
+    try:
+        if not parts(asked.input):
+            raise InputError("There is nothing to say in the input: write some words.")
+    except InputError as error:
+        raise ApiError(str(error), "input", "invalid_value") from error
     form = asked.response_format or "mp3"
     try:
         check_format(form)
@@ -180,7 +184,7 @@ def read_order(body: Any, generator: Generator) -> Order:
         raise ApiError(str(error), "response_format", "unsupported_value") from error
     settings = Settings.read({name: getattr(asked, about.json) for name, about in ABOUT.items() if about.json})
     name = asked.voice if isinstance(asked.voice, str) else asked.voice.id
-    return Order(texts, _read_voice(name, generator), settings, form, asked.stream_format)
+    return Order(asked.input, _read_voice(name, generator), settings, form, asked.stream_format)
 
 
 def _refusal(error: Any, body: dict[str, Any]) -> ApiError:
@@ -264,14 +268,20 @@ class SpeechApi:
 
     async def speech(self, request: Request) -> Response:
         order = read_order(await _json(request), self.generator)
-        job = reading(order.texts, order.voice, order.settings, new_folder(), asker(request))
+        held = order.stream_format != "sse" and not order.streams  # nobody hears it before all is there
+        job = reading(order.text, order.voice, order.settings, new_folder(), asker(request), held)
         events = followed(request, self.perform(job), job)
         encoder = Encoder(order.format)
         media_type = FORMATS[order.format].media_type
+        headers: dict[str, str] = {}
         try:
             waves = [await _first_sound(events)]
-            if order.stream_format != "sse" and not order.streams:
-                waves += [event.audio.numpy() async for event in events if isinstance(event, TurnChunk)]
+            if held:
+                async for event in events:
+                    if isinstance(event, TurnChunk):
+                        waves.append(event.audio.numpy())
+                    elif isinstance(event, TurnFinished) and event.turn.doubt:
+                        headers[DOUBT] = event.turn.doubt
         except QueueFull as full:
             told = ApiError(str(full), None, "server_overloaded", 503, "server_error", full.seconds)
             raise told from full
@@ -281,7 +291,8 @@ class SpeechApi:
             return StreamingResponse(_events(waves[0], events, encoder, order.streams), media_type="text/event-stream")
         if order.streams:
             return StreamingResponse(_bytes(waves[0], events, encoder), media_type=media_type)
-        return Response(await asyncio.to_thread(encoder.whole, np.concatenate(waves)), media_type=media_type)
+        whole = await asyncio.to_thread(encoder.whole, np.concatenate(waves))
+        return Response(whole, media_type=media_type, headers=headers)
 
     def _guarded(self, handler: Handler) -> Handler:
         """`handler` behind the key, its refusals and failures told in the API's shape."""
@@ -331,6 +342,7 @@ async def _events(
 ) -> AsyncIterator[bytes]:
     """OpenAI's events: `speech.audio.delta` with base64 of the sound, `speech.audio.done` with what was used."""
     text = frames = 0
+    told: dict[str, str] = {}
     waves = [first]
     try:
         if streams:
@@ -338,6 +350,7 @@ async def _events(
         async for event in rest:
             if isinstance(event, TurnFinished):
                 text, frames = text + event.text_positions, frames + event.turn.frames
+                told = {"doubt": event.turn.doubt} if event.turn.doubt else {}
             elif isinstance(event, TurnChunk) and streams:
                 yield _delta(encoder.write(event.audio.numpy()))
             elif isinstance(event, TurnChunk):
@@ -351,7 +364,7 @@ async def _events(
         yield _event(ApiError(BROKEN, kind="server_error", code="server_error").body)
         return
     usage = {"input_tokens": text, "output_tokens": frames, "total_tokens": text + frames}
-    yield _event({"type": "speech.audio.done", "usage": usage})
+    yield _event({"type": "speech.audio.done", "usage": usage, **told})
 
 
 def _delta(data: bytes) -> bytes:

@@ -100,13 +100,13 @@ class Page:
                 lines = self.reading.lines
                 check_turns([line.text for line in lines])
                 if self.session is None:
-                    self.session = Session(lines, {}, form.settings)
+                    self.session = Session(lines, {}, form.settings, form.wording)
                 before, names = [(turn.speaker, turn.text) for turn in self.session.turns], self.voice_names()
                 _follow(self.session, lines)
             session = self.session
             self.casting.follow(before, lines, names)
             seed = session.settings.seed if form.drawn else form.settings.seed
-            session.settings = replace(form.settings, seed=seed)
+            session.settings, session.wording = replace(form.settings, seed=seed), form.wording
             self._cast(session, form.voices)
             return session
 
@@ -129,7 +129,7 @@ class Page:
                         PromptLengths().frames(voice)
             for number, turn in enumerate(session.turns):
                 with placed(f"turn:{number}"):
-                    self.generator.turn_rows(turn.text, session.slots[turn.speaker])
+                    self.generator.check_turn(turn.text, session.slots[turn.speaker], session.wording)
             folder = Path(tempfile.mkdtemp(prefix="job-", dir=self.folder))
             spoken = sum(take.seconds for turn in session.turns for take in turn.takes)
             job = Job(session, folder, index or 0, again, who=who, most_seconds=max(1.0, LONGEST_SPEECH - spoken))
@@ -210,9 +210,10 @@ class Page:
             if (prompt := session.prompts.get(speaker))
         ]
         turns = [
-            Segment(session.slots[turn.speaker], turn.take.text, codes=turn.take.codes)
+            Segment(session.slots[turn.speaker], text, codes=codes)
             for turn in session.turns
             if turn.take
+            for text, codes in turn.take.stretches
         ]
         return [*prompts, *turns]
 

@@ -25,9 +25,10 @@ from csm.config import SAMPLE_RATE
 from csm.conversation.events import Performed, TurnChunk, Waiting
 from csm.conversation.positions import PromptLengths
 from csm.conversation.project import SUFFIX
+from csm.conversation.scripts.decoding import decoded
 from csm.conversation.studio import Job
 from csm.errors import InputError
-from csm.limits import LARGEST_UPLOAD, LONGEST_BODY
+from csm.limits import LARGEST_UPLOAD, LONGEST_BODY, LONGEST_SCRIPT_FILE, check_script
 from csm.speech.voices import fetched
 from csm.web.asked import FAILED, BodyTooLongError, Told, asker, read_json
 from csm.web.downloads import roomy
@@ -61,6 +62,7 @@ class PageRoutes:
             "speak": self.speak,
             "stop": self.stop,
             "open": self.open,
+            "read": self.read,
         }
         posts: list[BaseRoute] = [
             Route(f"/csm/{name}", _guarded(handler), methods=["POST"]) for name, handler in told.items()
@@ -139,6 +141,20 @@ class PageRoutes:
         finally:
             path.unlink(missing_ok=True)
         return await self._shown(page)
+
+    async def read(self, request: Request) -> Response:
+        """The text of the script file that is the body, whatever its encoding; its `name` is in the query."""
+        name, data = request.query_params.get("name", "")[:80] or "The file", bytearray()
+        async for part in request.stream():
+            data += part
+            if len(data) > LONGEST_SCRIPT_FILE:
+                raise MisplacedError("This file is too large to be a script.", "open")
+        try:
+            script = decoded(bytes(data), name)
+            check_script(script.text)
+        except InputError as error:
+            raise MisplacedError(str(error), "open", error.code) from error
+        return Told({"text": script.text, "note": script.note})
 
     async def voice(self, request: Request) -> Response:
         """A voice's recording, named in the query."""

@@ -15,9 +15,11 @@ from csm.conversation.positions import PromptLengths, positions
 from csm.conversation.scripts.directions import written
 from csm.conversation.session import Session
 from csm.conversation.studio import MORE_TAKES
+from csm.conversation.takes import Turn
 from csm.errors import InputError
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice
+from csm.utterance import parts
 from csm.web.encoding import samples
 from csm.web.examples import Kept
 from csm.web.pages import Page
@@ -46,6 +48,8 @@ def page_view(page: Page, lengths: PromptLengths) -> dict[str, Any]:
         "budget": (budget := budget_view(page.generator, session, lengths)),
         "estimate": estimate_view(page, budget),
         "settings": vars(session.settings),
+        "dictionary": session.wording.dictionary.written,
+        "spoken": session.wording.spelled_out,
         "sound": None,
     }
     if version:
@@ -66,13 +70,15 @@ def turn_view(page: Page, session: Session, index: int, stale: bool) -> dict[str
     return {
         "speaker": turn.speaker,
         "text": turn.text,
-        "words": read_as(page.generator, turn.text),
+        "words": read_as(page.generator, turn.text, session.wording),
+        "pieces": _pieces(session, turn),
         "directions": list(turn.directions),
         "state": turn.status,
         "seconds": round(turn.seconds, 2),
         "stale": stale,
         "other_settings": session.other_settings(index),
         "chosen": turn.chosen,
+        "doubt": turn.take.doubt if turn.take else "",
         "takes": [_take_view(page, session, index, number) for number in range(len(turn.takes))],
     }
 
@@ -159,8 +165,19 @@ def _happening(page: Page, event: Event) -> dict[str, Any] | None:
         view = turn_view(page, session, event.index, session.stale(event.index))
         return {"type": "spoken", "index": event.index, "turn": view}
     if isinstance(event, Performed):
-        return {"type": "end", "notice": event.report.get("notice", "")}
+        told = [event.report[name] for name in ("notice", "warning") if name in event.report]
+        return {"type": "end", "notice": " ".join(told)}
     return None
+
+
+def _pieces(session: Session, turn: Turn) -> int:
+    """In how many pieces a turn was spoken, or will be."""
+    if turn.take:
+        return len(turn.take.stretches)
+    try:
+        return sum(1 for part in parts(turn.text, session.wording) if part.text)
+    except InputError:  # said where the text is
+        return 1
 
 
 def _take_view(page: Page, session: Session, index: int, number: int) -> dict[str, Any]:
@@ -172,6 +189,7 @@ def _take_view(page: Page, session: Session, index: int, number: int) -> dict[st
         "state": take.state,
         "seconds": round(take.seconds, 2),
         "reason": take.reason,
+        "doubt": take.doubt,
         "bars": page.bars(
             f"{take.key} {take.samples}", lambda: bars(session.sound(page.generator, index, number), BARS)
         ),

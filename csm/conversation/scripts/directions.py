@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from csm.utterance import marked
+
 # First words of what actors do and sound like; behind them any ending: laughs, laughing, laughter.
 _STAGE = re.compile(
     r"(?:laugh|chuckl|giggl|snicker|sigh|whisper|shout|yell|scream|cries|crying|sob|weep|gasp|cough|sneez|sniff|snort"
@@ -66,7 +68,7 @@ def _directs(kind: str | None, inside: str, opens: bool, only: bool) -> bool:
     """Whether what is inside of such brackets is a direction; `opens`: nothing was said before."""
     words = len(inside.split())
     if kind == "square":
-        return any(map(str.isalpha, inside))
+        return any(map(str.isalpha, inside)) and not marked(f"[{inside}]")
     if kind != "round":
         return staged(inside)
     if only:

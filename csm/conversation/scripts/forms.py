@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from csm.conversation.scripts import fountain, lines, subtitles, tables, tags
+from csm.conversation.scripts import fountain, lines, ssml, subtitles, tables, tags
 from csm.conversation.scripts.pieces import Found
 
 # The most telling first; each says None for what is not its own, and lines are everybody's.
 FAMILIES: tuple[Callable[[str], Found | None], ...] = (
     tables.read_json,
     subtitles.read,
+    ssml.read,
     tags.read,
     tables.read_csv,
     fountain.read,

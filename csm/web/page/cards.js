@@ -15,6 +15,7 @@ const STATES = {
 // What else is to be told of a turn's take, and what it means.
 const REMARKS = [
   ["stale", "said after another take", "what stands before it now is not what it heard"],
+  ["doubt", "may have gone wrong", "redo it, or listen whether it is all right"],
   ["other_settings", "drawn with other settings", "the seed, the temperature or top-k is another one now"],
 ];
 
@@ -31,6 +32,7 @@ export class Card {
     this.text = make("textarea", { className: "csm-text", rows: 1 });
     this.words = make("div", { className: "csm-words" }, this.text);
     this.said = make("p", { className: "csm-said", hidden: true }); // what is read, where it is not what was typed
+    this.cut = make("p", { className: "csm-said", hidden: true }); // in how many pieces it is spoken
     this.player = new ClipPlayer(page.sound.deck, "", () => page.sound.silence(), () => this.tell("This take can't be played; redo the turn."));
     this.directions = make("p", { className: "csm-directions", hidden: true });
     this.progress = make("span", { className: "csm-progress" }, make("span"));
@@ -59,6 +61,7 @@ export class Card {
       this.directions,
       this.words,
       this.said,
+      this.cut,
       this.progress,
       this.player.element,
       this.why,
@@ -103,6 +106,8 @@ export class Card {
     this.grow();
     this.said.textContent = view.words ? `Read as: ${view.words}` : "";
     this.said.hidden = !view.words;
+    this.cut.textContent = view.pieces > 1 ? `Spoken in ${view.pieces} pieces, one after the other.` : "";
+    this.cut.hidden = view.pieces < 2;
     if (fresh || this.shown === null || this.shown >= view.takes.length) this.shown = view.chosen ?? view.takes.length - 1;
     this.#takes(view);
     this.hear(this.shown);
@@ -132,7 +137,8 @@ export class Card {
     if (take) {
       this.player.set(this.page.server.take(take.key), take.seconds, take.bars);
       const other = take.text !== this.view.text ? ` It says: “${take.text}”` : "";
-      this.why.textContent = (take.reason === ALONE ? "" : take.reason) + other;
+      const doubt = take.doubt ? `This may have gone wrong: ${take.doubt}. ` : "";
+      this.why.textContent = doubt + (take.reason === ALONE ? "" : take.reason) + other;
       this.why.hidden = !this.why.textContent;
       this.takes.value = String(number);
     }

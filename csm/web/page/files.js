@@ -10,7 +10,7 @@ const DOWNLOADS = [
 ];
 const KEPT = 60000; // ms that a download stays at hand for the browser
 
-// `page` answers: sound, server, notes, run, reopen(view).
+// `page` answers: sound, server, notes, run, reopen(view), replace(script).
 export class Files {
   constructor(page) {
     this.page = page;
@@ -26,6 +26,7 @@ export class Files {
     this.report = make("details", { className: "csm-report", innerHTML: "<summary>Report</summary><pre tabindex='0'></pre>" });
     element("whole").append(this.player.element, this.saves, this.trouble, this.report);
     element("open").addEventListener("change", ({ target }) => this.#open(target));
+    element("read").addEventListener("change", ({ target }) => this.#read(target));
   }
 
   show({ sound, report }) {
@@ -37,12 +38,14 @@ export class Files {
 
   lock(locked) {
     element("open").disabled = locked;
+    element("read").disabled = locked;
     for (const button of this.saves.children) button.disabled = locked;
   }
 
   // What was refused of a file before is of no interest any more.
   forgive() {
     for (const place of [this.trouble, element("open-note")]) note(place, "");
+    element("read-told").hidden = true;
   }
 
   #button(kind, name) {
@@ -65,6 +68,23 @@ export class Files {
       note(this.trouble, refusal.message);
     }
     button.setAttribute("aria-busy", "false");
+  }
+
+  // A file of a script takes the place of the one that stands there.
+  async #read(input) {
+    const { page } = this;
+    const file = input.files[0];
+    input.value = "";
+    if (!file || page.run) return;
+    this.forgive();
+    try {
+      const { text, note: told } = await page.server.read(file);
+      page.replace(text);
+      element("read-told").textContent = told;
+      element("read-told").hidden = !told;
+    } catch (refusal) {
+      page.notes.refused({ message: refusal.message, place: "open" }, true);
+    }
   }
 
   async #open(input) {

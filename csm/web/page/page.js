@@ -66,6 +66,8 @@ class Page {
       else if (value !== undefined && value !== null) field.value = value;
       field.addEventListener("change", () => this.plan());
     }
+    this.word(kept);
+    for (const name of ["dictionary", "spoken"]) element(name).addEventListener("change", () => this.plan());
     this.script.addEventListener("input", () => {
       this.edited = null;
       this.later();
@@ -86,12 +88,19 @@ class Page {
     return [...element("settings").querySelectorAll("input[name]")];
   }
 
+  // How texts are worded.
+  word({ dictionary, spoken }) {
+    element("dictionary").value = dictionary ?? "";
+    element("spoken").checked = spoken === true;
+  }
+
   form() {
     const settings = {};
     for (const field of this.fields()) {
       settings[field.name] = field.type === "checkbox" ? field.checked : field.value === "" ? null : Number(field.value);
     }
-    return { script: this.script.value, as_it_stands: this.understood.literal, voices: this.voices, settings };
+    const [dictionary, spoken] = [element("dictionary").value, element("spoken").checked];
+    return { script: this.script.value, as_it_stands: this.understood.literal, voices: this.voices, settings, dictionary, spoken };
   }
 
   remember() {
@@ -208,11 +217,20 @@ class Page {
     this.script.value = view.script;
     this.voices = Object.fromEntries(view.speakers.map(({ label, voice }) => [label, voice]));
     for (const field of this.fields()) if (field.name in view.settings) field.value = view.settings[field.name];
+    this.word(view);
     this.cards = [];
     element("cards").replaceChildren();
     this.show(view);
     this.remember();
     this.settingsTold();
+  }
+
+  // A script has come from a file.
+  replace(text) {
+    this.understood.forget();
+    this.edited = null;
+    this.script.value = text;
+    this.plan(true);
   }
 
   // Cards write the script

@@ -52,6 +52,12 @@ export class Server {
     return (await answered(`csm/open?token=${this.memory.token}`, { method: "POST", body: file })).json();
   }
 
+  // -> the text of a script file, and a note of what was assumed of it.
+  async read(file) {
+    const name = encodeURIComponent(file.name);
+    return (await answered(`csm/read?token=${this.memory.token}&name=${name}`, { method: "POST", body: file })).json();
+  }
+
   // -> [the file, its name]
   async save(kind) {
     const answer = await answered(`csm/save/${this.memory.token}/${kind}`);

@@ -1,7 +1,5 @@
-"""Running text of any length, cut into what can be read aloud: sentence by sentence, each a turn of one conversation.
-
-Where a script has turns, programs have one long text; this is the first step on their way from text to sound.
-"""
+"""Long text, cut into what can be read aloud at a stretch: at sentences, then clauses, then between words; never behind
+an abbreviation or inside a number."""
 
 from __future__ import annotations
 
@@ -23,18 +21,18 @@ _PAUSE = re.compile(r"(?<=[,;:—–])\s+(?!\d)|(?<=[^\d][,;:—–])\s+")
 _CLAUSE = re.compile(r"\s+(?=(?:and|but|or|because|which|who|when|where|while|although|so|if|that)\s)")
 
 
-def sentences(text: str) -> list[str]:
-    """Running text -> pieces of 20 to 200 letters where that is possible, cut at sentences, pauses, then words.
+def stretches(text: str, longest: int = LONGEST) -> list[str]:
+    """Running text -> pieces of 20 letters to `longest` where that is possible, cut at sentences, pauses, then words.
 
     Empty when nothing in the text can be spoken.
     """
     found: list[str] = []
-    for piece in filter(_speakable, _pieces(text)):
-        if found and len(found[-1]) < SHORTEST and len(found[-1]) + len(piece) < LONGEST:
+    for piece in filter(_speakable, _pieces(text, longest)):
+        if found and len(found[-1]) < SHORTEST and len(found[-1]) + len(piece) < longest:
             found[-1] = f"{found[-1]} {piece}"
         else:
             found.append(piece)
-    if len(found) > 1 and len(found[-1]) < SHORTEST and len(found[-2]) + len(found[-1]) < LONGEST:
+    if len(found) > 1 and len(found[-1]) < SHORTEST and len(found[-2]) + len(found[-1]) < longest:
         found[-2:] = [" ".join(found[-2:])]
     return found
 
@@ -43,16 +41,16 @@ def _speakable(text: str) -> bool:
     return any(map(str.isalnum, text))
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Sentences, and parts of those that are longer than `LONGEST`."""
+def _pieces(text: str, longest: int) -> Iterator[str]:
+    """Sentences, and parts of those that are longer than `longest`."""
     for line in map(str.split, text.splitlines()):
         unfinished: list[str] = []
         for sentence in _END.split(" ".join(line)):
             if unfinished and not _goes_on(unfinished[-1], sentence):
-                yield from _parts(" ".join(unfinished))
+                yield from _parts(" ".join(unfinished), longest)
                 unfinished = []
             unfinished.append(sentence)
-        yield from _parts(" ".join(filter(None, unfinished)))
+        yield from _parts(" ".join(filter(None, unfinished)), longest)
 
 
 def _goes_on(before: str, after: str) -> bool:
@@ -66,28 +64,28 @@ def _goes_on(before: str, after: str) -> bool:
     return _SHORT.search(end) is not None and first is not None and first[1] not in BEGINNERS
 
 
-def _parts(sentence: str) -> Iterator[str]:
+def _parts(sentence: str, longest: int) -> Iterator[str]:
     """A sentence, cut where a speaker breathes and, where that does not help, at a clause, between words that are no
     number's and no abbreviation's, between any, and at last anywhere."""
     at = 0
-    while len(sentence) - at > LONGEST:
-        window = sentence[at : at + LONGEST + 1]
-        cut = at + _cut(window)
+    while len(sentence) - at > longest:
+        window = sentence[at : at + longest + 1]
+        cut = at + _cut(window, longest)
         yield sentence[at:cut].strip()
         at = cut + len(sentence[cut : cut + 1]) - len(sentence[cut : cut + 1].lstrip())
     if rest := sentence[at:].strip():
         yield rest
 
 
-def _cut(window: str) -> int:
-    """Where to cut the first `LONGEST` letters and one more of something longer."""
+def _cut(window: str, longest: int) -> int:
+    """Where to cut the first `longest` letters and one more of something longer."""
     spaces = [index for index, letter in enumerate(window) if letter == " " and index >= SHORTEST]
     for places in (
         (match.start() for match in _PAUSE.finditer(window) if match.start() >= SHORTEST),
-        (match.start() for match in _CLAUSE.finditer(window) if match.start() >= LONGEST // 2),
+        (match.start() for match in _CLAUSE.finditer(window) if match.start() >= longest // 2),
         (at for at in spaces if not re.search(r"[\d.] | [\d]", window[at - 1 : at + 2])),
         spaces,
     ):
         if found := list(places):
             return found[-1]
-    return LONGEST
+    return longest

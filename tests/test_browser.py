@@ -458,6 +458,7 @@ def test_a_pasted_script_is_told_as_it_was_understood_and_taken_as_it_stands_at_
     script(page).fill("A: Hi.")
     expect(page.locator("#csm-understood")).to_be_hidden()
     assert page.errors == []
+    page.close()
 
 
 @pytest.mark.parametrize(
@@ -473,3 +474,4 @@ def test_a_voice_is_taken_in_whatever_file_it_comes(browser, app, tmp_path, name
     field.set_input_files(tmp_path / name)
     expect(panel.locator(".csm-status")).to_contain_text("watermark was found")
     assert not page.errors
+    page.close()

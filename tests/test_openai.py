@@ -263,7 +263,7 @@ def test_a_full_queue_is_told_with_the_time_to_come_again(serve):
     with pytest.raises(openai.InternalServerError, match="try again in") as caught:
         speech(client_of(url))
     assert caught.value.status_code == 503 and caught.value.code == "server_overloaded"
-    assert 25 < int(caught.value.response.headers["retry-after"]) <= 30
+    assert 10 < int(caught.value.response.headers["retry-after"]) <= 30  # less by what the request took
     place.leave()
     assert len(speech(client_of(url), response_format="pcm")) > 10_000
 
@@ -282,7 +282,7 @@ def test_when_the_client_goes_the_speaking_ends_and_nothing_is_left_behind(serve
             ended.set()
 
     url = serve(endless)
-    with httpx.Client(trust_env=False, timeout=httpx.Timeout(30, read=30 if read_before else 1)) as http:
+    with httpx.Client(trust_env=False, timeout=httpx.Timeout(30, read=30 if read_before else 3)) as http:
         try:
             with http.stream("POST", f"{url}/v1/audio/speech", json=GOOD | {"response_format": "pcm"}) as answer:
                 next(answer.iter_bytes())

@@ -23,9 +23,13 @@ needs_chromium = pytest.mark.skipif(
 )
 
 
-def opened(browser, app, size="wide", **options):
+def opened(browser, app, size="wide", color_scheme=None):
+    """The page in a tab of its own, in the one profile of the browser: what never changes is fetched and read once."""
+    profile = browser.contexts[0] if browser.contexts else browser.new_context()
     width, height = WIDTHS[size]
-    page = browser.new_page(viewport={"width": width, "height": height}, **options)
+    page = profile.new_page()
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme=color_scheme)
     page.set_default_timeout(PATIENCE)
     expect.set_options(timeout=PATIENCE)
     page.errors = []

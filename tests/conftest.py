@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # files run side by side: more threads than cores wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, and for what the tests start
+
 TOP = Path(__file__).parent.parent
 LONGEST_START = 120  # seconds; a warm machine needs a tenth of it, but tests also run on busy ones
 os.environ.setdefault("CSM_LISTEN", "0")  # the recogniser hears the turns of those tests that ask for it
@@ -20,6 +23,11 @@ QUICK = set(
     "access audio average codec conversation cues encoding files foreign info layers manifest model muon project "
     "scripts settings slots spoken utterance waiting".split()
 )
+# The files that take longest come first: one of them alone at the end would leave a core idle.
+LONG = (
+    "browser kernels lm_scale mimi_training style window readme lm_training finetune uploads batching install cli "
+    "generator doors session web layouts openai training packed hub listening"
+).split()
 
 
 @dataclass(frozen=True)
@@ -146,8 +154,16 @@ def original(folder, tmp_path_factory) -> Path:
     return write_original(folder, tmp_path_factory.mktemp("model") / "original")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers get the files in the order of `pytest_collection_modifyitems`, not those with the most tests first."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files whose tests are quick have the marker `quick`: small models, no app, no browser, no trained weights."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem.removeprefix("test_"), len(LONG)))  # stable within files
     for item in items:
         if item.path.stem.removeprefix("test_") in QUICK:
             item.add_marker(pytest.mark.quick)

@@ -186,7 +186,7 @@ def choose(
 
 @torch.inference_mode()
 def check_a_code_is_the_one_that_sample_draws(device: str) -> None:
-    for seed in range(6):
+    for seed in range(6 if device == "cuda" else 2):
         for dtype in (torch.float32, torch.bfloat16):
             for temperature, topk, min_p in (
                 *((0.9, 50, 0.0), (0.3, 2, 0.0), (1.7, 5, 0.0), (1.0, 999, 0.0), (0.9, 1, 0.0)),
@@ -223,12 +223,15 @@ def check_the_embedding_of_a_frame(device: str) -> None:
     close(out, table[codes + torch.arange(5, device=device) * 7].sum(1))
 
 
+BOOKS = 3  # of `tiny_model`: the depth decoder reads two rows for the second, one for the third
+
+
 def tiny_model(device: str, dtype: torch.dtype = torch.float32) -> CSM:
     torch.manual_seed(3)
     config = ModelConfig(
         backbone=TransformerConfig(layers=2, dim=48, heads=4, kv_heads=2, mlp_dim=80),
         decoder=TransformerConfig(layers=2, dim=32, heads=4, kv_heads=1, mlp_dim=48),
-        codec=SpectralConfig(num_codebooks=4, codebook_size=32),
+        codec=SpectralConfig(num_codebooks=BOOKS, codebook_size=32),
         text_vocab_size=11,
         audio_vocab_size=35,
         max_positions=150,
@@ -254,14 +257,14 @@ def check_frames_are_those_of_the_plain_model(device: str) -> None:
             states.append(plain.backbone(x, alone[-1])[:, -1])
             state[slot] = packed.backbone(x, kernels.cache(slot, 0))[0, -1]
             noises.append(torch.Generator(device).manual_seed(slot))
-        codes = torch.empty(slots, 4, dtype=torch.int64, device=device)
+        codes = torch.empty(slots, BOOKS, dtype=torch.int64, device=device)
         for frame in range(3):
             active = torch.tensor([slot != 1 or frame != 1 for slot in range(slots)], device=device)
-            noise = torch.ones(slots, 4, config.audio_vocab_size, device=device)
+            noise = torch.ones(slots, BOOKS, config.audio_vocab_size, device=device)
             wanted = {}
             for slot in range(slots):
                 if active[slot]:
-                    for book in range(4):
+                    for book in range(BOOKS):
                         noise[slot, book].exponential_(1, generator=noises[slot])
                     wanted[slot] = plain.sample_frame(states[slot], DRAWN, noise[slot : slot + 1])
                     embedded = plain.embed_codes(wanted[slot]).sum(1, keepdim=True)
@@ -283,8 +286,11 @@ def check_the_depth_decoder_in_one_launch_gives_the_same_codes(device: str) -> N
             FrameKernels(KernelWeights(tiny_model(device), weights), 1, 8, True),
         )
         state = torch.randn(1, 48, device=device)
-        noise = torch.rand(1, 4, 35, device=device) + 0.1
-        wanted, codes = torch.empty(1, 4, dtype=torch.int64, device=device), torch.full((1, 4), -1, device=device)
+        noise = torch.rand(1, BOOKS, 35, device=device) + 0.1
+        wanted, codes = (
+            torch.empty(1, BOOKS, dtype=torch.int64, device=device),
+            torch.full((1, BOOKS), -1, device=device),
+        )
         many.sample(state, noise, wanted)
         one.sample(state, noise, codes)
         assert codes.tolist() == wanted.tolist()
@@ -304,8 +310,8 @@ def check_the_depth_decoder_in_one_launch_gives_the_same_codes(device: str) -> N
 def check_packing_keeps_the_model_and_one_copy_of_it(device: str) -> None:
     plain, packed = tiny_model(device), tiny_model(device)
     weights = KernelWeights(packed)
-    rows = torch.zeros(1, 3, 5, dtype=torch.int64, device=device)
-    mask = torch.ones(1, 3, 5, dtype=torch.bool, device=device)
+    rows = torch.zeros(1, 3, BOOKS + 1, dtype=torch.int64, device=device)
+    mask = torch.ones(1, 3, BOOKS + 1, dtype=torch.bool, device=device)
     for ours, theirs in zip(packed.losses(rows, mask, mask[..., 0]), plain.losses(rows, mask, mask[..., 0])):
         close(ours, theirs)
     held = {parameter.untyped_storage().data_ptr() for parameter in packed.parameters()}
@@ -328,7 +334,7 @@ def check_streams_on_a_stage_of_kernels_say_what_each_says_alone(device: str) ->
 
     def begun(engine: Engine, number: int) -> tuple[Context, torch.Generator]:
         context = engine.new_context()
-        texts = torch.full((3 + number, 5), 1)
+        texts = torch.full((3 + number, BOOKS + 1), 1)
         texts[:, -1] = torch.arange(3 + number)
         mask = torch.zeros_like(texts, dtype=torch.bool)
         mask[:, -1] = True
@@ -366,8 +372,8 @@ def check_a_bfloat16_frame_runs_in_every_format(device: str) -> None:
     for weights in ("bfloat16", "int8", "float8"):
         kernels = FrameKernels(KernelWeights(tiny_model(device, torch.bfloat16), weights), 2, 8)
         state = torch.randn(2, 48, device=device).bfloat16()
-        noise = torch.rand(2, 4, 35, device=device) + 0.1
-        codes, lengths = torch.full((2, 4), -1, device=device), torch.zeros(2, dtype=torch.int64, device=device)
+        noise = torch.rand(2, BOOKS, 35, device=device) + 0.1
+        codes, lengths = torch.full((2, BOOKS), -1, device=device), torch.zeros(2, dtype=torch.int64, device=device)
         kernels.step(state, noise, codes, lengths, torch.ones(2, dtype=torch.bool, device=device))
         assert ((codes >= 0) & (codes < 35)).all() and state.isfinite().all() and lengths.tolist() == [1, 1]
 
@@ -375,6 +381,20 @@ def check_a_bfloat16_frame_runs_in_every_format(device: str) -> None:
 CHECKS: dict[str, Callable[[str], None]] = {
     name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")
 }
+
+
+def patch_once() -> None:
+    """Triton's interpreter puts its functions in the place of the language's at every call; once a module is enough."""
+    from triton.runtime import interpreter
+
+    patch, patched = interpreter._patch_lang, set[str]()
+
+    def once(function: Callable[..., object]) -> None:
+        if function.__module__ not in patched:
+            patch(function)
+            patched.add(function.__module__)
+
+    interpreter._patch_lang = once
 
 
 def run_all(device: str) -> dict[str, str | None]:
@@ -389,4 +409,5 @@ def run_all(device: str) -> dict[str, str | None]:
 
 
 if __name__ == "__main__":
+    patch_once()
     print(json.dumps(run_all("cpu")))

@@ -4,8 +4,10 @@ import re
 
 import pytest
 
+from csm.conversation.events import Comparing
 from csm.speech.voices import find_voice
 from csm.web.examples import EXAMPLES
+from csm.web.views import event_view
 from tests.browser import (
     CHROMIUM,
     FLAGS,
@@ -37,13 +39,33 @@ DECODE = """async url => {
 }"""
 
 
-# Notes every sentence of the status line, with the milliseconds since the press of a button; turns may be quick.
+# Notes every sentence of the status line: whether it came in the click itself, however late the machine is, and how
+# many milliseconds after it.
 WATCH = """() => {
     window.seen = [];
     const line = document.getElementById("csm-status");
-    const note = () => window.seen.push({sentence: line.textContent, after: performance.now() - window.pressed});
-    document.addEventListener("click", () => { window.pressed = performance.now(); }, true);
+    const note = () => window.seen.push({
+        sentence: line.textContent, atOnce: window.inClick, after: performance.now() - window.pressed,
+    });
+    document.addEventListener("click", () => {
+        [window.pressed, window.inClick] = [performance.now(), true];
+        setTimeout(() => { window.inClick = false; });
+    }, true);
     new MutationObserver(note).observe(line, {subtree: true, childList: true, characterData: true});
+}"""
+
+# What the status line says after each of some events, of which a quick server may tell none.
+TELL = """async events => {
+    const {Run} = await import(new URL("csm/script/run.js", document.baseURI));
+    const said = [];
+    async function* happenings() {
+        for (const event of events) {
+            yield event;
+            said.push(document.getElementById("csm-status").textContent);
+        }
+    }
+    await new Run(window.csm).follow(happenings());
+    return said;
 }"""
 
 # Sound as the server streams it, put on an offline clock by the page's own player as it would come, and rendered.
@@ -118,7 +140,7 @@ def test_one_click_gives_sound_turn_by_turn(browser, app, size, scheme, pressed,
     picture(page, f"speaking-{size}")
     expect(status(page, "done")).to_contain_text("real-time factor")
     seen = page.evaluate("window.seen")
-    assert seen[0]["sentence"] == "Starting …" and seen[0]["after"] < 1_000
+    assert seen[0]["sentence"] == "Starting …" and seen[0]["atOnce"]
     spoken = [s["sentence"] for s in seen if s["sentence"].startswith("Speaking")]
     assert spoken == [f"Speaking turn {turn} of {turns} ({'BA'[turn % 2]}) …" for turn in range(1, turns + 1)]
     assert cards(page, "ended").count() + cards(page, "capped").count() == turns
@@ -218,18 +240,20 @@ def test_of_several_takes_the_card_says_why_one_won(page):
     write(page, "A: One, two, three.", max_turn_seconds=2, takes=2)
     page.evaluate(WATCH)
     generate(page)
-    told = [seen["sentence"] for seen in page.evaluate("window.seen")]
-    assert "Speaking turn 1 of 1 (A), 2 takes together …" in told
-    assert any(
-        re.match(r"(Speaking .* together … \d+ frames of each so far|Listening to take 1 of 2 of turn 1 )", one)
-        for one in told
-    )
+    assert "Speaking turn 1 of 1 (A), 2 takes together …" in [seen["sentence"] for seen in page.evaluate("window.seen")]
     expect(page.locator(".csm-why")).to_contain_text("was kept")
     picture(page, "takes")
     setting(page, "seed", 8)
     expect(page.locator(".csm-state")).to_contain_text("drawn with other settings")
     setting(page, "seed", 7)
     expect(page.locator(".csm-state")).not_to_contain_text("drawn with other settings")
+    begun = {"type": "turn", "index": 0, "total": 1, "speaker": "A"}
+    news = [event_view(None, Comparing(0, 12)), event_view(None, Comparing(0, 25, heard=1))]
+    assert page.evaluate(TELL, [begun, *news]) == [
+        "Speaking turn 1 of 1 (A), 2 takes together …",
+        "Speaking turn 1 of 1 (A), 2 takes together … 12 frames of each so far, 1.0 s.",
+        "Listening to take 1 of 2 of turn 1 of 1 (A) …",
+    ]
 
 
 def test_downloads_come_and_a_project_opens_again_with_the_same_sound(page, browser, app, tmp_path):
@@ -353,9 +377,9 @@ def test_stop_is_heard_at_once_and_keeps_what_was_spoken(page):
     assert page.evaluate("window.csm.sound.live") is None
     expect(status(page, "warning")).to_contain_text("Stopped.")
     seen = page.evaluate("window.seen")
-    assert next(said for said in seen if said["sentence"] == "Stopping …")["after"] < 1_000
+    assert next(said for said in seen if said["sentence"] == "Stopping …")["atOnce"]
     print(f"stopped after {seen[-1]['after']:.0f} ms")
-    assert seen[-1]["after"] < 5_000
+    assert seen[-1]["after"] < 30_000  # 1 s where nothing else runs; the whole script takes minutes
     expect(cards(page, "waiting").first).to_be_visible()
     assert page.evaluate(DECODE, page.evaluate("window.csm.files.player.source"))["seconds"] > 0.5
     expect(page.get_by_role("button", name="Start over")).to_be_enabled()
@@ -456,6 +480,7 @@ def test_a_pasted_script_is_told_as_it_was_understood_and_taken_as_it_stands_at_
     script(page).fill("A: Hi.")
     expect(page.locator("#csm-understood")).to_be_hidden()
     assert page.errors == []
+    page.close()
 
 
 @pytest.mark.parametrize(
@@ -471,3 +496,4 @@ def test_a_voice_is_taken_in_whatever_file_it_comes(browser, app, tmp_path, name
     field.set_input_files(tmp_path / name)
     expect(panel.locator(".csm-status")).to_contain_text("watermark was found")
     assert not page.errors
+    page.close()

@@ -1,5 +1,6 @@
 """The command line: the contract, exit statuses, one sentence for what can't be used."""
 
+import io
 import json
 import subprocess
 import sys
@@ -37,13 +38,17 @@ def test_generate_writes_a_conversation_and_its_report(script, tmp_path, capsys)
     assert capsys.readouterr().out.startswith("yes (confidence ")
 
 
-def test_a_script_comes_from_standard_input_and_the_same_seed_gives_the_same_file(tmp_path):
+def test_a_script_comes_from_standard_input_and_the_same_seed_gives_the_same_file(tmp_path, monkeypatch, capsys):
+    """In a process of its own as in one that has done other things before."""
     files = [tmp_path / name for name in ("one.wav", "two.wav")]
-    for file in files:
-        command = [sys.executable, "-m", "csm", "generate", "--script", "-", *VOICES, "--out", str(file)]
-        done = subprocess.run(command, input="Hi.\nHello.\n", capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert "1/2 A: Hi." in done.stderr and "2/2 B: Hello." in done.stderr
+    command = ["generate", "--script", "-", *VOICES, "--out"]
+    alone = [sys.executable, "-m", "csm", *command, str(files[0])]
+    done = subprocess.run(alone, input="Hi.\nHello.\n", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Hi.\nHello.\n")))
+    assert main([*command, str(files[1])]) == 0
+    for told in (done.stderr, capsys.readouterr().err):
+        assert "1/2 A: Hi." in told and "2/2 B: Hello." in told
     assert files[0].read_bytes() == files[1].read_bytes()
 
 

@@ -46,7 +46,7 @@ CONFIG = MimiConfig(
     heads=2,
     mlp_dim=32,
 )
-RECIPE = MimiRecipe(steps=60, batch=4, frames=3, rate=4e-3, warm_up=20, adversarial_from=40, channels=4, every=20)
+RECIPE = MimiRecipe(steps=42, batch=4, frames=3, rate=4e-3, warm_up=14, adversarial_from=28, channels=4, every=14)
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +111,11 @@ def test_every_loss_falls(run):
 def test_a_stopped_run_ends_where_an_unbroken_one_ends(run, speech, tmp_path, monkeypatch):
     """Stopped within quantised training and started again: same curve, same weights."""
     loop = training.Run.loop
-    monkeypatch.setattr(training.Run, "loop", lambda self, steps, *rest: loop(self, 27, *rest))
-    train_mimi(speech, tmp_path / "run", CONFIG, replace(RECIPE, every=9))
+    monkeypatch.setattr(training.Run, "loop", lambda self, steps, *rest: loop(self, 21, *rest))
+    train_mimi(speech, tmp_path / "run", CONFIG, replace(RECIPE, every=7))
     monkeypatch.undo()
     mimi = train_mimi(speech, tmp_path / "run", CONFIG, RECIPE)
-    assert [record["step"] for record in metrics(tmp_path / "run")] == [9, 18, 27, 40, 60]
+    assert [record["step"] for record in metrics(tmp_path / "run")] == [7, 14, 21, 28, 42]
     for name in ("mel", "critic", "feature", "phone_accuracy", "held_out_mel"):
         assert metrics(tmp_path / "run")[-1][name] == metrics(run[0])[-1][name]
     for (name, a), b in zip(mimi.state_dict().items(), run[1].state_dict().values()):

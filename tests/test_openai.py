@@ -90,15 +90,12 @@ def test_openais_voices_are_ours_under_other_names(client):
     assert speech(client, response_format="pcm", voice="nova") == speech(client, response_format="pcm", voice="slt")
 
 
-def test_sound_arrives_while_the_rest_is_made_and_is_what_arrives_at_once(client):
-    started, arrived, data = time.monotonic(), [], b""
+def test_sound_arrives_in_parts_and_is_what_arrives_at_once(client):
     asked = {"model": "tts-1", "voice": "slt", "input": LONGER, "response_format": "pcm"}
     with client.audio.speech.with_streaming_response.create(**asked) as answer:
-        for part in answer.iter_bytes():
-            arrived.append(time.monotonic() - started)
-            data += part
-    assert len(arrived) > 5 and arrived[0] < 0.6 * arrived[-1]
-    assert data == speech(client, LONGER, response_format="pcm")
+        parts = list(answer.iter_bytes())
+    assert len(parts) > 5
+    assert b"".join(parts) == speech(client, LONGER, response_format="pcm")
 
 
 def test_a_wav_is_whole_unless_it_is_asked_to_stream(client):
@@ -237,6 +234,24 @@ def test_sound_that_may_have_gone_wrong_says_so_in_a_header_and_in_the_last_even
     assert json.loads(events.strip().rpartition("data: ")[2])["doubt"] == "it is too long"
 
 
+def test_sound_arrives_while_the_rest_is_made(serve):
+    """The rest is not made until the client has the beginning."""
+    arrived, in_time = threading.Event(), []
+
+    def waits(job: Job) -> Iterator[Event]:
+        yield second_of_noise()
+        in_time.append(arrived.wait(30))
+        yield second_of_noise()
+
+    asked = {"model": "tts-1", "voice": "slt", "input": "Hello.", "response_format": "pcm"}
+    received = 0
+    with client_of(serve(waits)).audio.speech.with_streaming_response.create(**asked) as answer:
+        for part in answer.iter_bytes():
+            received += len(part)
+            arrived.set()
+    assert in_time == [True] and received == 96_000
+
+
 def test_with_a_key_only_those_who_have_it_are_served_and_it_is_never_shown(serve, caplog):
     url = serve(one_second, key="open-sesame")
     assert len(speech(client_of(url, "open-sesame"), response_format="pcm")) == 48_000
@@ -262,7 +277,7 @@ def test_a_full_queue_is_told_with_the_time_to_come_again(serve):
     with pytest.raises(openai.InternalServerError, match="try again in") as caught:
         speech(client_of(url))
     assert caught.value.status_code == 503 and caught.value.code == "server_overloaded"
-    assert 25 < int(caught.value.response.headers["retry-after"]) <= 30
+    assert 10 < int(caught.value.response.headers["retry-after"]) <= 30  # less by what the request took
     place.leave()
     assert len(speech(client_of(url), response_format="pcm")) > 10_000
 
@@ -281,15 +296,15 @@ def test_when_the_client_goes_the_speaking_ends_and_nothing_is_left_behind(serve
             ended.set()
 
     url = serve(endless)
-    with httpx.Client(trust_env=False, timeout=httpx.Timeout(30, read=30 if read_before else 1)) as http:
+    with httpx.Client(trust_env=False, timeout=httpx.Timeout(30, read=30 if read_before else 3)) as http:
         try:
             with http.stream("POST", f"{url}/v1/audio/speech", json=GOOD | {"response_format": "pcm"}) as answer:
                 next(answer.iter_bytes())
         except httpx.ReadTimeout:
             assert not read_before
-    assert ended.wait(10)
+    assert ended.wait(30)
     folder: Path = jobs[0].folder
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not folder.exists()

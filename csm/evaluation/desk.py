@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,10 +50,10 @@ class Desk:
             self._identities[name] = self.judges.embed(load_prompt(self.voices[name]))
         return self._identities[name]
 
-    def once(self, key: str, what: str, make: Callable[[], Record]) -> Record:
-        """The record of `key`, made now unless it is kept; one step of the progress."""
+    def once(self, key: str, what: str, make: Callable[..., Record], *arguments: Any) -> Record:
+        """The record of `key`, made now by `make(desk, *arguments)` unless it is kept; one step of the progress."""
         kept = key in self.store
-        record = self.store.once(key, make)
+        record = self.store.once(key, lambda: make(self, *arguments))
         self.progress.step(what, kept)
         return record
 

@@ -21,7 +21,7 @@ def sentences(desk: Desk, texts: Sequence[str]) -> dict[str, Any]:
     for number, text in enumerate(texts):
         name = names[number % len(names)]
         key = f"sentence-{number + 1:02}-{name}"
-        record = desk.once(key, "sentences", lambda n=number, t=text, v=name, k=key: _sentence(desk, n, t, v, k))
+        record = desk.once(key, "sentences", _sentence, number, text, name, key)
         records.append(record)
     return rounded(
         figures(desk, records)

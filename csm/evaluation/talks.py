@@ -33,9 +33,7 @@ def talks(desk: Desk, count: int, turns: int = TURNS) -> dict[str, Any]:
     """Speak `count` conversations of `turns` turns, two voices each, and count what `figures` counts."""
     records = []
     for number, names in enumerate(pairs(list(desk.voices), count)):
-        records.append(
-            desk.once(f"talk-{number:02}", "conversations", lambda n=number, who=names: _talk(desk, n, who, turns))
-        )
+        records.append(desk.once(f"talk-{number:02}", "conversations", _talk, number, names, turns))
     return figures(desk, records)
 
 
@@ -99,8 +97,8 @@ def drift(values: Sequence[float | None]) -> float | None:
     known = [(place, value) for place, value in enumerate(values) if value is not None]
     if len(known) < 2:
         return None
-    slope, _ = np.polyfit(*zip(*known), 1)
-    return float(10 * slope)
+    places, values = np.array(known).T
+    return float(10 * np.polyfit(places, values, 1)[0])
 
 
 def rounded(value: Any) -> Any:

@@ -49,7 +49,7 @@ def make_pairs(desk: Desk, count: int) -> list[Pair]:
     made: list[Pair] = []
     talks = -(-count // len(ASKED))
     for number, names in enumerate(casts(list(desk.voices), talks)):
-        record = desk.once(f"cmos-{number:02}", "conversations", lambda n=number, who=names: _talk(desk, n, who))
+        record = desk.once(f"cmos-{number:02}", "conversations", _talk, number, names)
         made += _read(desk, record, names)
     made = made[:count]
     checks = [

@@ -29,9 +29,7 @@ def judge_accuracy(desk: Desk, aligner: Aligner, teller: Teller, choices: Sequen
     for number, choice in enumerate(choices):
         for way in (0, 1):
             key, told = f"judge-{number:03}-{choice.word}-{way}", choice.said(way)
-            record = desk.once(
-                key, "clips for the judge", lambda told=told, n=number: _told(desk, aligner, teller, told, n)
-            )
+            record = desk.once(key, "clips for the judge", _told, aligner, teller, told, number)
             records.append(record)
     return rounded(
         {
@@ -55,11 +53,7 @@ def homographs(desk: Desk, aligner: Aligner, choices: Sequence[Choice], accuracy
     for number, choice in enumerate(choices):
         name = names[number // 2 % len(names)]
         key = f"homograph-{number:03}-{choice.word}-{choice.right}"
-        records.append(
-            desk.once(
-                key, "homographs", lambda c=choice, n=number, v=name, k=key: _homograph(desk, aligner, c, v, n, k)
-            )
-        )
+        records.append(desk.once(key, "homographs", _homograph, aligner, choice, name, number, key))
     said_first = [record for record in records if chosen(record["margin"]) == 0]
     found = _right(records, "margin")
     return rounded(
@@ -86,14 +80,12 @@ def continuation(desk: Desk, aligner: Aligner, teller: Teller, pairs: Sequence[A
     for number, again in enumerate(pairs):
         way, voice = again.context.right, number // 2
         key = f"again-{number:03}-{again.turn.word}-{way}"
-        record = desk.once(key, "continuations", lambda a=again, v=voice, k=key: _again(desk, aligner, teller, a, v, k))
+        record = desk.once(key, "continuations", _again, aligner, teller, again, voice, key)
         turns.append(record)
         contexts.append({"way": way, "margin": record["context_margin"]})
         if way == 0:
             key = f"again-{number:03}-{again.turn.word}-plain"
-            plain.append(
-                desk.once(key, "continuations", lambda a=again, v=voice, k=key: _plain(desk, aligner, teller, a, v, k))
-            )
+            plain.append(desk.once(key, "continuations", _plain, aligner, teller, again, voice, key))
     return rounded(
         {
             "turns": len(turns),

@@ -39,8 +39,7 @@ def voices_of(items: Sequence[Item]) -> dict[str, Voice]:
 def listed(desk: Desk, items: Sequence[Item]) -> tuple[dict[str, Any], list[Record]]:
     """Speak the list -> its figures, and the lines of its manifest. `desk.voices` are those of `voices_of`."""
     records = [
-        desk.once(f"list-{item.name}", "lines of the list", lambda it=item, n=number: _spoken(desk, it, n))
-        for number, item in enumerate(items)
+        desk.once(f"list-{item.name}", "lines of the list", _spoken, item, number) for number, item in enumerate(items)
     ]
     words = normaliser()
     heard = [record["heard"] for record in records]

@@ -278,7 +278,7 @@ def _speaking_options(parser: argparse.ArgumentParser) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     from csm import bench
-    from csm.evaluation import evaluate
+    from csm.evaluation import command as evaluate
     from csm.training import commands as training
 
     parser = _Parser(prog="csm", description="Conversational speech from a script.")

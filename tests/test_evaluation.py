@@ -14,6 +14,7 @@ import torch
 
 from csm.audio import load_audio
 from csm.errors import InputError
+from csm.evaluation import command
 from csm.evaluation import evaluate as evaluation
 from csm.evaluation.context import Speech, cast_lines, casts, converse
 from csm.evaluation.evaluate import EvaluationSettings, Judges, evaluate, held_out_clips
@@ -72,8 +73,8 @@ def test_the_sentences_are_sixty_different_ones():
 
 def test_judges_and_recognisers_are_not_imported_before_they_are_used():
     code = (
-        "import sys, csm.evaluation.evaluate, csm.bench\n"
-        "print({'onnxruntime', 'moonshine_voice', 'resemblyzer', 'distillmos'} & set(sys.modules))"
+        "import sys, csm.evaluation.command, csm.bench\n"
+        "print({'onnxruntime', 'moonshine_voice', 'resemblyzer', 'distillmos', 'pocketsphinx', 'whisper_normalization'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -297,15 +298,15 @@ def test_one_voice_for_all_can_not_hide_in_an_average(monkeypatch):
 
 def _arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    evaluation.add_arguments(parser)
+    command.add_arguments(parser)
     return parser.parse_args(words)
 
 
 def test_the_command_prints_a_table_and_the_figures_as_its_last_line(stand, monkeypatch, capsys):
-    monkeypatch.setattr(evaluation, "load", lambda model, device: stand)
-    monkeypatch.setattr(evaluation, "shipped_voices", lambda: VOICES)
+    monkeypatch.setattr(command, "load", lambda model, device: stand)
+    monkeypatch.setattr(command, "shipped_voices", lambda: VOICES)
     monkeypatch.setattr(Judges, "load", lambda name: Judges(stand))
-    assert evaluation.run(_arguments("--sentences", "4")) == 0
+    assert command.run(_arguments("--sentences", "4")) == 0
     printed = capsys.readouterr().out
     assert "WER %" in printed
     assert json.loads(printed.splitlines()[-1])["clips"] == 4
@@ -328,7 +329,7 @@ def test_a_codec_run_is_judged_by_itself_on_clips_it_was_not_taught(stand, monke
     monkeypatch.setattr("csm.training.export.trained_codec", lambda run: stand.codec)
     monkeypatch.setattr(Judges, "load", lambda name: Judges(stand))
     options = _arguments("--codec", "run", "--data", str(tmp_path), "--sentences", "1", "--out", str(tmp_path / "out"))
-    assert evaluation.run(options) == 0
+    assert command.run(options) == 0
     printed = capsys.readouterr().out
     figures = json.loads(printed.splitlines()[-1])
     assert figures["codec"]["clips"] == figures["recordings"]["clips"] == 1 and figures["codec"]["audio_seconds"] == 1.5
@@ -340,4 +341,4 @@ def test_a_codec_run_is_judged_by_itself_on_clips_it_was_not_taught(stand, monke
 
 def test_more_sentences_than_there_are_is_refused():
     with pytest.raises(InputError, match="from 1 to 60"):
-        evaluation.run(_arguments("--sentences", "61"))
+        command.run(_arguments("--sentences", "61"))

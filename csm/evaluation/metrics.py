@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -20,7 +21,16 @@ from csm.errors import InputError
 from csm.listening.speakers import SpeakerSimilarity, cosine
 from csm.listening.words import comparable, word_error_rate
 
-__all__ = ["Naturalness", "SpeakerSimilarity", "comparable", "cosine", "mean", "word_error_rate"]
+__all__ = [
+    "Naturalness",
+    "SpeakerSimilarity",
+    "comparable",
+    "cosine",
+    "error_rate",
+    "interval",
+    "mean",
+    "word_error_rate",
+]
 
 _RATE = 16_000  # Hz, what the judge listens to
 _SHORTEST = _RATE // 4  # samples; less than this can't be judged
@@ -30,6 +40,24 @@ def mean(values: Sequence[float | None]) -> float | None:
     """The mean of what was judged; None when nothing was."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def error_rate(written: Sequence[str], heard: Sequence[str | None]) -> float | None:
+    """The word error rate over all sentences; None where nobody listened, or there was no word."""
+    known = [words for words in heard if words is not None]
+    if len(known) < len(heard) or not any(comparable(text) for text in written):
+        return None
+    return word_error_rate(written, known)
+
+
+def interval(hits: int, count: int) -> tuple[float, float] | None:
+    """The 95 % interval of a share (Wilson 1927); None where nothing was counted."""
+    if not count:
+        return None
+    z, share = 1.959964, hits / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 class Naturalness:

@@ -1,4 +1,4 @@
-"""What the embedded model has never been trained on: sixty everyday sentences and one conversation of ten turns.
+"""What the embedded model has never been trained on: sixty everyday sentences and a conversation of twenty turns.
 
 Evaluation has the model say them; `python -m csm train data` leaves them out of the training speech.
 """
@@ -77,4 +77,17 @@ CONVERSATION: tuple[tuple[int, str], ...] = (
     (1, "Only once, the water was freezing, but the kids didn't care."),
     (0, "We should all go together in August, when it's warmer."),
     (1, "I'd like that. Let's pick a weekend before everyone makes plans."),
+)
+
+LONG_CONVERSATION: tuple[tuple[int, str], ...] = CONVERSATION + (
+    (0, "The second weekend would suit us best, my sister is away on the first."),
+    (1, "Then the second it is. Shall we take one car or two?"),
+    (0, "Two, I think. There's no room for five people and the tent in mine."),
+    (1, "Right, and you still have our big cooler from last year."),
+    (0, "Do I? I must have left it in the garage, behind the bicycles."),
+    (1, "No hurry, just don't forget it when you pack."),
+    (0, "What about food? We could cook something on the fire on Saturday."),
+    (1, "Good idea. I'll bring sausages, and you could make that potato salad."),
+    (0, "Sure, everybody seems to like it, even my brother."),
+    (1, "Wonderful. I'm looking forward to it already, see you in August."),
 )

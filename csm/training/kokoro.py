@@ -156,7 +156,20 @@ class Kokoro:
 
         Raises `ValueError` for a text that is too long or has nothing to say.
         """
-        phonemes = self._tokenizer.phonemize(text, "en-gb" if style.british else "en-us")
+        ids, wave, ends = self._made(self.phonemes(text, style.british), style, rate)
+        symbols = [self._symbols[number] for number in ids]
+        return wave, phones_of(symbols, ends), words_of(text, symbols, ends)
+
+    def phonemes(self, text: str, british: bool = False) -> str:
+        """How the teacher would say `text`, in IPA."""
+        return self._tokenizer.phonemize(text, "en-gb" if british else "en-us")
+
+    def pronounce(self, phonemes: str, style: Style, rate: float = 1.0) -> np.ndarray:
+        """float32 (num_samples,) at 24 kHz of what is written in IPA. Raises `ValueError` as `speak` does."""
+        return self._made(phonemes, style, rate)[1]
+
+    def _made(self, phonemes: str, style: Style, rate: float) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """The tokens of `phonemes`, their sound, and where each ends, silence at both ends included."""
         ids = self._tokenizer.tokenize(phonemes)
         if not 1 <= len(ids) <= min(MOST_TOKENS, len(style.rows) - 1):
             raise ValueError(f"{len(ids)} phonemes")
@@ -164,10 +177,7 @@ class Kokoro:
         feed["speed"] = np.array([rate], np.float32)
         wave, durations = (np.asarray(made).reshape(-1) for made in self._run.run(None, feed))
         ends = np.cumsum(durations)
-        ends = ends * (len(wave) / SAMPLE_RATE / ends[-1])
-        symbols = [self._symbols[number] for number in ids]
-        words = words_of(text, symbols, ends)
-        return wave.astype(np.float32), phones_of(symbols, ends), words
+        return ids, wave.astype(np.float32), ends * (len(wave) / SAMPLE_RATE / ends[-1])
 
 
 def phones_of(symbols: list[str], ends: np.ndarray) -> Phones:

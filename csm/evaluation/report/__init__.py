@@ -1,0 +1,1 @@
+"""A long evaluation as one page that needs nothing else: figures, plots and sound."""

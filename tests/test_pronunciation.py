@@ -143,6 +143,6 @@ def test_a_homograph_that_could_not_be_judged_does_not_count():
 
 
 def test_the_estimate_takes_the_judges_errors_out():
-    assert estimated(0.9, 0.9) == 1.0 and estimated(0.5, 0.9) == 0.5
+    assert estimated(0.9, 0.9) == pytest.approx(1.0) and estimated(0.5, 0.9) == pytest.approx(0.5)
     assert estimated(0.82, 0.9) == pytest.approx(0.9)
     assert estimated(0.8, 0.5) is None and estimated(None, 0.9) is None

@@ -4,6 +4,7 @@ what every answer says about itself. All doors are behind it: the page, Gradio's
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import secrets
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from csm.web.asked import FAILED, Told
 from csm.web.listeners import CALL, REFUSED, Calls
 
 MCP = "/gradio_api/mcp"
+EVENTS = "/gradio_api/call/"
 UPLOADS = ("/gradio_api/upload", "/csm/open")
 LONGEST_CALL = 16 * MB  # bytes of a call through MCP, which may bring a recording
 TOO_LONG = "This is more than the server takes at once: send less."
@@ -95,21 +97,33 @@ class Doors:
             await self._served(scope, receive, send)
 
     async def _served(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = False
-        path = scope["path"]
-
-        scope.setdefault("state", {})
+        path, state, began, gone = scope["path"], scope.setdefault("state", {}), False, False
+        # Gradio looks for an event after it has begun to tell of it: the head of that answer waits for its body.
+        held: Message | None = None
 
         async def sent(message: Message) -> None:
-            nonlocal began
+            nonlocal began, held
             if message["type"] == "http.response.start":
-                began = True
                 # Gradio answers a refusal like a failure, and the MCP server what it can't read.
-                if message["status"] == 500 and (path.startswith(MCP) or scope["state"].get(REFUSED)):
+                if message["status"] == 500 and (path.startswith(MCP) or state.get(REFUSED)):
                     message["status"] = 400
+                if path.startswith(EVENTS):
+                    held = message
+                    return
+            began = True
             with anyio.fail_after(SILENT_SECONDS):
+                if held is not None:
+                    await send(held)
+                    held = None
                 await send(message)
 
+        async def taken() -> Message:
+            nonlocal gone
+            message = await whole_body()
+            gone = gone or message["type"] == "http.disconnect"
+            return message
+
+        whole_body, receive = receive, taken
         receive = _bounded(receive, _longest(path))
         name = secrets.token_hex(8) if path.startswith(MCP) and CALL.encode() not in dict(scope["headers"]) else ""
         if name:
@@ -123,7 +137,7 @@ class Doors:
         except TimeoutError:  # nobody takes what is sent
             raise
         except Exception as error:
-            if not _unreadable(path, error):
+            if not gone and not _unreadable(path, error):
                 logger.exception("A request failed.")
             if not began:
                 await failed(path, error)(scope, receive, send)
@@ -219,7 +233,8 @@ async def answer_unreadable(request: Request, error: Exception) -> Response:
 
 def _unreadable(path: str, error: Exception) -> bool:
     """Gradio's own routes raise these for what they are asked; our functions behind them let none of them out."""
-    return path.startswith("/gradio_api") and isinstance(error, UNREADABLE_ERRORS)
+    of_name = isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR)
+    return not path.startswith(("/v1", "/csm")) and (of_name or isinstance(error, UNREADABLE_ERRORS))
 
 
 def _longest(path: str) -> int:

@@ -51,7 +51,9 @@ def server_options(studio: Studio, pages: Pages) -> dict[str, Any]:
         Exception: answer_failure,
     }
     kept = {"routes": routes, "lifespan": lived(pages), "exception_handlers": told}
-    return {"app_kwargs": kept, "mcp_server": find_spec("mcp") is not None}
+    # Voices of one's own are played from here; the names of their folders are drawn, and nobody is told another's.
+    own = [str(pages.place.voices)]
+    return {"app_kwargs": kept, "mcp_server": find_spec("mcp") is not None, "allowed_paths": own}
 
 
 def lived(pages: Pages) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:

@@ -268,7 +268,15 @@ def _gradio(known: Known) -> st.SearchStrategy[Request]:
             "custom_component/{}/client/component/index.js",
             "theme.css?{}",
         ),
-        *("queue/data?session_hash={}", "queue/status", "info", "openapi.json", "startup-events", "deep_link?{}"),
+        *(
+            "queue/data?session_hash={}",
+            "queue/status",
+            "info",
+            "openapi.json",
+            "startup-events",
+            "deep_link?{}",
+            "theme.css?{}",
+        ),
         *("monitoring", "monitoring/{}", "monitoring/summary", "call/generate/{}", "call/v2/generate/{}", "app_id"),
         *("vibe-code", "profiling/summary", "stream/{}/1/2/playlist.m3u8", "stream/{}/1/2/x.ts", "pwa_icon/{}", "{}"),
     )

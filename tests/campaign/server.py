@@ -66,7 +66,7 @@ def leftovers(server: Server) -> list[str]:
     found = []
     for path in server.folder.rglob("*"):
         own = path.relative_to(server.folder).parts
-        scratch = len(own) > 1 and own[0] == "tmp"
+        scratch = len(own) > 1 and own[0] == "tmp" and own[1] != ".ses"  # which is onnxruntime's
         if scratch or path.name.startswith(("job-", "opened-")) or path.suffix == ".part":
             found.append("/".join(own))
     return found

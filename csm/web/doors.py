@@ -4,6 +4,7 @@ what every answer says about itself. All doors are behind it: the page, Gradio's
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import secrets
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,14 +21,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from csm.limits import LARGEST_UPLOAD, LONGEST_BODY, MB, SILENT_SECONDS
 from csm.web.access import Access, Refused
 from csm.web.asked import FAILED, Told
-from csm.web.listeners import CALL, Calls
+from csm.web.listeners import CALL, REFUSED, Calls
 
 MCP = "/gradio_api/mcp"
+EVENTS = "/gradio_api/call/"
 UPLOADS = ("/gradio_api/upload", "/csm/open", "/csm/read")
 LONGEST_CALL = 16 * MB  # bytes of a call through MCP, which may bring a recording
 TOO_LONG = "This is more than the server takes at once: send less."
 NO_ROOM = "The server keeps as many files as it can: try again in an hour."
 UNREADABLE = "The request can't be read: something in it is missing or of another kind."
+UNREADABLE_ERRORS = (LookupError, ValueError, TypeError, AttributeError, RecursionError, MultiPartException)
+SAID = {
+    404: "There is nothing at this address.",
+    405: "This address takes requests of another method.",
+}
 # Gradio's page is made of inline scripts and builds functions; all of it comes from this server.
 POLICY = {
     "default-src": "'self'",
@@ -88,15 +97,33 @@ class Doors:
             await self._served(scope, receive, send)
 
     async def _served(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = False
-        path = scope["path"]
+        path, state, began, gone = scope["path"], scope.setdefault("state", {}), False, False
+        # Gradio looks for an event after it has begun to tell of it: the head of that answer waits for its body.
+        held: Message | None = None
 
         async def sent(message: Message) -> None:
-            nonlocal began
-            began = began or message["type"] == "http.response.start"
+            nonlocal began, held
+            if message["type"] == "http.response.start":
+                # Gradio answers a refusal like a failure, and the MCP server what it can't read.
+                if message["status"] == 500 and (path.startswith(MCP) or state.get(REFUSED)):
+                    message["status"] = 400
+                if path.startswith(EVENTS):
+                    held = message
+                    return
+            began = True
             with anyio.fail_after(SILENT_SECONDS):
+                if held is not None:
+                    await send(held)
+                    held = None
                 await send(message)
 
+        async def taken() -> Message:
+            nonlocal gone
+            message = await whole_body()
+            gone = gone or message["type"] == "http.disconnect"
+            return message
+
+        whole_body, receive = receive, taken
         receive = _bounded(receive, _longest(path))
         name = secrets.token_hex(8) if path.startswith(MCP) and CALL.encode() not in dict(scope["headers"]) else ""
         if name:
@@ -109,10 +136,11 @@ class Doors:
                 await told(path, Refused(413, TOO_LONG, "body_too_long"))(scope, receive, send)
         except TimeoutError:  # nobody takes what is sent
             raise
-        except Exception:
-            logger.exception("A request failed.")
+        except Exception as error:
+            if not gone and not _unreadable(path, error):
+                logger.exception("A request failed.")
             if not began:
-                await failed(path)(scope, receive, send)
+                await failed(path, error)(scope, receive, send)
         finally:
             if name:
                 self._calls.end(name)
@@ -175,8 +203,10 @@ def told(path: str, refused: Refused) -> Response:
     return Told(body, refused.status, {"WWW-Authenticate": "Bearer"} if refused.status == 401 else None)
 
 
-def failed(path: str) -> Response:
-    """What is said where the program itself went wrong."""
+def failed(path: str, error: Exception | None = None) -> Response:
+    """What is said where the program itself went wrong, or Gradio's routes could not read what they were asked."""
+    if error is not None and _unreadable(path, error):
+        return told(path, Refused(400, UNREADABLE, "invalid_request"))
     return told(path, Refused(500, FAILED, "server_error"))
 
 
@@ -184,12 +214,27 @@ async def answer_failure(request: Request, error: Exception) -> Response:
     """For what no handler knew."""
     if isinstance(error, _TooLongError):
         return told(request.url.path, Refused(413, TOO_LONG, "body_too_long"))
-    return failed(request.url.path)
+    return failed(request.url.path, error)
+
+
+async def answer_refusal(request: Request, error: Exception) -> Response:
+    """For what the server itself refuses, such as an address that it doesn't have."""
+    assert isinstance(error, HTTPException)
+    sentence = SAID.get(error.status_code, str(error.detail))
+    answer = told(request.url.path, Refused(error.status_code, sentence, "not_found"))
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def answer_unreadable(request: Request, error: Exception) -> Response:
     """For a body that is not of the kind that its route takes."""
     return told(request.url.path, Refused(422, UNREADABLE, "invalid_request"))
+
+
+def _unreadable(path: str, error: Exception) -> bool:
+    """Gradio's own routes raise these for what they are asked; our functions behind them let none of them out."""
+    of_name = isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR)
+    return not path.startswith(("/v1", "/csm")) and (of_name or isinstance(error, UNREADABLE_ERRORS))
 
 
 def _longest(path: str) -> int:

@@ -174,7 +174,7 @@ class InsideTab:
         yield {**changes, self.status: markup.status(told + (seen.notice or sureness(seen.sure)), kind)}
 
     def _segment(self, choice: str, last: list[Segment]) -> tuple[Segment, list[Segment]]:
-        if not choice.isdecimal() or int(choice) >= len(last):
+        if not isinstance(choice, str) or not choice.isdecimal() or int(choice) >= len(last):
             raise InputError("This turn is no longer there: choose another one.")
         return last[int(choice)], last[: int(choice)]
 

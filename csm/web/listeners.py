@@ -4,6 +4,7 @@ when they go. Every function of the app passes here, so what it fails with is to
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from csm.web.asked import FAILED, whole
 from csm.web.following import LOOK_SECONDS
 
 CALL = "x-csm-call"  # a header of ours: the MCP request for which Gradio calls its own server
+REFUSED = "csm_refused"  # in a request's state: the function was refused, which Gradio answers like a failure
+OF_ANOTHER_KIND = "A value is not of the kind that this function takes: files have to be uploaded, and choices offered."
 logger = logging.getLogger(__name__)
 
 
@@ -97,6 +100,8 @@ class Attended(gr.Blocks):
         try:
             if self.refusal is not None and function.api_visibility == "public" and (no := self.refusal(request)):
                 raise InputError(no)
+            if function.fn is None:
+                raise InputError("This function is for the page alone.")
             # Programs from before a field was added send one value less: it is at its default.
             missing = [getattr(field, "value", None) for field in function.inputs[len(inputs) :]]
             if None in missing:
@@ -105,9 +110,12 @@ class Attended(gr.Blocks):
         except asyncio.CancelledError:
             waits.leave()
             raise
-        except gr.Error:
+        except gr.Error as error:
+            _refused(request)
+            error.print_exception = False
             raise
         except InputError as error:
+            _refused(request)
             raise gr.Error(str(error), print_exception=False) from error
         except Exception as error:
             logger.exception("A function of the app failed.")
@@ -115,6 +123,19 @@ class Attended(gr.Blocks):
         finally:
             watch.cancel()
             _LISTENER.reset(known)
+
+    async def preprocess_data(self, *given: Any, **named: Any) -> list[Any]:
+        """What a function is given, read by its components: whatever they can't make anything of is refused."""
+        try:
+            return await super().preprocess_data(*given, **named)
+        except (gr.Error, InputError):
+            raise
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise InputError(OF_ANOTHER_KIND) from error
+        except Exception as error:
+            raise InputError(OF_ANOTHER_KIND) from error
 
     async def _watch(self, waits: Listener, request: Any, event_id: str | None) -> None:
         while not await self._left(request, event_id):
@@ -130,3 +151,9 @@ class Attended(gr.Blocks):
             return event is not None and not event.alive
         asked = getattr(request, "request", request)
         return bool(await asked.is_disconnected()) if hasattr(asked, "is_disconnected") else False
+
+
+def _refused(request: Any) -> None:
+    scope = getattr(getattr(request, "request", request), "scope", None)
+    if isinstance(scope, dict):
+        scope.setdefault("state", {})[REFUSED] = True

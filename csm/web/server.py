@@ -13,13 +13,14 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 
 from csm.config import Environment
 from csm.conversation.studio import Studio
 from csm.speech.batching import shared, usual_slots
 from csm.speech.generator import Generator
 from csm.web.access import Access
-from csm.web.doors import Doors, answer_failure, answer_unreadable
+from csm.web.doors import Doors, answer_failure, answer_refusal, answer_unreadable
 from csm.web.endpoints import default_voices
 from csm.web.gpu import accelerator, on_zerogpu
 from csm.web.openai import speech_api
@@ -44,9 +45,15 @@ def server_options(studio: Studio, pages: Pages) -> dict[str, Any]:
     """Arguments for `Blocks.launch` beside those of `launch_options`: the routes are on Gradio's own server, so
     address, port and Space stay as they are. Without the package `mcp` there are no tools."""
     routes = [*speech_api(studio).routes(), *PageRoutes(pages).routes()]
-    told = {RequestValidationError: answer_unreadable, Exception: answer_failure}
+    told = {
+        RequestValidationError: answer_unreadable,
+        HTTPException: answer_refusal,
+        Exception: answer_failure,
+    }
     kept = {"routes": routes, "lifespan": lived(pages), "exception_handlers": told}
-    return {"app_kwargs": kept, "mcp_server": find_spec("mcp") is not None}
+    # Voices of one's own are played from here; the names of their folders are drawn, and nobody is told another's.
+    own = [str(pages.place.voices)]
+    return {"app_kwargs": kept, "mcp_server": find_spec("mcp") is not None, "allowed_paths": own}
 
 
 def lived(pages: Pages) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:

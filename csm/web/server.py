@@ -1,5 +1,5 @@
-"""What the app's server offers beside Gradio's page: the routes of its own script, OpenAI's speech routes, and the
-functions as MCP tools; and a model that is warm when the first listener comes."""
+"""What the app's server offers beside Gradio's page: the routes of its own script, OpenAI's speech routes, talks, and
+the functions as MCP tools; and a model that is warm when the first listener comes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from csm.web.endpoints import default_voices
 from csm.web.gpu import accelerator, on_zerogpu
 from csm.web.openai import speech_api
 from csm.web.pages import Pages
+from csm.web.realtime import Talks
 from csm.web.routes import PageRoutes
 from csm.web.ui import build_app, launch_options
 
@@ -43,13 +44,14 @@ def open_studio(generator: Generator) -> Studio:
 def server_options(studio: Studio, pages: Pages) -> dict[str, Any]:
     """Arguments for `Blocks.launch` beside those of `launch_options`: the routes are on Gradio's own server, so
     address, port and Space stay as they are. Without the package `mcp` there are no tools."""
-    routes = [*speech_api(studio).routes(), *PageRoutes(pages).routes()]
+    talks = Talks.of(studio, Environment.read())
+    routes = [*speech_api(studio).routes(), *PageRoutes(pages).routes(), *talks.routes()]
     told = {RequestValidationError: answer_unreadable, Exception: answer_failure}
-    kept = {"routes": routes, "lifespan": lived(pages), "exception_handlers": told}
+    kept = {"routes": routes, "lifespan": lived(pages, talks), "exception_handlers": told}
     return {"app_kwargs": kept, "mcp_server": find_spec("mcp") is not None}
 
 
-def lived(pages: Pages) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+def lived(pages: Pages, talks: Talks) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     """While the server runs it is tidied by the clock, and all that comes goes through `Doors`."""
 
     @asynccontextmanager
@@ -62,6 +64,7 @@ def lived(pages: Pages) -> Callable[[Starlette], AbstractAsyncContextManager[Non
             yield
         finally:
             tidying.cancel()
+            talks.close()
             pages.place.close()
 
     return life

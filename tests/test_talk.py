@@ -1,6 +1,7 @@
-"""Talks: turns are taken, answers are spoken in the context of how something was said, what nobody heard is forgotten."""
+"""Talks: turns are taken, answers hear how something was said, and what nobody heard is forgotten."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -331,8 +332,6 @@ def test_an_answer_can_be_cancelled_and_another_asked_for(studio):
 
 def test_text_alone_takes_no_slot(studio):
     async def talked():
-        from dataclasses import replace
-
         async with Listened(studio, Script([["Only ", "words."]]), options=replace(MANUAL, spoken=False)) as heard:
             heard.talk.answer()
             return (await heard.answered()).items[0].text, heard.kinds()

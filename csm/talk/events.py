@@ -59,9 +59,10 @@ class Transcribed:
 
 @dataclass(frozen=True)
 class AnswerBegan:
-    """An answer is thought about."""
+    """An answer is thought about; it will be `spoken`, or text alone."""
 
     answer: str
+    spoken: bool = True
 
 
 @dataclass(frozen=True)

@@ -375,7 +375,7 @@ class Talk:
         try:
             async with self._giving:
                 self._answer = self._playing = answer
-                self._tell(AnswerBegan(answer.id))
+                self._tell(AnswerBegan(answer.id, answer.item.sound))
                 async for step in answer.steps():
                     if isinstance(step, Words) and not any(known is answer.item for known in self.memory.items):
                         self._tell(ItemAdded(answer.item, self.memory.add(answer.item)))

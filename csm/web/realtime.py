@@ -216,7 +216,7 @@ class Line:
             raise InputError(f"There is no event “{str(kind)[:80]}” here.", "unknown_event")
 
     def _happened(self, event: Event) -> None:
-        for told in self._teller.tell(event, self.talk.options):
+        for told in self._teller.tell(event):
             self.send(told)
 
     def _session(self) -> Sent:

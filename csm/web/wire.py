@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,12 +21,11 @@ from csm.web.encoding import samples
 from csm.web.openai import voice_for
 
 FORMAT = {"type": "audio/pcm", "rate": SAMPLE_RATE}
-EAGERNESS = {"low": 2.0, "medium": 0.8, "high": 0.5, "auto": 0.8}  # seconds of silence that end any turn
+EAGERNESS = dict(low=2.0, medium=0.8, high=0.5, auto=0.8)  # seconds of silence that end any turn
 SERVER = Turns("server", silence=0.5)
 LONGEST_MESSAGE = 2 << 20  # letters of one event: 30 s of sound
 LONGEST_TEXT = 20_000  # letters of one item
 SERVER_CODES = ("server_error", "queue_full", "not_installed", "no_language_model")
-CUT = (np.iinfo(np.int16).min, np.iinfo(np.int16).max)
 
 Sent = dict[str, Any]
 
@@ -114,7 +113,7 @@ def read_turns(given: Any) -> Turns | None:
     return replace(turns, answers=answers is not False, interrupts=interrupts is not False)
 
 
-def read_item(given: Any, mouth: Callable[[np.ndarray], str] | None = None) -> Item:
+def read_item(given: Any) -> Item:
     """The item of `conversation.item.create`. Raises `InputError` for one that is of no kind that is known here."""
     asked = _object(given, "item")
     named = {"id": asked["id"]} if isinstance(asked.get("id"), str) and asked["id"] else {}
@@ -285,7 +284,7 @@ class Teller:
         self._told = _Told()
         self._answer = ""
 
-    def tell(self, event: events.Event, options: TalkOptions) -> Iterator[Sent]:
+    def tell(self, event: events.Event) -> Iterator[Sent]:
         """The API's events for one of the talk's, in order."""
         if isinstance(event, events.SpeechBegan):
             started = {"audio_start_ms": event.milliseconds, "item_id": event.item}
@@ -303,7 +302,7 @@ class Teller:
         elif isinstance(event, events.Transcribed):
             yield from _transcribed(event)
         elif isinstance(event, events.AnswerBegan):
-            self._told, self._answer = _Told(spoken=options.spoken), event.answer
+            self._told, self._answer = _Told(spoken=event.spoken), event.answer
             yield {"type": "response.created", "response": self._response(event.answer, "in_progress", [])}
         elif isinstance(event, events.Words):
             self._told.written += event.text

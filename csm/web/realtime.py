@@ -26,10 +26,12 @@ from csm.talk.events import Event
 from csm.talk.hearing import Ears
 from csm.talk.language import LanguageModel, configured
 from csm.talk.options import MOST_TALKS, TalkOptions
+from csm.talk.script import as_script
 from csm.talk.talk import Talk
 from csm.web.asked import FAILED, Told, asker, whole
 from csm.web.endpoints import default_voices
 from csm.web.gpu import on_zerogpu
+from csm.web.pages import Pages
 from csm.web.wire import (
     LONGEST_MESSAGE,
     SERVER,
@@ -61,15 +63,24 @@ class Talks:
     studio: Studio
     ears: Ears = field(default_factory=Ears)
     models: Mapping[str, LanguageModel] = field(default_factory=dict)
+    pages: Pages | None = None
     open: dict[str, Talk] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, studio: Studio, environment: Environment) -> Talks:
+    def of(cls, studio: Studio, environment: Environment, pages: Pages | None = None) -> Talks:
         """With the language models that the environment names, and the embedded one where it is installed."""
         models: dict[str, LanguageModel] = {model.name: model for model in configured(environment)}
         if embedded.available():
             models[embedded.NAME] = embedded.Embedded()
-        return cls(studio, models=models)
+        return cls(studio, models=models, pages=pages)
+
+    def keep(self, talk: Talk, token: Any) -> None:
+        """Have the page called `token` show a talk as its script. Raises `InputError`."""
+        if self.pages is None:
+            raise InputError("There is no page here that could take a script.", "no_page")
+        voices = self.voices()
+        session = as_script(talk.memory.items, voices[talk.options.voice], voices, self.studio.generator)
+        self.pages.page(token).adopt(session)
 
     def close(self) -> None:
         """The server ends."""
@@ -210,6 +221,9 @@ class Line:
             talk.answer(read_options(asked, talk.options, self._voices))
         elif kind == "response.cancel":
             talk.cancel(event.get("response_id"))
+        elif kind == "csm.keep":
+            await asyncio.to_thread(self._talks.keep, talk, event.get("token"))
+            self.send({"type": "csm.kept"})
         elif kind == "output_audio_buffer.clear":
             pass  # what was sent is with the client
         else:

@@ -41,10 +41,10 @@ def open_studio(generator: Generator) -> Studio:
     return Studio(shared(generator, slots), slots, accelerator=accelerator)
 
 
-def server_options(studio: Studio, pages: Pages) -> dict[str, Any]:
+def server_options(studio: Studio, pages: Pages, talks: Talks | None = None) -> dict[str, Any]:
     """Arguments for `Blocks.launch` beside those of `launch_options`: the routes are on Gradio's own server, so
     address, port and Space stay as they are. Without the package `mcp` there are no tools."""
-    talks = Talks.of(studio, Environment.read(), pages)
+    talks = talks or Talks.of(studio, Environment.read(), pages)
     routes = [*speech_api(studio).routes(), *PageRoutes(pages).routes(), *talks.routes()]
     told = {RequestValidationError: answer_unreadable, Exception: answer_failure}
     kept = {"routes": routes, "lifespan": lived(pages, talks), "exception_handlers": told}

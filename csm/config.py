@@ -230,8 +230,8 @@ class Environment:
     precision of the language model's matrices, such as int8; without it `load` decides. CSM_SLOTS is how many the
     server speaks for at the same time; without it the device decides. CSM_HOSTS and CSM_ORIGINS, separated by commas,
     are the names under which the app may be asked, and the other sites that may ask it. CSM_LISTEN=0 keeps the
-    recogniser, where one is installed, from hearing every turn. GRADIO_SERVER_NAME, SPACE_HOST
-    and GRADIO_TEMP_DIR are Gradio's and the hub's. OMP_NUM_THREADS is OpenMP's.
+    recogniser, where one is installed, from hearing every turn. GRADIO_SERVER_NAME, SPACE_HOST and GRADIO_TEMP_DIR are Gradio's and the hub's. OMP_NUM_THREADS is OpenMP's. CSM_LLM_URL is the address of the chat
+    API that a talk asks for words, CSM_LLM_KEY its key, and CSM_LLM_MODEL the names of its models, the usual one first.
     """
 
     model: str | None
@@ -248,6 +248,9 @@ class Environment:
     space_host: str = ""
     uploads: str | None = None
     listen: bool = True
+    llm_url: str | None = None
+    llm_key: str | None = None
+    llm_names: tuple[str, ...] = ()
 
     @classmethod
     def read(cls) -> Environment:
@@ -268,6 +271,9 @@ class Environment:
             space_host=os.environ.get("SPACE_HOST") or "",
             uploads=os.environ.get("GRADIO_TEMP_DIR") or None,
             listen=os.environ.get("CSM_LISTEN") != "0",
+            llm_url=_address(os.environ.get("CSM_LLM_URL") or ""),
+            llm_key=os.environ.get("CSM_LLM_KEY") or None,
+            llm_names=_names(os.environ.get("CSM_LLM_MODEL") or ""),
         )
 
     @staticmethod
@@ -286,6 +292,12 @@ class Environment:
 
 def _names(given: str) -> tuple[str, ...]:
     return tuple(name for name in map(str.strip, given.split(",")) if name)
+
+
+def _address(given: str) -> str | None:
+    if given and not given.startswith(("http://", "https://")):
+        raise InputError("CSM_LLM_URL must begin with http:// or https://, such as http://127.0.0.1:11434/v1.")
+    return given.rstrip("/") or None
 
 
 def _slots(given: str) -> int | None:

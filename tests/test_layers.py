@@ -12,7 +12,7 @@ LAYERS = [
     ["model", "kernels", "codec", "checkpoint", "watermark"],
     ["engine"],
     ["speech", "listening"],
-    ["conversation"],
+    ["conversation", "talk"],
     ["training", "evaluation", "bench"],
     ["web", "cli", "__main__"],
 ]

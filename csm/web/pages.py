@@ -311,6 +311,14 @@ class Page:
             self.session, self.casting, self.reading = session, Casting(), None
             return session
 
+    def adopt(self, session: Session) -> None:
+        """Go on with a conversation that was spoken elsewhere, by voices on offer here. Raises `InputError`."""
+        with self.lock:
+            if self.job is not None:
+                raise InputError(BUSY, "busy")
+            check_turns([turn.text for turn in session.turns])
+            self.session, self.casting, self.reading = session, Casting(), None
+
     def _forget_projects(self, newest: Path) -> None:
         """Let the voices of all projects go that were opened before the last one."""
         folders = sorted(self.folder.glob("project-*"), key=lambda path: path.stat().st_mtime)

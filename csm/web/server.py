@@ -1,5 +1,5 @@
-"""What the app's server offers beside Gradio's page: the routes of its own script, OpenAI's speech routes, and the
-functions as MCP tools; and a model that is warm when the first listener comes."""
+"""What the app's server offers beside Gradio's page: the routes of its own script, OpenAI's speech routes, talks, and
+the functions as MCP tools; and a model that is warm when the first listener comes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from csm.web.endpoints import default_voices
 from csm.web.gpu import accelerator, on_zerogpu
 from csm.web.openai import speech_api
 from csm.web.pages import Pages
+from csm.web.realtime import Talks
 from csm.web.routes import PageRoutes
 from csm.web.ui import build_app, launch_options
 
@@ -41,22 +42,23 @@ def open_studio(generator: Generator) -> Studio:
     return Studio(shared(generator, slots), slots, accelerator=accelerator)
 
 
-def server_options(studio: Studio, pages: Pages) -> dict[str, Any]:
+def server_options(studio: Studio, pages: Pages, talks: Talks | None = None) -> dict[str, Any]:
     """Arguments for `Blocks.launch` beside those of `launch_options`: the routes are on Gradio's own server, so
     address, port and Space stay as they are. Without the package `mcp` there are no tools."""
-    routes = [*speech_api(studio).routes(), *PageRoutes(pages).routes()]
+    talks = talks or Talks.of(studio, Environment.read(), pages)
+    routes = [*speech_api(studio).routes(), *PageRoutes(pages).routes(), *talks.routes()]
     told = {
         RequestValidationError: answer_unreadable,
         HTTPException: answer_refusal,
         Exception: answer_failure,
     }
-    kept = {"routes": routes, "lifespan": lived(pages), "exception_handlers": told}
+    kept = {"routes": routes, "lifespan": lived(pages, talks), "exception_handlers": told}
     # Voices of one's own are played from here; the names of their folders are drawn, and nobody is told another's.
     own = [str(pages.place.voices)]
     return {"app_kwargs": kept, "mcp_server": find_spec("mcp") is not None, "allowed_paths": own}
 
 
-def lived(pages: Pages) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+def lived(pages: Pages, talks: Talks) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     """While the server runs it is tidied by the clock, and all that comes goes through `Doors`."""
 
     @asynccontextmanager
@@ -69,6 +71,7 @@ def lived(pages: Pages) -> Callable[[Starlette], AbstractAsyncContextManager[Non
             yield
         finally:
             tidying.cancel()
+            talks.close()
             pages.place.close()
 
     return life

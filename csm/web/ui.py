@@ -1,4 +1,5 @@
-"""The app's tabs: the conversation, which its own script fills (`page/page.js`), and beside it Gradio's components."""
+"""The app's tabs: the conversation and the talk, which their own scripts fill (`page/page.js`, `page/talk.js`), and
+beside them Gradio's components."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from csm.listening.prompt import LazyEars
 from csm.settings import ABOUT, UNBOUNDED, USUAL
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice
+from csm.talk.options import INSTRUCTIONS
 from csm.version import __version__
 from csm.web.check import build_check_tab
 from csm.web.endpoints import RANDOM_SEED, Endpoints
@@ -57,6 +59,8 @@ def build_app(studio: Studio, pages: Pages | None = None) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Conversation", render_children=True):
                 gr.HTML(conversation(generator.config), apply_default_css=False)
+            with gr.Tab("Talk", render_children=True):
+                gr.HTML(talk(), apply_default_css=False)
             with gr.Tab("Voices"):
                 kept = build_voices_tab(generator, ears, on_device, pages.place.voices)
             with gr.Tab("Look inside") as inside:
@@ -87,6 +91,12 @@ def conversation(model: ModelConfig) -> str:
     examples = escape(json.dumps(list(EXAMPLES.items())))
     html = Template((PAGE / "page.html").read_text(encoding="utf-8"))
     return html.substitute(examples=examples, settings=settings_fields(model))
+
+
+def talk() -> str:
+    """The tab that `talk.js` fills."""
+    html = Template((PAGE / "talk.html").read_text(encoding="utf-8"))
+    return html.substitute(instructions=escape(INSTRUCTIONS))
 
 
 def settings_fields(model: ModelConfig) -> str:

@@ -134,7 +134,7 @@ def main() -> int:
     print(
         f"{sum(seen.values())} requests in {time.monotonic() - start:.0f} s; memory {before.memory:.0f} MB before, "
         f"{after.peak:.0f} at most, {after.memory:.0f} after; threads {before.threads} and {after.threads}, "
-        f"descriptors {before.descriptors} and {after.descriptors}; the interpreter was held for {longest:.2f} s at most."
+        f"descriptors {before.descriptors} and {after.descriptors}; the interpreter was held for {longest:.2f} s."
     )
     for fault in wrong:
         print(f"\nFAULT {fault}")

@@ -11,6 +11,7 @@ import { Run } from "./run.js";
 import { BROKEN, Refusal, Server } from "./server.js";
 import { Sound } from "./sound.js";
 import { offerAnySound, takeAnySound } from "./sounds.js";
+import { Talk } from "./talk.js";
 import { tidy } from "./tidy.js";
 import { Understood } from "./understood.js";
 import { VoiceRows } from "./voices.js";
@@ -308,6 +309,7 @@ class Page {
 }
 
 window.csm = new Page();
+window.csm.talk = new Talk(window.csm);
 takeAnySound();
 
 // Gradio draws the page, and may draw it again.
@@ -316,6 +318,8 @@ function look() {
   offerAnySound();
   const root = document.getElementById("csm-app");
   if (root && root !== window.csm.root) window.csm.mount(root);
+  const talk = document.getElementById("csm-talk");
+  if (talk && talk !== window.csm.talk.root) window.csm.talk.mount(talk);
 }
 new MutationObserver(look).observe(document.documentElement, { childList: true, subtree: true });
 look();

@@ -1,0 +1,1 @@
+"""Talk: a voice comes in, any language model answers, and what is spoken has heard how it was said."""

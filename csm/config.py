@@ -230,8 +230,9 @@ class Environment:
     precision of the language model's matrices, such as int8; without it `load` decides. CSM_SLOTS is how many the
     server speaks for at the same time; without it the device decides. CSM_HOSTS and CSM_ORIGINS, separated by commas,
     are the names under which the app may be asked, and the other sites that may ask it. CSM_LISTEN=0 keeps the
-    recogniser, where one is installed, from hearing every turn. GRADIO_SERVER_NAME, SPACE_HOST and GRADIO_TEMP_DIR are Gradio's and the hub's. OMP_NUM_THREADS is OpenMP's. CSM_LLM_URL is the address of the chat
-    API that a talk asks for words, CSM_LLM_KEY its key, and CSM_LLM_MODEL the names of its models, the usual one first.
+    recogniser, where one is installed, from hearing every turn. CSM_LLM_URL is the address of the chat API that a talk
+    asks for words, CSM_LLM_KEY its key, and CSM_LLM_MODEL the names of its models, the usual one first.
+    GRADIO_SERVER_NAME, SPACE_HOST and GRADIO_TEMP_DIR are Gradio's and the hub's. OMP_NUM_THREADS is OpenMP's.
     """
 
     model: str | None

@@ -13,7 +13,7 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +54,7 @@ class Embedded:
         self._process: subprocess.Popen[str] | None = None
         self._served: ChatModel | None = None
 
-    async def answer(self, prompt: Prompt) -> AsyncIterator[str | Call]:
+    async def answer(self, prompt: Prompt) -> AsyncGenerator[str | Call, None]:
         """As `LanguageModel` has it. It calls no functions."""
         model = await asyncio.to_thread(self.start)
         async with aclosing(model.answer(self._with_examples(prompt))) as parts:

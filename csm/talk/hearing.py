@@ -36,8 +36,8 @@ class Activity:
         self._session = session
         self._resampler = soxr.ResampleStream(SAMPLE_RATE, RATE, 1, dtype="float32", quality="LQ")
         self._state = np.zeros((2, 1, 128), dtype=np.float32)
-        self._before = np.zeros(_BEFORE, dtype=np.float32)
-        self._rest = np.zeros(0, dtype=np.float32)
+        self._before: np.ndarray = np.zeros(_BEFORE, dtype=np.float32)
+        self._rest: np.ndarray = np.zeros(0, dtype=np.float32)
         self._floor = 1e-3
 
     def push(self, wave: np.ndarray) -> list[float]:

@@ -4,7 +4,7 @@ are made, and leaving off ends the work at the other side."""
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -49,11 +49,16 @@ class Prompt:
 class LanguageModel(Protocol):
     """Who finds the words. `letters` is how much of a talk it is sent; `shown` says what it is."""
 
-    name: str
-    shown: str
-    letters: int
+    @property
+    def name(self) -> str: ...
 
-    def answer(self, prompt: Prompt) -> AsyncIterator[str | Call]:
+    @property
+    def shown(self) -> str: ...
+
+    @property
+    def letters(self) -> int: ...
+
+    def answer(self, prompt: Prompt) -> AsyncGenerator[str | Call, None]:
         """Words as they come, then calls. Raises `InputError`; closing the iterator ends the work."""
         ...
 
@@ -96,7 +101,7 @@ class ChatModel:
         parts = urlsplit(self.url)
         return f"{parts.hostname or '?'}{f':{parts.port}' if parts.port else ''}"
 
-    async def answer(self, prompt: Prompt) -> AsyncIterator[str | Call]:
+    async def answer(self, prompt: Prompt) -> AsyncGenerator[str | Call, None]:
         """As `LanguageModel` has it."""
         import httpx
 

@@ -98,7 +98,8 @@ class Mouth:
         finally:
             for turn in conversation.turns[known:]:
                 self._told.append(Said(VOICE, turn.text, turn.codes))
-                turn.audio = turn.unmarked = torch.zeros(0)  # a talk may last for hours
+                for piece in turn.pieces:
+                    piece.audio = piece.unmarked = torch.zeros(0)  # a talk may last for hours
         return self._told[-1]
 
     def _follow(self, voice: Voice, said: list[Said]) -> Conversation:

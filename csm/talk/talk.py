@@ -450,7 +450,8 @@ class Talk:
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(self._guarded(work))
         self._tasks.add(task)
-        task.add_done_callback(lambda task: (self._tasks.discard(task), work.close()))  # it may never have begun
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: work.close())  # it may never have begun
         return task
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:

@@ -69,9 +69,9 @@ def test_the_judge_knows_every_word_of_the_lists(aligner):
 
 def test_the_judge_hears_which_way_a_word_was_said(aligner):
     teller = _teller()
-    lead = homographs()[0]
-    assert [chosen(aligner.margin(teller.say(lead.said(way)), lead)) for way in (0, 1)] == [0, 1]
-    assert aligner.margin(torch.zeros(10), lead) is None
+    live = next(choice for choice in homographs() if choice.word == "live")
+    assert [chosen(aligner.margin(teller.say(live.said(way)), live)) for way in (0, 1)] == [0, 1]
+    assert aligner.margin(torch.zeros(10), live) is None
 
 
 def _teller():
@@ -143,6 +143,6 @@ def test_a_homograph_that_could_not_be_judged_does_not_count():
 
 
 def test_the_estimate_takes_the_judges_errors_out():
-    assert estimated(0.9, 0.9) == pytest.approx(1.0) and estimated(0.5, 0.9) == pytest.approx(0.5)
+    assert estimated(0.9, 0.9) == 1.0 and estimated(0.5, 0.9) == pytest.approx(0.5)
     assert estimated(0.82, 0.9) == pytest.approx(0.9)
     assert estimated(0.8, 0.5) is None and estimated(None, 0.9) is None

@@ -97,8 +97,8 @@ def drift(values: Sequence[float | None]) -> float | None:
     known = [(place, value) for place, value in enumerate(values) if value is not None]
     if len(known) < 2:
         return None
-    places, figures = np.array(known).T
-    return float(10 * np.polyfit(places, figures, 1)[0])
+    places, figures_there = np.array(known).T
+    return float(10 * np.polyfit(places, figures_there, 1)[0])
 
 
 def rounded(value: Any) -> Any:

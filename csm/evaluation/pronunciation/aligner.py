@@ -23,6 +23,7 @@ from csm.extras import install
 
 RATE = 16_000  # Hz, what the model listens to
 SHORTEST = SAMPLE_RATE // 4  # samples; less than this holds no sentence
+DITHER = {"dither": True, "seed": 1}  # a synthesiser's silence is all zeros, which no model of speech has heard
 BEAMS = {"beam": 1e-120, "wbeam": 1e-100, "pbeam": 1e-120}  # wide: the way that fits worse must survive, too
 
 
@@ -36,7 +37,7 @@ class Aligner:
             import pocketsphinx
         except ImportError as error:
             raise InputError(f"The judge of pronunciations needs pocketsphinx: run `{install('evaluate')}`.") from error
-        self._decoder: Any = pocketsphinx.Decoder(lm=None, loglevel="FATAL", **BEAMS)
+        self._decoder: Any = pocketsphinx.Decoder(lm=None, loglevel="FATAL", **DITHER, **BEAMS)
         self._known: set[str] = set()
 
     def knows(self, words: Sequence[str]) -> bool:

@@ -208,8 +208,8 @@ def _continuation(figures: Figures) -> str:
     judge = found["judge"]
     return (
         "<h2>Pronunciation, continued</h2><p>A context says a word that may be said in two ways in one of them; the "
-        f"next turn says it again. The contexts are told by {escape(judge['speech'])}, whose pronunciation is known; "
-        f"on them the judge is right in {told(judge['right'], PERCENT)} of {judge['judged']}.</p>"
+        f"next turn says it again. The contexts are told by {escape(judge['speech'])} in known ways; on "
+        f"them the judge is right in {told(judge['right'], PERCENT)} of {judge['judged']}.</p>"
         + _table(CONTINUATION, found)
     )
 

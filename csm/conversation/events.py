@@ -16,7 +16,8 @@ from csm.conversation.takes import Turn
 class TurnReport:
     """One turn of the report; `start` and `end` are seconds in the finished conversation, exact to the sample.
 
-    `trimmed` seconds of trailing silence were left out of the sound: `frames` * 0.08 s = end - start + trimmed.
+    `trimmed` seconds of trailing silence were left out of the sound: at speed 1 `frames` * 0.08 s = end - start +
+    trimmed.
     `seed` and `reason` are those of the take that was kept, out of `takes`; it heard the turns from number
     `heard_from` (from 0) on. `words`: what the model read, where that is not what was typed. `stale`: what it heard
     has changed since; `other_settings`: the seed, the temperature or top-k that it was drawn with.

@@ -27,6 +27,7 @@ from csm.errors import InputError
 from csm.settings import USUAL, Settings
 from csm.speech.generator import Conversation, Generator, Stop
 from csm.speech.generator import Turn as Spoken
+from csm.speech.tempo import at_speed
 from csm.speech.voices import Voice, load_prompt
 
 MOST_KEPT = 24  # takes of one turn; the oldest beyond them are forgotten
@@ -135,7 +136,12 @@ class Session(Script):
             self._forget_sounds()
 
     def sound(self, generator: Generator, index: int, take: int | None = None) -> Tensor:
-        """Unmarked float32 (num_samples,) of a turn's kept take, or of another: for work inside the program.
+        """Unmarked float32 (num_samples,) of a turn's kept take, or of another, at the speed that is set: for work
+        inside the program. Raises what `own_pace` raises."""
+        return at_speed(self.own_pace(generator, index, take), self.settings.speed)
+
+    def own_pace(self, generator: Generator, index: int, take: int | None = None) -> Tensor:
+        """`sound` as the model spoke it, whatever speed is set.
 
         Raises `InputError` when the turn has not been spoken or has no such take.
         """

@@ -39,8 +39,9 @@ class ConversationFull(InputError):
 
 @dataclass
 class Turn:
-    """One spoken turn. `codes` int64 (frames, K) are the truth; `audio` float32 (1920 frames,) is their sound, marked
-    unless it was asked for without, and `unmarked` the same for work inside the program.
+    """One spoken turn. `codes` int64 (frames, K) are the truth; `audio` float32 (1920 frames / speed,) is their sound,
+    marked unless it was asked for without, and `unmarked` (1920 frames,) the same for work inside the program, at the
+    model's own pace.
 
     `state` is `ended` (by the model), `capped` (by the longest length or the budget) or `stopped` (by the caller).
     It takes `positions`: text, frames and the zero frame. Turn number `heard_from` (from 0) is the first that it heard:
@@ -95,9 +96,10 @@ class Conversation:
         seed: int | None = None,
         min_p: float = 0.0,
         marked: bool = True,
+        speed: float = 1.0,
     ) -> Turn:
         """Speak one turn to its end. `seed` asks for another take than the conversation's own."""
-        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p)
+        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p, speed)
         for _ in self.speak(text, speaker, settings, seed, marked=marked):
             pass
         return self.turns[-1]
@@ -113,9 +115,10 @@ class Conversation:
         stop: Stop = lambda: False,
         min_p: float = 0.0,
         marked: bool = True,
+        speed: float = 1.0,
     ) -> Chunks[Tensor, None, None]:
         """What `speak` gives, asked for one by one."""
-        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p)
+        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p, speed)
         return self.speak(text, speaker, settings, seed, stop, marked)
 
     def speak(
@@ -138,8 +141,9 @@ class Conversation:
         generator, context = self.generator, self._context
         sampling = generator.filled(settings)
         prefilled = context.prefilled
+        sound = TurnSound(generator.codec, generator.engine, marked, sampling.speed)
         text_positions, longest = self._begin(text, speaker, settings)
-        noise, sound = self._noise(seed), TurnSound(generator.codec, generator.engine, marked)
+        noise = self._noise(seed)
         speaking = generator.engine.speak(context, sampling, noise, longest)
         frames, state, sizes = sound.frames, "stopped", chunk_sizes()
         chunk = next(sizes)
@@ -358,10 +362,11 @@ class Generator:
         seed: int | None = None,
         min_p: float = 0.0,
         marked: bool = True,
+        speed: float = 1.0,
     ) -> Iterator[Tensor]:
         """Speech for `text` after `context`, as float32 chunks at 24 kHz in order, with the watermark unless it is for
         training or measuring."""
-        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p)
+        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p, speed)
         yield from self.conversation(context, seed).speak(text, speaker, settings, marked=marked)
 
     def generate(
@@ -375,9 +380,11 @@ class Generator:
         seed: int | None = None,
         min_p: float = 0.0,
         marked: bool = True,
+        speed: float = 1.0,
     ) -> Tensor:
         """float32 (num_samples,) at 24 kHz: the concatenation of `stream`."""
-        chunks = list(self.stream(text, speaker, context, max_audio_length_ms, temperature, topk, seed, min_p, marked))
+        how = max_audio_length_ms, temperature, topk, seed, min_p, marked, speed
+        chunks = list(self.stream(text, speaker, context, *how))
         return torch.cat(chunks) if chunks else torch.zeros(0)
 
     def generate_codes(
@@ -436,11 +443,17 @@ class Generator:
         return self.prompts.segment_codes(segment)
 
 
-def one_by_one(max_audio_length_ms: float, temperature: float | None, topk: int | None, min_p: float = 0.0) -> Settings:
+def one_by_one(
+    max_audio_length_ms: float,
+    temperature: float | None,
+    topk: int | None,
+    min_p: float = 0.0,
+    speed: float = 1.0,
+) -> Settings:
     """Settings as the original's `generate` takes them, one by one. Raises `InputError`.
 
     Its longest length knows no bound: no model has positions for more than ours.
     """
     longest_turn(max_audio_length_ms)
     seconds = min(max_audio_length_ms / 1000, ABOUT["max_turn_seconds"].most)
-    return Settings(temperature=temperature, topk=topk, max_turn_seconds=seconds, min_p=min_p)
+    return Settings(temperature=temperature, topk=topk, max_turn_seconds=seconds, min_p=min_p, speed=speed)

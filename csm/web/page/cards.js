@@ -130,7 +130,7 @@ export class Card {
     this.player.element.hidden = !take;
     this.why.hidden = true;
     if (take) {
-      this.player.set(this.page.server.take(take.key), take.seconds, take.bars);
+      this.player.set(this.page.server.take(take.key, take.seconds), take.seconds, take.bars);
       const other = take.text !== this.view.text ? ` It says: “${take.text}”` : "";
       this.why.textContent = (take.reason === ALONE ? "" : take.reason) + other;
       this.why.hidden = !this.why.textContent;

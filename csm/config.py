@@ -229,7 +229,9 @@ class Environment:
     CSM_API_KEY is what programs must send to the app's `/v1` routes; without it those are open. CSM_WEIGHTS is the
     precision of the language model's matrices, such as int8; without it `load` decides. CSM_SLOTS is how many the
     server speaks for at the same time; without it the device decides. CSM_HOSTS and CSM_ORIGINS, separated by commas,
-    are the names under which the app may be asked, and the other sites that may ask it. GRADIO_SERVER_NAME, SPACE_HOST
+    are the names under which the app may be asked, and the other sites that may ask it. CSM_VOICES is a folder in which
+    voices that programs bring outlive the server, and CSM_ACCESS_LOG a file (`-` is standard error) in which every
+    request is a line of JSON. GRADIO_SERVER_NAME, SPACE_HOST
     and GRADIO_TEMP_DIR are Gradio's and the hub's. OMP_NUM_THREADS is OpenMP's.
     """
 
@@ -246,6 +248,8 @@ class Environment:
     listens_at: str = ""
     space_host: str = ""
     uploads: str | None = None
+    voices: str | None = None
+    access_log: str | None = None
 
     @classmethod
     def read(cls) -> Environment:
@@ -265,6 +269,8 @@ class Environment:
             listens_at=os.environ.get("GRADIO_SERVER_NAME") or "",
             space_host=os.environ.get("SPACE_HOST") or "",
             uploads=os.environ.get("GRADIO_TEMP_DIR") or None,
+            voices=os.environ.get("CSM_VOICES") or None,
+            access_log=os.environ.get("CSM_ACCESS_LOG") or None,
         )
 
     @staticmethod

@@ -23,6 +23,7 @@ from csm.engine.frames import Budget, Rows, Segment, frames_in, longest_turn, ro
 from csm.errors import InputError
 from csm.recent import Recent
 from csm.settings import ABOUT, USUAL, Settings
+from csm.speech.clauses import clauses
 from csm.speech.prompts import Prompts
 from csm.speech.sound import TurnSound, chunk_sizes
 from csm.speech.voices import Voice, load_prompt, official_voices, shipped_voices
@@ -106,7 +107,7 @@ class Conversation:
 
     def stream(
         self,
-        text: str,
+        text: str | Iterable[str],
         speaker: int,
         max_audio_length_ms: float = 90_000,
         temperature: float | None = None,
@@ -117,9 +118,15 @@ class Conversation:
         marked: bool = True,
         speed: float = 1.0,
     ) -> Chunks[Tensor, None, None]:
-        """What `speak` gives, asked for one by one."""
+        """What `speak` gives, asked for one by one.
+
+        A text that is still being written may come as an iterator of its pieces: each clause becomes a turn, spoken as
+        soon as it is whole, with the `seed`, one more, and so on.
+        """
         settings = one_by_one(max_audio_length_ms, temperature, topk, min_p, speed)
-        return self.speak(text, speaker, settings, seed, stop, marked)
+        if isinstance(text, str):
+            return self.speak(text, speaker, settings, seed, stop, marked)
+        return self._speak_clauses(text, speaker, settings, seed, stop, marked)
 
     def speak(
         self,
@@ -182,6 +189,14 @@ class Conversation:
                     sound.unmarked,
                 )
             )
+
+    def _speak_clauses(
+        self, texts: Iterable[str], speaker: int, settings: Settings, seed: int | None, stop: Stop, marked: bool
+    ) -> Chunks[Tensor, None, None]:
+        for number, clause in enumerate(clauses(texts)):
+            yield from self.speak(clause, speaker, settings, None if seed is None else seed + number, stop, marked)
+            if self.turns[-1].state == "stopped":
+                return
 
     @contextmanager
     def takes(self, text: str, speaker: int, settings: Settings, seeds: Sequence[int]) -> Iterator[Takes]:

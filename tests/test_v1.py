@@ -30,7 +30,7 @@ TALK = {
     "input": [{"speaker": "A", "text": "Good morning."}, {"speaker": "B", "text": "Hello."}],
     "voices": {"A": "slt"},
 }
-FRAMES = 6
+FRAMES = 3
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +235,17 @@ def test_times_of_turns_come_with_events_and_have_no_place_in_a_file(client):
     assert refusal(client.post("/v1/audio/speech", json=asked))["param"] == "timestamp_granularities"
     *_, done = events(client.post("/v1/audio/speech", json=asked | {"stream_format": "sse"}))
     assert done["segments"] == [{"speaker": "Reader", "text": "Hi there.", "start": 0.0, "end": 0.08 * FRAMES}]
+
+
+def test_times_of_words_lie_in_their_turns_and_stand_in_the_report_or_the_last_event(client):
+    asked = TALK | {"timestamp_granularities": ["word"], "response_format": "pcm"}
+    report = client.post("/v1/audio/dialogue", json=asked).json()["report"]
+    *_, done = events(client.post("/v1/audio/dialogue", json=asked | {"stream_format": "sse"}))
+    for words, turns in ((report["words"], report["turns"]), (done["words"], done["segments"])):
+        assert [(word["word"], word["turn"]) for word in words] == [("Good", 0), ("morning.", 0), ("Hello.", 1)]
+        for word in words:
+            turn = turns[word["turn"]]
+            assert turn["start"] <= word["start"] <= word["end"] <= turn["end"]
 
 
 # Text that streams in

@@ -30,6 +30,7 @@ from csm.conversation.studio import Job, Studio, at_once
 from csm.errors import InputError
 from csm.limits import LARGEST_VOICE
 from csm.listening.library import with_codes
+from csm.listening.timing import WordTimes as Finder
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice, find_voice, load_prompt, voice_name
 from csm.web.asked import Told, asker
@@ -63,7 +64,7 @@ class SpeechApi:
     """The routes' handlers, over one model and what performs jobs with it. `key` None asks for none.
 
     `encode` gives a voice its codes, where the model is; `shelf` keeps the voices that programs bring; `word_times`
-    finds the words in a turn's sound, None where nothing here can.
+    finds the words in a turn's sound.
     """
 
     generator: Generator
@@ -71,7 +72,7 @@ class SpeechApi:
     key: str | None = field(default=None, repr=False)
     encode: Callable[..., Voice] | None = None
     shelf: Shelf | None = None
-    word_times: WordTimes | None = None
+    word_times: WordTimes = field(default_factory=Finder)
 
     def __post_init__(self) -> None:
         if self.shelf is None:
@@ -255,7 +256,7 @@ class SpeechApi:
     def _conversation(self, order: Order, job: Job, done: Performed) -> dict[str, Any]:
         """All that is known of a finished dialogue."""
         spans, report = job.session.spans(), dict(done.report)
-        if "word" in order.times and self.word_times is not None:
+        if "word" in order.times:
             report["words"] = [
                 word
                 for span in spans
@@ -332,4 +333,4 @@ def speech_api(studio: Studio) -> SpeechApi:
     environment, generator = Environment.read(), studio.generator
     encode = studio.on_device(lambda voice: with_codes(generator, voice))
     shelf = Shelf(generator.codec_key, Path(environment.voices) if environment.voices else None)
-    return SpeechApi(generator, studio.perform, environment.api_key, encode, shelf)
+    return SpeechApi(generator, studio.perform, environment.api_key, encode, shelf, Finder())

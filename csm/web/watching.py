@@ -52,18 +52,23 @@ class Metrics:
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
-        self.registry = CollectorRegistry()
-        to = {"registry": self.registry}
-        self.requests = Counter("csm_requests", "Requests that were answered.", ["method", "route", "status"], **to)
-        self.jobs = Counter("csm_jobs", "Jobs: done, stopped, refused, left or failed.", ["outcome"], **to)
-        self.sound = Counter("csm_sound_seconds", "Seconds of sound that were made.", **to)
-        self.waits = Histogram("csm_queue_seconds", "Seconds in the queue.", buckets=SECONDS, **to)
-        self.first = Histogram("csm_first_sound_seconds", "Seconds to a job's first sound.", buckets=SECONDS, **to)
-        self.factor = Histogram("csm_real_time_factor", "Seconds of work for one of sound.", buckets=FACTORS, **to)
+        to = self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "csm_requests", "Requests that were answered.", ["method", "route", "status"], registry=to
+        )
+        self.jobs = Counter("csm_jobs", "Jobs: done, stopped, refused, left or failed.", ["outcome"], registry=to)
+        self.sound = Counter("csm_sound_seconds", "Seconds of sound that were made.", registry=to)
+        self.waits = Histogram("csm_queue_seconds", "Seconds in the queue.", buckets=SECONDS, registry=to)
+        self.first = Histogram(
+            "csm_first_sound_seconds", "Seconds to a job's first sound.", buckets=SECONDS, registry=to
+        )
+        self.factor = Histogram(
+            "csm_real_time_factor", "Seconds of work for one of sound.", buckets=FACTORS, registry=to
+        )
         queue = studio.queue
-        Gauge("csm_slots", "Jobs that are spoken side by side.", **to).set(queue.slots)
-        Gauge("csm_slots_busy", "Jobs that are spoken now.", **to).set_function(lambda: queue.counts()[0])
-        Gauge("csm_queue_waiting", "Jobs that wait.", **to).set_function(lambda: queue.counts()[1])
+        Gauge("csm_slots", "Jobs that are spoken side by side.", registry=to).set(queue.slots)
+        Gauge("csm_slots_busy", "Jobs that are spoken now.", registry=to).set_function(lambda: queue.counts()[0])
+        Gauge("csm_queue_waiting", "Jobs that wait.", registry=to).set_function(lambda: queue.counts()[1])
 
     def watched(self, job: Job, events: Iterator[Event]) -> Iterator[Event]:
         """`events` of that job, counted on their way."""

@@ -135,8 +135,9 @@ class TextStream:
                     raise ApiError(told, "text", "string_above_max_length")
                 for clause in cutter.push(text):
                     clauses.put_nowait(clause)
-            for clause in [*cutter.finish(), None]:
+            for clause in cutter.finish():
                 clauses.put_nowait(clause)
+            clauses.put_nowait(None)
             while (await socket.receive())["type"] != "websocket.disconnect":
                 pass
             waits.gone = True

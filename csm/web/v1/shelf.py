@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from starlette.requests import HTTPConnection
@@ -109,7 +110,7 @@ class Shelf:
 
 def _write(folder: Path, kept: ShelvedVoice) -> None:
     assert kept.voice.codes is not None
-    about = {"owner": kept.owner, "name": kept.voice.name, "transcript": kept.voice.transcript}
+    about: dict[str, Any] = {"owner": kept.owner, "name": kept.voice.name, "transcript": kept.voice.transcript}
     about |= {"description": kept.voice.description, "codec": kept.voice.codec, "created": kept.created}
     text = json.dumps(about | {"codes": kept.voice.codes.tolist()}, ensure_ascii=False)
     try:

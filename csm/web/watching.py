@@ -53,18 +53,12 @@ class Metrics:
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
         to = self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "csm_requests", "Requests that were answered.", ["method", "route", "status"], registry=to
-        )
+        self.requests = Counter("csm_requests", "Requests answered.", ["method", "route", "status"], registry=to)
         self.jobs = Counter("csm_jobs", "Jobs: done, stopped, refused, left or failed.", ["outcome"], registry=to)
         self.sound = Counter("csm_sound_seconds", "Seconds of sound that were made.", registry=to)
         self.waits = Histogram("csm_queue_seconds", "Seconds in the queue.", buckets=SECONDS, registry=to)
-        self.first = Histogram(
-            "csm_first_sound_seconds", "Seconds to a job's first sound.", buckets=SECONDS, registry=to
-        )
-        self.factor = Histogram(
-            "csm_real_time_factor", "Seconds of work for one of sound.", buckets=FACTORS, registry=to
-        )
+        self.first = Histogram("csm_first_sound_seconds", "Seconds to the first sound.", buckets=SECONDS, registry=to)
+        self.factor = Histogram("csm_real_time_factor", "Work for a second of sound.", buckets=FACTORS, registry=to)
         queue = studio.queue
         Gauge("csm_slots", "Jobs that are spoken side by side.", registry=to).set(queue.slots)
         Gauge("csm_slots_busy", "Jobs that are spoken now.", registry=to).set_function(lambda: queue.counts()[0])

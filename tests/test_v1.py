@@ -19,6 +19,7 @@ from csm.web.access import Access
 from csm.web.doors import Doors
 from csm.web.openai import SpeechApi
 from csm.web.v1.arriving import TextStream
+from csm.web.v1.errors import leftovers
 from csm.web.v1.papers import DOORS, openapi
 from csm.web.v1.shelf import MOST_VOICES, VOICE_SECONDS, Shelf
 from csm.web.watching import Metrics, Watched, route_of, write_log
@@ -42,7 +43,8 @@ def studio():
 
 @pytest.fixture(scope="module")
 def client(studio):
-    return TestClient(Starlette(routes=SpeechApi(studio.generator, studio.perform).routes()))
+    routes = SpeechApi(studio.generator, studio.perform).routes()
+    return TestClient(Starlette(routes=[*routes, leftovers(routes)]))
 
 
 def refusal(answer, status=400):
@@ -91,6 +93,30 @@ def test_speech_at_twice_the_speed_is_half_as_long(client):
 def test_models_are_listed_where_each_client_looks_for_them(client):
     names = [model["id"] for model in client.get("/v1/models").json()["data"]]
     assert [model["id"] for model in client.get("/v1/audio/models").json()["models"]] == names
+
+
+def test_open_webui_finds_models_and_voices_and_gets_an_mp3_for_what_it_sends(client):
+    """As `routers/audio.py` of open-webui asks: lists without a key, then a text with who asks in the headers."""
+    assert {model["id"] for model in client.get("/v1/audio/models").json()["models"]} >= {"tts-1", "tts-1-hd"}
+    assert {voice["id"]: voice["name"] for voice in client.get("/v1/audio/voices").json()["voices"]}["slt"] == "slt"
+    headers = bearer("any") | {"X-OpenWebUI-User-Name": "Anna", "X-OpenWebUI-User-Role": "user"}
+    asked = {"model": "tts-1", "voice": "alloy", "input": "Hi there.", "split_on": "punctuation"}
+    answer = client.post("/v1/audio/speech", json=asked, headers=headers)
+    assert answer.headers["content-type"] == "audio/mpeg" and len(answer.content) > 500
+
+
+@pytest.mark.parametrize("form", ["mp3", "opus"])
+def test_home_assistant_s_integration_gets_what_it_sends_for(client, form):
+    """As `openaitts_engine.py` of sfortis/openai_tts asks, with the extras that its users merge in."""
+    asked = {"model": "tts-1", "input": "Hi there.", "voice": "nova", "response_format": form, "speed": 1.0}
+    asked |= {"instructions": "Be calm.", "chunk_size": 400}
+    answer = client.post("/v1/audio/speech", json=asked, headers={"User-Agent": "HomeAssistant-OpenAI-TTS"})
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("audio/")
+
+
+@pytest.mark.parametrize("method, path, status", [("GET", "/v1/audio/speech", 405), ("POST", "/v1/nothing", 404)])
+def test_what_is_no_route_is_refused_in_openais_shape(client, method, path, status):
+    assert refusal(client.request(method, path), status)["code"] in ("not_found", "method_not_allowed")
 
 
 # Voices

@@ -26,6 +26,7 @@ from csm.web.openai import speech_api
 from csm.web.pages import Pages
 from csm.web.routes import PageRoutes
 from csm.web.ui import build_app, launch_options
+from csm.web.v1.errors import leftovers
 from csm.web.watching import Metrics, Watched, write_log
 
 TIDY_SECONDS = 20.0
@@ -47,6 +48,7 @@ def server_options(studio: Studio, pages: Pages) -> dict[str, Any]:
     metrics = Metrics(studio)
     studio.watch = metrics.watched
     routes = [*speech_api(studio).routes(), *PageRoutes(pages).routes(), *metrics.routes()]
+    routes.append(leftovers(routes[:]))
     told = {RequestValidationError: answer_unreadable, Exception: answer_failure}
     kept = {"routes": routes, "lifespan": lived(pages, metrics), "exception_handlers": told}
     return {"app_kwargs": kept, "mcp_server": find_spec("mcp") is not None}

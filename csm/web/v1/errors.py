@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
 
 from csm.conversation.waiting import QueueFull
 from csm.errors import InputError
@@ -18,6 +19,7 @@ from csm.web.asked import BodyTooLongError, Told, read_json
 
 BROKEN = "Something went wrong in the program, not in the request; please try again."
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -104,6 +106,18 @@ def check_key(connection: HTTPConnection, key: str | None) -> None:
     scheme, _, given = connection.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
         raise ApiError("The API key is missing or wrong: send it as a bearer token.", None, "invalid_api_key", 401)
+
+
+def leftovers(routes: Sequence[BaseRoute]) -> BaseRoute:
+    """What answers for paths of `/v1` that none of the `routes` has, or not with that method; mount it behind them."""
+
+    async def answer(request: Request) -> Response:
+        known = any(route.matches(request.scope)[0] is not Match.NONE for route in routes)
+        if known:
+            return ApiError("This route takes another method.", code="method_not_allowed", status=405).response()
+        return ApiError("There is no such route; /docs has all of them.", code="not_found", status=404).response()
+
+    return Route("/v1/{rest:path}", answer, methods=METHODS)
 
 
 def guarded(handler: Handler, key: str | None) -> Handler:

@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Generator as Chunks
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from csm.checkpoint import Loaded
 from csm.codec import Codec
 from csm.config import PRESETS, SAMPLE_RATE, ModelConfig
-from csm.engine import Context, Engine, Stream, Together
+from csm.engine import Context, Engine, Stream
 from csm.engine.frames import Budget, Rows, Segment, frames_in, longest_turn, room_for
 from csm.errors import InputError
 from csm.recent import Recent
@@ -26,6 +25,7 @@ from csm.settings import ABOUT, USUAL, Settings
 from csm.speech.clauses import clauses
 from csm.speech.prompts import Prompts
 from csm.speech.sound import TurnSound, chunk_sizes
+from csm.speech.turn import Takes, Turn
 from csm.speech.voices import Voice, load_prompt, official_voices, shipped_voices
 from csm.speech.window import Window
 
@@ -36,28 +36,6 @@ Stop = Callable[[], bool]  # asked again and again; True ends the turn with what
 
 class ConversationFull(InputError):
     """The positions are used up, and this conversation keeps all its turns: the turn asked for no longer fits."""
-
-
-@dataclass
-class Turn:
-    """One spoken turn. `codes` int64 (frames, K) are the truth; `audio` float32 (1920 frames / speed,) is their sound,
-    marked unless it was asked for without, and `unmarked` (1920 frames,) the same for work inside the program, at the
-    model's own pace.
-
-    `state` is `ended` (by the model), `capped` (by the longest length or the budget) or `stopped` (by the caller).
-    It takes `positions`: text, frames and the zero frame. Turn number `heard_from` (from 0) is the first that it heard:
-    those before had left the window.
-    """
-
-    speaker: int
-    text: str
-    codes: Tensor
-    audio: Tensor
-    state: str
-    positions_prefilled: int
-    positions: int
-    heard_from: int
-    unmarked: Tensor
 
 
 class Conversation:
@@ -283,40 +261,6 @@ class Conversation:
             f"This turn no longer fits: {self.positions_used} of {self.generator.config.max_positions} positions are "
             f"in use and its text needs {needed} more."
         )
-
-
-class Takes:
-    """The takes of one turn while they are spoken side by side, in the order of their seeds."""
-
-    def __init__(self, together: Together, turn: Callable[[Stream], Turn]) -> None:
-        self.turns: list[Turn] = []
-        self.kept: int | None = None
-        self._together, self._turn = together, turn
-
-    @property
-    def speaking(self) -> bool:
-        """Whether any of them goes on."""
-        return not all(stream.done for stream in self._together.streams)
-
-    @property
-    def frames(self) -> int:
-        """Frames that the longest of them has so far."""
-        return max(len(stream.frames) for stream in self._together.streams)
-
-    def step(self) -> None:
-        """Wait for the next frame."""
-        self._together.step()
-
-    def finish(self) -> list[Turn]:
-        """What they have said, whether all have ended or not; their sound is unmarked."""
-        if not self.turns:
-            self._together.end()
-            self.turns = [self._turn(stream) for stream in self._together.streams]
-        return self.turns
-
-    def keep(self, number: int) -> None:
-        """Go on from this one."""
-        self.kept = number
 
 
 class Generator:

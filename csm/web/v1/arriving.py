@@ -170,6 +170,6 @@ class TextStream:
 async def _refuse(socket: WebSocket, error: ApiError) -> None:
     try:
         await socket.send_json({"type": "error", **error.body})
-        await socket.close(POLICY_VIOLATION, str(error)[:120])
+        await socket.close(POLICY_VIOLATION, error.body["error"]["code"])
     except (RuntimeError, WebSocketDisconnect):  # nobody is there any more
         pass

@@ -200,6 +200,21 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _wyoming(arguments: argparse.Namespace) -> int:
+    need("web", "The bridge", "gradio", "websockets")
+    need("wyoming", "The bridge", "wyoming")
+
+    import asyncio
+    from contextlib import suppress
+
+    from csm.config import Environment
+    from csm.web.wyoming import bridge
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(bridge(arguments.uri, arguments.url, arguments.voice, Environment.read().api_key))
+    return 0
+
+
 def _voices(arguments: argparse.Namespace) -> int:
     from csm.checkpoint import HUB_MODEL
     from csm.config import Environment
@@ -331,6 +346,16 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else 7860")
     _model_options(serve)
     serve.set_defaults(run=_serve)
+
+    wyoming = commands.add_parser(
+        "wyoming",
+        help="let Home Assistant speak through a running app",
+        description="Speak Wyoming, Home Assistant's protocol, for an app that runs.",
+    )
+    wyoming.add_argument("--uri", default="tcp://127.0.0.1:10200", help="where to listen (default: %(default)s)")
+    wyoming.add_argument("--url", default="http://127.0.0.1:7860/v1", help="the app's /v1 (default: %(default)s)")
+    wyoming.add_argument("--voice", default="nova", help="for those who name none (default: %(default)s)")
+    wyoming.set_defaults(run=_wyoming)
 
     voices = commands.add_parser("voices", help="list the voices that ship, and those published with a model")
     voices.add_argument("--model", help="sesame/csm-1b also has the six voices that were published with it")

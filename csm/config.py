@@ -232,6 +232,8 @@ class Environment:
     are the names under which the app may be asked, and the other sites that may ask it. CSM_LISTEN=0 keeps the
     recogniser, where one is installed, from hearing every turn. CSM_LLM_URL is the address of the chat API that a talk
     asks for words, CSM_LLM_KEY its key, and CSM_LLM_MODEL the names of its models, the usual one first.
+    CSM_VOICES is a folder in which voices that programs bring outlive the server, and CSM_ACCESS_LOG a file (`-` is
+    standard error) in which every request is a line of JSON.
     GRADIO_SERVER_NAME, SPACE_HOST and GRADIO_TEMP_DIR are Gradio's and the hub's. OMP_NUM_THREADS is OpenMP's.
     """
 
@@ -252,6 +254,8 @@ class Environment:
     llm_url: str | None = None
     llm_key: str | None = None
     llm_names: tuple[str, ...] = ()
+    voices: str | None = None
+    access_log: str | None = None
 
     @classmethod
     def read(cls) -> Environment:
@@ -275,6 +279,8 @@ class Environment:
             llm_url=_address(os.environ.get("CSM_LLM_URL") or ""),
             llm_key=os.environ.get("CSM_LLM_KEY") or None,
             llm_names=_names(os.environ.get("CSM_LLM_MODEL") or ""),
+            voices=os.environ.get("CSM_VOICES") or None,
+            access_log=os.environ.get("CSM_ACCESS_LOG") or None,
         )
 
     @staticmethod

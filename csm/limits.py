@@ -14,6 +14,8 @@ LONGEST_BODY = MB  # bytes of JSON from the page or a Gradio client
 LARGEST_UPLOAD = 256 * MB  # bytes of a file
 SILENT_SECONDS = 60.0  # for which a client may take nothing of what is there for it
 
+LARGEST_VOICE = 12 * MB  # bytes of a recording that a program brings: 30 s at any usual rate
+
 # A sound file
 RATES = (4_000, 384_000)  # Hz
 MOST_CHANNELS = 16

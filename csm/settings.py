@@ -141,6 +141,16 @@ class Settings:
         draws=True,
         json="min_p",
     )
+    speed: float = _about(
+        1.0,
+        "Speed",
+        "The speed",
+        "how fast the speech is heard, at the same pitch; 1 is the model's own pace",
+        0.25,
+        most=4,
+        step=0.05,
+        json="speed",
+    )
 
     def __post_init__(self) -> None:
         for name, about in ABOUT.items():

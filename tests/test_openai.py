@@ -25,7 +25,9 @@ from csm.errors import InputError
 from csm.speech.voices import shipped_voices
 from csm.watermark import detect
 from csm.web.encoding import OPEN_END
-from csm.web.openai import LONGEST_INPUT, VOICE_ALIASES, SpeechApi, voice_for
+from csm.web.openai import LONGEST_SPEECH_BODY, SpeechApi
+from csm.web.v1.forms import LONGEST_INPUT
+from csm.web.v1.orders import VOICE_ALIASES, voice_for
 from tests.small import small_generator
 
 openai = pytest.importorskip("openai", reason="OpenAI's client is not installed: pip install openai")
@@ -135,10 +137,10 @@ BAD = {
     "no voice": ({"voice": None}, 400, "voice", "missing_required_parameter"),
     "an unknown voice": ({"voice": "nobody"}, 400, "voice", "invalid_value"),
     "a path for a voice": ({"voice": "/etc/hostname"}, 400, "voice", "invalid_value"),
-    "an unknown model": ({"model": "gpt-9"}, 404, "model", "model_not_found"),
+    "an unknown model": ({"model": "banana-9"}, 404, "model", "model_not_found"),
     "a model that is no name": ({"model": ["tts-1"]}, 404, "model", "model_not_found"),
     "an unknown format": ({"response_format": "au"}, 400, "response_format", "invalid_value"),
-    "another speed": ({"speed": 1.5}, 400, "speed", "invalid_value"),
+    "a speed too high": ({"speed": 4.5}, 400, "speed", "invalid_value"),
     "a speed that is no number": ({"speed": "fast"}, 400, "speed", "invalid_value"),
     "an unknown stream": ({"stream_format": "rtp"}, 400, "stream_format", "invalid_value"),
     "a negative seed": ({"seed": -1}, 400, "seed", "invalid_value"),
@@ -158,15 +160,17 @@ def test_a_bad_request_is_refused_in_openais_shape(app, changed, status, param, 
     assert len(error["message"]) < 300 and "\n" not in error["message"] and "Traceback" not in error["message"]
 
 
-@pytest.mark.parametrize("body, status", [(b"{", 400), (b"[1]", 400), (b"", 400), (b'"' + b"a" * 70_000, 413)])
+@pytest.mark.parametrize(
+    "body, status", [(b"{", 400), (b"[1]", 400), (b"", 400), (b'"' + b"a" * LONGEST_SPEECH_BODY, 413)]
+)
 def test_a_body_that_is_no_request_is_refused(app, body, status):
     answer = httpx.post(f"{app.url}v1/audio/speech", content=body, trust_env=False, timeout=60)
     assert answer.status_code == status and answer.json()["error"]["message"]
 
 
 def test_the_client_raises_what_it_raises_for_openai(client):
-    with pytest.raises(openai.BadRequestError, match="own pace") as caught:
-        speech(client, speed=2.0)
+    with pytest.raises(openai.BadRequestError, match="from 0.25 to 4") as caught:
+        speech(client, speed=5.0)
     assert caught.value.param == "speed"
 
 

@@ -11,8 +11,8 @@ from csm.errors import InputError
 from csm.settings import ABOUT, USUAL, Settings
 from csm.speech.generator import one_by_one
 from csm.web.endpoints import GENERATE
-from csm.web.openai import read_order
 from csm.web.ui import settings_fields
+from csm.web.v1.orders import read_order
 from tests.small import small_generator
 
 NANO = PRESETS["nano"]
@@ -48,9 +48,9 @@ def test_generate_of_the_api_takes_every_setting_and_its_first_parameters_stand_
 
 
 def test_v1_takes_what_has_a_name_in_its_manner():
-    body = {"voice": "slt", "input": "Hi.", "seed": 3, "temperature": 0.5, "top_k": 9, "min_p": 0.1}
+    body = {"voice": "slt", "input": "Hi.", "seed": 3, "temperature": 0.5, "top_k": 9, "min_p": 0.1, "speed": 2}
     order = read_order(body, small_generator())
-    assert order.settings == Settings(seed=3, temperature=0.5, topk=9, min_p=0.1)
+    assert order.settings == Settings(seed=3, temperature=0.5, topk=9, min_p=0.1, speed=2)
 
 
 def test_what_is_left_to_the_model_is_filled_in_from_its_config():

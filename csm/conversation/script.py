@@ -17,6 +17,7 @@ from csm.conversation.parsing import MAX_SPEAKERS, Line
 from csm.conversation.takes import Portable, Take, Turn, codes_key
 from csm.errors import InputError
 from csm.settings import USUAL, Settings
+from csm.speech.tempo import length_at
 from csm.speech.voices import Voice
 from csm.utterance import PLAIN, Wording, bare, parts
 
@@ -112,12 +113,13 @@ class Script:
         return None
 
     def spans(self) -> list[Span]:
-        """Where each spoken turn lies in the whole conversation, in order."""
+        """Where each spoken turn lies in the whole conversation, at the speed that is set, in order."""
         spans: list[Span] = []
         for index, turn in enumerate(self.turns):
             if turn.take:
                 start = spans[-1].end if spans else 0
-                spans.append(Span(index, turn.speaker, bare(turn.take.text), start, start + turn.take.samples))
+                end = start + length_at(turn.take.samples, self.settings.speed)
+                spans.append(Span(index, turn.speaker, bare(turn.take.text), start, end))
         return spans
 
     def keep(self, index: int, take: int) -> Turn:

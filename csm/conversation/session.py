@@ -30,6 +30,7 @@ from csm.errors import InputError
 from csm.settings import USUAL, Settings
 from csm.speech.generator import Conversation, Generator, Stop, Takes, piece_seed, silence
 from csm.speech.generator import Piece as Spoken
+from csm.speech.tempo import at_speed
 from csm.speech.voices import Voice, load_prompt
 from csm.utterance import PLAIN, Part, Wording
 
@@ -149,7 +150,12 @@ class Session(Script):
             self._forget_sounds()
 
     def sound(self, generator: Generator, index: int, take: int | None = None) -> Tensor:
-        """Unmarked float32 (num_samples,) of a turn's kept take, or of another: for work inside the program.
+        """Unmarked float32 (num_samples,) of a turn's kept take, or of another, at the speed that is set: for work
+        inside the program. Raises what `own_pace` raises."""
+        return at_speed(self.own_pace(generator, index, take), self.settings.speed)
+
+    def own_pace(self, generator: Generator, index: int, take: int | None = None) -> Tensor:
+        """`sound` as the model spoke it, whatever speed is set.
 
         Raises `InputError` when the turn has not been spoken or has no such take.
         """
@@ -279,7 +285,7 @@ class Session(Script):
         """What is to be done to speak one turn: attempts at its pieces, and between them what is heard of what was
         chosen, and of pauses. Afterwards the conversation goes on from the takes that are kept."""
         if work.live and told.lead:
-            yield TurnChunk(index, silence(told.lead))
+            yield TurnChunk(index, silence(told.lead / self.settings.speed))
         for tried in told:
             try:
                 for seeds in self._attempts(work, memory, index, tried):
@@ -291,7 +297,7 @@ class Session(Script):
             if tried.best.take.state == "stopped":
                 break
             if work.live and tried.part.pause:
-                yield TurnChunk(index, silence(tried.part.pause))
+                yield TurnChunk(index, silence(tried.part.pause / self.settings.speed))
 
     def _asked(self, index: int, attempt: Attempt) -> tuple[Part, int, Settings, list[int]]:
         """What the conversation is to say, and how."""
@@ -304,7 +310,7 @@ class Session(Script):
     def _chosen(self, work: _Work, best: One) -> Tensor:
         """What is heard of a piece whose sound was held: takes side by side have no mark yet."""
         if self._compared(work):
-            return _marked(output_sound(best.piece.unmarked, best.take.samples))
+            return _marked(at_speed(output_sound(best.piece.unmarked, best.take.samples), self.settings.speed))
         return best.piece.audio
 
     def _attempts(self, work: _Work, memory: _Memory, index: int, tried: Tried) -> Iterator[list[int]]:

@@ -42,6 +42,7 @@ TOO_MUCH = "This came to more than {:.0f} minutes of speech, and no more are mad
 
 Work = Callable[..., Iterator[Any]]
 Accelerator = Callable[[Work, Callable[..., int]], Work]  # work, and how many seconds to lease for its inputs
+Watch = Callable[["Job", Iterator[Event]], Iterator[Event]]  # sees a job's events on their way
 
 
 def here(work: Work, seconds: Callable[..., int]) -> Work:
@@ -130,7 +131,7 @@ class Studio:
     """Speaks jobs with one model, as many at once as it has slots, each in the thread of whoever follows it.
 
     Several `slots` need a `generator` that speaks for several threads. `accelerator` says how work gets to where the
-    weights are. For any number of threads.
+    weights are. `watch` may be set to what sees the events of every job. For any number of threads.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Studio:
         self.generator = generator
         self.queue = queue or Queue(slots)
         self.judges = judges or LazyJudges()
+        self.watch: Watch = lambda job, events: events
         self._works: list[Work] = [self._spoken]
         self._enter = accelerator(self._work, lambda seconds, *_: seconds)
 
@@ -152,6 +154,9 @@ class Studio:
 
         Raises `QueueFull` at the first step when too many wait already, and `InputError` for what can't be spoken.
         """
+        return self.watch(job, self._performed(job))
+
+    def _performed(self, job: Job) -> Iterator[Event]:
         last, made, most = None, 0, job.most_seconds * SAMPLE_RATE
         with self.queue.join(job.speech_seconds, job.who) as place:
             yield from place.news(job.stopped)

@@ -139,6 +139,12 @@ class Queue:
                 return 0, 0.0
             return self._standing(self._places[: self._places.index(place)])
 
+    def counts(self) -> tuple[int, int]:
+        """How many are served now, and how many wait."""
+        with self._guard:
+            served = min(len(self._places), self.slots)
+            return served, len(self._places) - served
+
     def waiting(self) -> tuple[int, float]:
         """How many must be done before it would be the turn of somebody who joins now, and in how many seconds."""
         with self._guard:

@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Generator as Chunks
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,13 +17,15 @@ from torch import Tensor
 from csm.checkpoint import Loaded
 from csm.codec import Codec
 from csm.config import PRESETS, SAMPLE_RATE, ModelConfig
-from csm.engine import Context, Engine, Stream, Together
+from csm.engine import Context, Engine, Stream
 from csm.engine.frames import Budget, Rows, Segment, frames_in, longest_turn, room_for
 from csm.errors import InputError
 from csm.recent import Recent
 from csm.settings import ABOUT, USUAL, Settings
+from csm.speech.clauses import clauses
 from csm.speech.prompts import Prompts
 from csm.speech.sound import Sounding, TurnSound, chunk_sizes
+from csm.speech.turn import Piece, Takes, Turn, silence
 from csm.speech.voices import Voice, load_prompt, official_voices, shipped_voices
 from csm.speech.window import Window
 from csm.utterance import PLAIN, Part, Wording, parts
@@ -37,85 +38,6 @@ Stop = Callable[[], bool]  # asked again and again; True ends the turn with what
 
 class ConversationFull(InputError):
     """The positions are used up, and this conversation keeps all its turns: the turn asked for no longer fits."""
-
-
-@dataclass
-class Piece:
-    """What was said at a stretch: a turn, or a part of a long one. `codes` int64 (frames, K) are the truth; `audio`
-    float32 (1920 frames,) is their sound, marked unless it was asked for without, and `unmarked` the same for work
-    inside the program. Silence behind it lasts `pause` seconds.
-
-    `state` is `ended` (by the model), `capped` (by the longest length or the budget) or `stopped` (by the caller).
-    It takes `positions`: text, frames and the zero frame. Piece number `heard_from` (from 0) is the first that it
-    heard: those before had left the window.
-    """
-
-    speaker: int
-    text: str
-    codes: Tensor
-    audio: Tensor
-    state: str
-    positions_prefilled: int
-    positions: int
-    heard_from: int
-    unmarked: Tensor
-    pause: float = 0.0
-
-    @property
-    def silence(self) -> Tensor:
-        """What is heard behind it, float32 (num_samples,)."""
-        return silence(self.pause)
-
-
-@dataclass
-class Turn:
-    """One spoken turn: its `pieces`, one unless it is long or has pauses in it, and what they come to.
-
-    `lead` seconds of silence open it. Turn number `heard_from` (from 0) is the first that it heard.
-    """
-
-    speaker: int
-    text: str
-    pieces: list[Piece]
-    heard_from: int
-    lead: float = 0.0
-
-    @property
-    def codes(self) -> Tensor:
-        """int64 (frames, K)."""
-        return torch.cat([piece.codes for piece in self.pieces])
-
-    @property
-    def audio(self) -> Tensor:
-        """float32 (num_samples,) with the silence of its pauses."""
-        return self._sound([piece.audio for piece in self.pieces])
-
-    @property
-    def unmarked(self) -> Tensor:
-        """`audio` without the mark."""
-        return self._sound([piece.unmarked for piece in self.pieces])
-
-    @property
-    def state(self) -> str:
-        """How its last piece ended, unless one of them was capped."""
-        states = [piece.state for piece in self.pieces]
-        return "capped" if "capped" in states and states[-1] == "ended" else states[-1]
-
-    @property
-    def positions_prefilled(self) -> int:
-        return sum(piece.positions_prefilled for piece in self.pieces)
-
-    @property
-    def positions(self) -> int:
-        return sum(piece.positions for piece in self.pieces)
-
-    def _sound(self, waves: list[Tensor]) -> Tensor:
-        if len(waves) == 1 and not self.lead and not self.pieces[0].pause:
-            return waves[0]
-        told = [silence(self.lead)]
-        for wave, piece in zip(waves, self.pieces):
-            told += [wave, piece.silence]
-        return torch.cat(told)
 
 
 class Conversation:
@@ -170,15 +92,18 @@ class Conversation:
         seed: int | None = None,
         min_p: float = 0.0,
         marked: bool = True,
+        speed: float = 1.0,
     ) -> Turn:
         """Speak one turn to its end. `seed` asks for another take than the conversation's own."""
-        for _ in self.stream(text, speaker, max_audio_length_ms, temperature, topk, seed, min_p=min_p, marked=marked):
+        for _ in self.stream(
+            text, speaker, max_audio_length_ms, temperature, topk, seed, min_p=min_p, marked=marked, speed=speed
+        ):
             pass
         return self.turns[-1]
 
     def stream(
         self,
-        text: str,
+        text: str | Iterable[str],
         speaker: int,
         max_audio_length_ms: float = 90_000,
         temperature: float | None = None,
@@ -187,10 +112,18 @@ class Conversation:
         stop: Stop = lambda: False,
         min_p: float = 0.0,
         marked: bool = True,
+        speed: float = 1.0,
     ) -> Chunks[Tensor, None, None]:
-        """What `speak` gives, asked for one by one."""
-        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p)
-        return self.speak(text, speaker, settings, seed, stop, marked, longest_turn(max_audio_length_ms))
+        """What `speak` gives, asked for one by one.
+
+        A text that is still being written may come as an iterator of its pieces: each clause becomes a turn, spoken as
+        soon as it is whole, with the `seed`, one more, and so on.
+        """
+        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p, speed)
+        longest = longest_turn(max_audio_length_ms)
+        if isinstance(text, str):
+            return self.speak(text, speaker, settings, seed, stop, marked, longest)
+        return self._speak_clauses(text, speaker, settings, seed, stop, marked, longest)
 
     def speak(
         self,
@@ -219,7 +152,7 @@ class Conversation:
             self._rows(part.text, speaker, settings)
         if not parts[0].text:
             lead = parts[0].pause
-            yield silence(lead)
+            yield silence(lead / settings.speed)
         for number, part in enumerate(spoken):
             yield from self.utter(
                 part, speaker, settings, piece_seed(seed, number), stop, marked, onto=number > 0, most_frames=left
@@ -249,9 +182,10 @@ class Conversation:
         generator, context = self.generator, self._context
         sampling = generator.filled(settings)
         prefilled = context.prefilled
+        sound = TurnSound(generator.sounding, marked, sampling.speed)
         text_positions, longest = self._begin(part.text, speaker, settings)
         longest = longest if most_frames is None else min(longest, most_frames)
-        noise, sound = self._noise(seed), TurnSound(generator.sounding, marked)
+        noise = self._noise(seed)
         speaking = generator.engine.speak(context, sampling, noise, longest)
         frames, state, sizes = sound.frames, "stopped", chunk_sizes()
         chunk = next(sizes)
@@ -279,8 +213,25 @@ class Conversation:
             codes = self._codes(frames)
             read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
             given, unmarked, first = sound.given, sound.unmarked, self._window.heard_from
-            piece = Piece(speaker, part.text, codes, given, state, read, positions, first, unmarked, part.pause)
+            paced = part.pause, sampling.speed
+            piece = Piece(speaker, part.text, codes, given, state, read, positions, first, unmarked, *paced)
             self._append(piece, onto)
+
+    def _speak_clauses(
+        self,
+        texts: Iterable[str],
+        speaker: int,
+        settings: Settings,
+        seed: int | None,
+        stop: Stop,
+        marked: bool,
+        most_frames: int,
+    ) -> Chunks[Tensor, None, None]:
+        for number, clause in enumerate(clauses(texts)):
+            own = None if seed is None else seed + number
+            yield from self.speak(clause, speaker, settings, own, stop, marked, most_frames)
+            if self.turns[-1].state == "stopped":
+                return
 
     @contextmanager
     def takes(
@@ -392,40 +343,6 @@ class Conversation:
         )
 
 
-class Takes:
-    """The takes of one piece while they are spoken side by side, in the order of their seeds."""
-
-    def __init__(self, together: Together, turn: Callable[[Stream], Piece]) -> None:
-        self.turns: list[Piece] = []
-        self.kept: int | None = None
-        self._together, self._turn = together, turn
-
-    @property
-    def speaking(self) -> bool:
-        """Whether any of them goes on."""
-        return not all(stream.done for stream in self._together.streams)
-
-    @property
-    def frames(self) -> int:
-        """Frames that the longest of them has so far."""
-        return max(len(stream.frames) for stream in self._together.streams)
-
-    def step(self) -> None:
-        """Wait for the next frame."""
-        self._together.step()
-
-    def finish(self) -> list[Piece]:
-        """What they have said, whether all have ended or not; their sound is unmarked."""
-        if not self.turns:
-            self._together.end()
-            self.turns = [self._turn(stream) for stream in self._together.streams]
-        return self.turns
-
-    def keep(self, number: int) -> None:
-        """Go on from this one."""
-        self.kept = number
-
-
 class Generator:
     """A loaded model: weights, codec and tokenizer. Conversations own what changes; beyond them a generator remembers
     the codes of recordings, in `prompts`, and prompts that were read in, `prompt_contexts`: within bounds, and what is
@@ -489,10 +406,11 @@ class Generator:
         seed: int | None = None,
         min_p: float = 0.0,
         marked: bool = True,
+        speed: float = 1.0,
     ) -> Iterator[Tensor]:
         """Speech for `text` after `context`, as float32 chunks at 24 kHz in order, with the watermark unless it is for
         training or measuring."""
-        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p)
+        settings = one_by_one(max_audio_length_ms, temperature, topk, min_p, speed)
         longest = longest_turn(max_audio_length_ms)
         yield from self.conversation(context, seed).speak(text, speaker, settings, marked=marked, most_frames=longest)
 
@@ -507,9 +425,11 @@ class Generator:
         seed: int | None = None,
         min_p: float = 0.0,
         marked: bool = True,
+        speed: float = 1.0,
     ) -> Tensor:
         """float32 (num_samples,) at 24 kHz: the concatenation of `stream`."""
-        chunks = list(self.stream(text, speaker, context, max_audio_length_ms, temperature, topk, seed, min_p, marked))
+        how = max_audio_length_ms, temperature, topk, seed, min_p, marked, speed
+        chunks = list(self.stream(text, speaker, context, *how))
         return torch.cat(chunks) if chunks else torch.zeros(0)
 
     def generate_codes(
@@ -582,21 +502,22 @@ class Generator:
         return self.prompts.segment_codes(segment)
 
 
-def silence(seconds: float) -> Tensor:
-    """float32 (num_samples,)."""
-    return torch.zeros(round(seconds * SAMPLE_RATE))
-
-
 def piece_seed(seed: int, number: int) -> int:
     """The seed of piece `number` (from 0) of a turn; the first has the turn's own."""
     return (seed + PIECE_SEED * number) % 2**63
 
 
-def one_by_one(max_audio_length_ms: float, temperature: float | None, topk: int | None, min_p: float = 0.0) -> Settings:
+def one_by_one(
+    max_audio_length_ms: float,
+    temperature: float | None,
+    topk: int | None,
+    min_p: float = 0.0,
+    speed: float = 1.0,
+) -> Settings:
     """Settings as the original's `generate` takes them, one by one. Raises `InputError`.
 
     Its longest length knows no bound: no model has positions for more than ours.
     """
     longest_turn(max_audio_length_ms)
     seconds = min(max_audio_length_ms / 1000, ABOUT["max_turn_seconds"].most)
-    return Settings(temperature=temperature, topk=topk, max_turn_seconds=seconds, min_p=min_p)
+    return Settings(temperature=temperature, topk=topk, max_turn_seconds=seconds, min_p=min_p, speed=speed)

@@ -1,4 +1,4 @@
-"""The sound of turns while their frames come: decoded in growing chunks, and marked on its way out.
+"""The sound of turns while their frames come: decoded in growing chunks, brought to speed and marked on its way out.
 
 Where many are served, turns that sound at the same moment, whichever threads speak them, are decoded and marked in one
 batch.
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from csm.codec import Codec
 from csm.engine import Engine
+from csm.speech.tempo import Tempo
 from csm.watermark import LiveMark, push_side_by_side
 
 CHUNKS = 1, 1, 2, 4, 8  # frames of a turn's first chunks, and the last number of all that follow
@@ -68,10 +69,11 @@ class Sounding:
         together = [turn, *others]
         new = [torch.stack(one.frames[one.made : one.made + count]).to(self.engine.device) for one in together]
         waves = [wave.cpu() for wave in self.codec.push_side_by_side([one.decoder for one in together], new)]
-        marking = [(one, wave) for one, wave in zip(together, waves) if one.mark is not None]
+        paced = [one.tempo.push(wave) for one, wave in zip(together, waves)]
+        marking = [(one, wave) for one, wave in zip(together, paced) if one.mark is not None]
         marked = dict(zip((one for one, _ in marking), _marked(marking)))
-        for one, wave in zip(together, waves):
-            one.take(count, wave, marked.get(one, wave))
+        for one, wave, ready in zip(together, waves, paced):
+            one.take(count, wave, marked.get(one, ready))
 
 
 def _marked(turns: list[tuple[TurnSound, Tensor]]) -> list[Tensor]:
@@ -80,12 +82,14 @@ def _marked(turns: list[tuple[TurnSound, Tensor]]) -> list[Tensor]:
 
 
 class TurnSound:
-    """The sound of one turn while its frames come: decoded as they do, marked on its way out or not."""
+    """The sound of one turn while its frames come: decoded as they do, on its way out at another speed or not, marked
+    or not. `given` is what left, `unmarked` the same as it was decoded, at the model's own pace."""
 
-    def __init__(self, sounding: Sounding, marked: bool) -> None:
+    def __init__(self, sounding: Sounding, marked: bool, speed: float = 1.0) -> None:
         self.frames: list[Tensor] = []
         self.made = 0  # frames that are decoded, whoever wanted that
-        self.decoder, self.mark = sounding.codec.stream(), LiveMark() if marked else None
+        self.decoder, self.tempo, self.mark = sounding.codec.stream(), Tempo(speed), LiveMark() if marked else None
+        self._changed = marked or speed != 1.0
         self._sounding = sounding
         self._heard = 0  # frames whose sound was given out
         self._ready: list[Tensor] = []
@@ -108,7 +112,7 @@ class TurnSound:
 
     @property
     def unmarked(self) -> Tensor:
-        return torch.cat(self._unmarked) if self.mark else self.given
+        return torch.cat(self._unmarked) if self._changed else self.given
 
     def decoded(self) -> Tensor:
         """What can be heard now that these frames are there, or so many that another turn made it with its own, which
@@ -132,7 +136,8 @@ class TurnSound:
     def flush(self) -> None:
         """Make what the decoder and the mark hold back."""
         wave = self.decoder.flush().cpu()
-        self.take(0, wave, torch.cat([self.mark.push(wave), self.mark.flush()]) if self.mark else wave)
+        last = torch.cat([self.tempo.push(wave), self.tempo.flush()])
+        self.take(0, wave, torch.cat([self.mark.push(last), self.mark.flush()]) if self.mark else last)
 
     def _out(self) -> Tensor:
         ready, self._ready = self._ready, []

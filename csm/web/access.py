@@ -21,10 +21,11 @@ FOREIGN_HOST = "This server doesn't go by the name “{}”: whoever runs it can
 FOREIGN_ORIGIN = "Other sites may not ask this server: whoever runs it can add “{}” to CSM_ORIGINS."
 NO_KEY = "The API key is missing or wrong: send it as a bearer token."
 
-# What the page is made of; it holds nothing of anybody's. The last two are asked whether the app is up.
+# What the page is made of, and the papers; it holds nothing of anybody's. Some are asked whether the app is up.
 OPEN = ("/assets/", "/static/", "/svelte/", "/csm/script/", "/custom_component/", "/gradio_api/custom_component/")
 OPEN_FILES = (
     *("/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/pwa_icon"),
+    *("/health", "/docs", "/openapi.json"),
     *("/gradio_api/theme.css", "/gradio_api/app_id", "/gradio_api/startup-events"),
 )
 # What programs come through: the page's cookie doesn't open these.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import re
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,8 @@ from csm.web.listeners import CALL, REFUSED, Calls
 MCP = "/gradio_api/mcp"
 EVENTS = "/gradio_api/call/"
 UPLOADS = ("/gradio_api/upload", "/csm/open", "/csm/read")
-LONGEST_CALL = 16 * MB  # bytes of a call through MCP, which may bring a recording
+LONGEST_CALL = 16 * MB  # bytes of a call through MCP or for speech, which may bring a recording
+HEADER_NAMES = re.compile(r"[\w-]+(?: *, *[\w-]+){0,63}", re.ASCII)
 TOO_LONG = "This is more than the server takes at once: send less."
 NO_ROOM = "The server keeps as many files as it can: try again in an hour."
 UNREADABLE = "The request can't be read: something in it is missing or of another kind."
@@ -77,6 +79,9 @@ class Doors:
         path, method = scope["path"], scope.get("method", "GET")
         client = scope.get("client")
         refused = self._access.refused(method, path, headers, client is not None and client[0] in ("127.0.0.1", "::1"))
+        before = method == "OPTIONS" and "access-control-request-method" in headers
+        if before and refused is not None and refused.status == 401 and self._access.listed(headers.get("origin")):
+            refused = None  # a browser asks first whether it may, and shows the key only when it then comes
         if scope["type"] == "websocket":
             if refused is not None:
                 await receive()
@@ -89,7 +94,7 @@ class Doors:
             refused = Refused(413, TOO_LONG, "body_too_long")
         if refused is None and path.startswith(UPLOADS) and method == "POST" and not self._room():
             refused = Refused(507, NO_ROOM, "no_room")
-        if refused is None and method == "OPTIONS" and "access-control-request-method" in headers:
+        if refused is None and before:
             await Response(status_code=204)(scope, receive, send)
         elif refused is not None:
             await told(path, refused)(scope, receive, send)
@@ -177,8 +182,11 @@ class Doors:
                 headers["Content-Security-Policy"] = self._policy
                 if self._access.listed(origin):
                     headers["Access-Control-Allow-Origin"] = str(origin)
-                    headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST"
-                    headers["Access-Control-Allow-Headers"] = "authorization, content-type"
+                    headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, DELETE"
+                    wanted = asked.get("access-control-request-headers", "")  # OpenAI's client has many of its own
+                    named = wanted if HEADER_NAMES.fullmatch(wanted) else "authorization, content-type"
+                    headers["Access-Control-Allow-Headers"] = named
+                    headers["Access-Control-Expose-Headers"] = "Warning, Retry-After"
                     headers.add_vary_header("Origin")
                 elif "access-control-allow-origin" in headers:  # Gradio's, for sites that may not ask
                     del headers["Access-Control-Allow-Origin"]
@@ -240,7 +248,7 @@ def _unreadable(path: str, error: Exception) -> bool:
 def _longest(path: str) -> int:
     if path.startswith(UPLOADS):
         return LARGEST_UPLOAD + MB
-    return LONGEST_CALL if path.startswith(MCP) else LONGEST_BODY
+    return LONGEST_CALL if path.startswith((MCP, "/v1/audio/")) else LONGEST_BODY
 
 
 def _bounded(receive: Receive, longest: int) -> Receive:

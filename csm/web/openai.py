@@ -1,393 +1,342 @@
 """`/v1/audio/speech` and its neighbours: OpenAI's speech API on the app's own server, for programs that know it.
 
 A request is checked whole, waits in the queue that the page waits in, and gets its sound, marked,
-while it is made. What the API has and this model has not (speeds, instructions) is refused or ignored as documented.
+while it is made. What the API has and this model has not (instructions, extras) is ignored as documented.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import hmac
-import json
-import logging
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema, create_model
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from pydantic import BaseModel
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from csm.config import Environment
-from csm.conversation.events import Event, TurnChunk, TurnFinished
-from csm.conversation.studio import Job, Studio, reading
-from csm.conversation.waiting import QueueFull
+from csm.conversation.events import Event, Performed, TurnChunk
+from csm.conversation.studio import Job, Studio, at_once
 from csm.errors import InputError
-from csm.settings import ABOUT, Settings
+from csm.limits import LARGEST_VOICE
+from csm.listening.library import with_codes
+from csm.listening.timing import WordTimes as Finder
 from csm.speech.generator import Generator
-from csm.speech.voices import Voice, fetched
-from csm.utterance import parts
-from csm.web.asked import BodyTooLongError, Told, asker, read_json
-from csm.web.encoding import FORMATS, Encoder, check_format
+from csm.speech.voices import Voice, find_voice, load_prompt, voice_name
+from csm.web.asked import Told, asker
+from csm.web.encoding import FORMATS, Encoder
 from csm.web.endpoints import new_folder
-from csm.web.following import followed
-
-LONGEST_INPUT = 4_096  # characters, as in OpenAI's API
-LONGEST_BODY = 65_536  # bytes
-DOUBT = "X-CSM-Doubt"  # the header that says what may have gone wrong
-BROKEN = "Something went wrong in the program, not in the request; please try again."
-OWN_PACE = "This model speaks at its own pace: leave speed out or set it to 1.0."
-MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
-
-# Which of the shipped voices answers to a name of OpenAI's: a woman for a woman, a man for a man.
-VOICE_ALIASES = {
-    "alloy": "clb",
-    "ash": "rms",
-    "ballad": "ksp",
-    "cedar": "bdl",
-    "coral": "slt",
-    "echo": "bdl",
-    "fable": "awb",
-    "marin": "clb",
-    "nova": "slt",
-    "onyx": "awb",
-    "sage": "clb",
-    "shimmer": "slt",
-    "verse": "rms",
-}
-
-logger = logging.getLogger(__name__)
-
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-class ApiError(Exception):
-    """A refusal in the shape of OpenAI's errors; `sentence` says what is wrong and what to do."""
-
-    def __init__(
-        self,
-        sentence: str,
-        param: str | None = None,
-        code: str | None = None,
-        status: int = 400,
-        kind: str = "invalid_request_error",
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.retry_after = retry_after
-        self.body = {"error": {"message": sentence, "type": kind, "param": param, "code": code}}
-
-    def response(self) -> Response:
-        headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
-        if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        return Told(self.body, self.status, headers)
-
-
-@dataclass(frozen=True)
-class Order:
-    """A checked request for speech. `stream_format` is `audio`, `sse`, or None: not asked for."""
-
-    text: str
-    voice: Voice
-    settings: Settings
-    format: str
-    stream_format: str | None
-
-    @property
-    def streams(self) -> bool:
-        """Whether sound leaves before all of it is made: where it is asked for and the format can, or costs nothing."""
-        form = FORMATS[self.format]
-        return form.streams or (self.format == "wav" and self.stream_format is not None)
-
-
-def voice_for(name: str, offered: dict[str, Voice]) -> Voice | None:
-    """The offered voice of that name, in any case, or the one that answers to that name of OpenAI's."""
-    wanted = name.strip().casefold()
-    own = {known.casefold(): voice for known, voice in offered.items()}
-    if wanted in own:
-        return own[wanted]
-    if wanted not in VOICE_ALIASES:
-        return None
-    voices = list(offered.values())
-    return offered.get(VOICE_ALIASES[wanted]) or voices[sorted(VOICE_ALIASES).index(wanted) % len(voices)]
-
-
-def _one_of(names: tuple[str, ...]) -> Any:
-    return Literal[names]
-
-
-def _setting(name: str) -> Any:
-    about = ABOUT[name]
-    return Annotated[Any, BeforeValidator(about.read), WithJsonSchema(about.schema)]
-
-
-def _own_pace(speed: Any) -> Any:
-    if speed is None or (not isinstance(speed, bool) and speed == 1):
-        return speed
-    raise ValueError(OWN_PACE)
-
-
-class _Voice(BaseModel):
-    """The API's form for voices of one's own."""
-
-    id: str
-
-
-class _Speech(BaseModel):
-    """The body of a request, but for the settings."""
-
-    model: str | None = None
-    input: Annotated[str, Field(max_length=LONGEST_INPUT)]
-    voice: str | _Voice
-    response_format: _one_of(tuple(FORMATS)) | None = None  # type: ignore[valid-type]
-    stream_format: Literal["audio", "sse"] | None = None
-    speed: Annotated[Any, BeforeValidator(_own_pace)] = None
-    instructions: Any = None
-
-
-# With the fields that OpenAI's API lacks: the settings that have a name in its manner.
-Speech = create_model(
-    "Speech",
-    __base__=_Speech,
-    **{about.json: (_setting(name) | None, None) for name, about in ABOUT.items() if about.json},  # type: ignore
+from csm.web.following import attended, followed
+from csm.web.v1.arriving import TextStream
+from csm.web.v1.errors import ApiError, body_of, guarded, refused
+from csm.web.v1.forms import Conversation, DeletedVoice, KnownVoice, Model, Models, Speech, Subtitles, Voices
+from csm.web.v1.heard import Heard, WordTimes, both_formats, timed
+from csm.web.v1.orders import (
+    VOICE_ALIASES,
+    Order,
+    check_model,
+    model_names,
+    read_dialogue,
+    read_order,
+    voice_for,
 )
-MISSING = {
-    "input": "The field input is missing: give the text to speak.",
-    "voice": "The field voice is missing: name a voice.",
-}
+from csm.web.v1.papers import PAGE, openapi
+from csm.web.v1.sending import in_bytes, in_events
+from csm.web.v1.shelf import Shelf, ShelvedVoice, owner_of
 
-
-def read_order(body: Any, generator: Generator) -> Order:
-    """The JSON of a request, checked. Raises `ApiError`."""
-    if not isinstance(body, dict):
-        raise ApiError("The body must be a JSON object with the fields model, input and voice.", code="invalid_body")
-    _check_model(body.get("model"), generator)
-    try:
-        asked: Any = Speech.model_validate(body)
-    except ValidationError as error:
-        raise _refusal(error.errors()[0], body) from error
-    try:
-        if not parts(asked.input):
-            raise InputError("There is nothing to say in the input: write some words.")
-    except InputError as error:
-        raise ApiError(str(error), "input", "invalid_value") from error
-    form = asked.response_format or "mp3"
-    try:
-        check_format(form)
-    except InputError as error:
-        raise ApiError(str(error), "response_format", "unsupported_value") from error
-    settings = Settings.read({name: getattr(asked, about.json) for name, about in ABOUT.items() if about.json})
-    name = asked.voice if isinstance(asked.voice, str) else asked.voice.id
-    return Order(asked.input, _read_voice(name, generator), settings, form, asked.stream_format)
-
-
-def _refusal(error: Any, body: dict[str, Any]) -> ApiError:
-    """What pydantic found first, in one sentence."""
-    name = str(error["loc"][0])
-    value: Any = body.get(name)
-    if error["type"] == "string_too_long":
-        told = f"The input has {len(value)} characters and at most {LONGEST_INPUT} are spoken; send it in parts."
-        return ApiError(told, name, "string_above_max_length")
-    if name in MISSING:
-        return ApiError(MISSING[name], name, "missing_required_parameter")
-    if "error" in error.get("ctx", {}):  # one of our own sentences
-        told = str(error["ctx"]["error"])
-    else:
-        told = f"{name} can't be “{value}”; use one of {error.get('ctx', {}).get('expected', 'those documented')}."
-    return ApiError(told, name, "invalid_value")
-
-
-def _check_model(name: Any, generator: Generator) -> None:
-    known = model_names(generator)
-    if name is not None and name not in known:
-        sentence = f"The model “{name}” does not exist here; use one of {', '.join(known)}."
-        raise ApiError(sentence, "model", "model_not_found", status=404)
-
-
-def model_names(generator: Generator) -> list[str]:
-    """The model that speaks, and the names of OpenAI's that it answers to."""
-    return [generator.model_name, *MODEL_ALIASES]
-
-
-def _read_voice(name: str, generator: Generator) -> Voice:
-    offered = generator.voices()
-    voice = voice_for(name, offered)
-    if voice is None:
-        sentence = f"There is no voice “{name}”; use one of {', '.join([*offered, *VOICE_ALIASES])}."
-        raise ApiError(sentence, "voice", "invalid_value")
-    try:
-        return fetched(voice)
-    except InputError as error:
-        raise ApiError(str(error), "voice", "invalid_value") from error
+LONGEST_SPEECH_BODY = 16 << 20  # bytes: a recording of 30 s may come with it, in base64
+DOUBT = "X-CSM-Doubt"  # the header that says what may have gone wrong
+REFUSALS = ("", "0", "false", "no", "none", "null")
+CONSENT = "State in “consent” that the person whose voice this is agrees to its use here: without, no voice is kept."
 
 
 @dataclass(frozen=True)
 class SpeechApi:
-    """The routes' handlers, over one model and what performs jobs with it. `key` None asks for none."""
+    """The routes' handlers, over one model and what performs jobs with it. `key` None asks for none.
+
+    `encode` gives a voice its codes, where the model is; `shelf` keeps the voices that programs bring; `word_times`
+    finds the words in a turn's sound.
+    """
 
     generator: Generator
     perform: Callable[[Job], Iterator[Event]]
     key: str | None = field(default=None, repr=False)
+    encode: Callable[..., Voice] | None = None
+    shelf: Shelf | None = None
+    word_times: WordTimes = field(default_factory=Finder)
+
+    def __post_init__(self) -> None:
+        if self.shelf is None:
+            object.__setattr__(self, "shelf", Shelf(self.generator.codec_key))
+        if self.encode is None:
+            object.__setattr__(self, "encode", at_once(lambda voice: with_codes(self.generator, voice)))
 
     def routes(self) -> list[BaseRoute]:
         """What to mount on the app's server."""
-        return [
-            Route("/v1/audio/speech", self._guarded(self.speech), methods=["POST"]),
-            Route("/v1/audio/speech/schema", self._guarded(self.schema), methods=["GET"]),
-            Route("/v1/audio/voices", self._guarded(self.voices), methods=["GET"]),
-            Route("/v1/models", self._guarded(self.models), methods=["GET"]),
-            Route("/v1/models/{name:path}", self._guarded(self.model), methods=["GET"]),
+        texts = TextStream(self.generator, self.perform, self._shelf, self.key)
+        guards = {
+            ("/v1/audio/speech", "POST"): self.speech,
+            ("/v1/audio/speech/schema", "GET"): self.schema,
+            ("/v1/audio/dialogue", "POST"): self.dialogue,
+            ("/v1/audio/voices", "GET"): self.voices,
+            ("/v1/audio/voices", "POST"): self.add_voice,
+            ("/v1/audio/voices/{id}", "GET"): self.voice,
+            ("/v1/audio/voices/{id}", "DELETE"): self.remove_voice,
+            ("/v1/audio/models", "GET"): self.models,
+            ("/v1/models", "GET"): self.models,
+            ("/v1/models/{name:path}", "GET"): self.model,
+        }
+        routes: list[BaseRoute] = [
+            Route(path, guarded(handler, self.key), methods=[method]) for (path, method), handler in guards.items()
         ]
+        routes.append(WebSocketRoute("/v1/audio/speech/stream", texts.serve))
+        return [*routes, Route("/openapi.json", self.papers), Route("/docs", self.page)]
+
+    async def papers(self, request: Request) -> Response:
+        """All routes and what they take, as OpenAPI 3.1."""
+        return Told(openapi())
+
+    async def page(self, request: Request) -> Response:
+        """A page on which they can be tried."""
+        return HTMLResponse(PAGE.read_text(encoding="utf-8"))
 
     async def models(self, request: Request) -> Response:
-        return Told({"object": "list", "data": [_model(name) for name in model_names(self.generator)]})
+        """The model, and the names that it answers to."""
+        found = [Model(id=name) for name in model_names(self.generator)]
+        return _told(Models(data=found, models=found))
 
     async def model(self, request: Request) -> Response:
-        _check_model(request.path_params["name"], self.generator)
-        return Told(_model(request.path_params["name"]))
+        """One of them."""
+        check_model(request.path_params["name"], self.generator)
+        return _told(Model(id=request.path_params["name"]))
 
     async def voices(self, request: Request) -> Response:
-        """The voices, and which of them answers to which name of OpenAI's."""
+        """The voices, one's own among them, and which of them answers to which name of OpenAI's."""
         offered = self.generator.voices()
         known = [
-            {"id": voice.name, "name": voice.name, "description": voice.description, "licence": voice.licence}
+            KnownVoice(id=voice.name, name=voice.name, description=voice.description, licence=voice.licence)
             for voice in offered.values()
         ]
+        own = [_shelved(kept) for kept in self._shelf.of(owner_of(request))]
         aliases = {alias: voice.name for alias in VOICE_ALIASES if (voice := voice_for(alias, offered))}
-        return Told({"voices": known, "aliases": aliases})
+        return _told(Voices(voices=[*known, *own], aliases=aliases))
+
+    async def voice(self, request: Request) -> Response:
+        """One of one's own voices."""
+        return _told(_shelved(self._own(request)))
+
+    async def add_voice(self, request: Request) -> Response:
+        """Keep a voice: `audio_sample` (a sound file), `ref_text`, `name` and `consent`, as a form."""
+        given = await _form(request)
+        if given.get("consent", "").strip().casefold() in REFUSALS:
+            raise ApiError(CONSENT, "consent", "consent_missing")
+        for name in ("name", "ref_text"):
+            if not given.get(name, "").strip():
+                raise ApiError(f"The field {name} is missing.", name, "missing_required_parameter")
+        if not given["audio_sample"]:
+            raise ApiError(
+                "The field audio_sample is missing: send a sound file.", "audio_sample", "missing_required_parameter"
+            )
+        own = {kept.voice.name: kept.voice for kept in self._shelf.of(owner_of(request))}
+        try:
+            name = voice_name(given["name"], self.generator.voices() | own)
+        except InputError as error:
+            raise refused(error, "name") from error
+        folder = Path(tempfile.mkdtemp(prefix="csm-voice-"))
+        try:
+            (path := folder / "recording").write_bytes(given["audio_sample"])
+
+            def checked() -> Voice:
+                load_prompt(voice := find_voice(str(path), given["ref_text"]))
+                return voice
+
+            try:
+                voice = await asyncio.to_thread(checked)
+            except InputError as error:
+                raise ApiError(str(error).replace(path.name, "recording"), "audio_sample", "invalid_value") from error
+            encode, given_voice = self.encode, voice
+            assert encode is not None
+            voice = await attended(request, lambda given_up: encode(given_voice, given_up=given_up))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        voice = changed(voice, name=name, path=Path(), description=given.get("description", "")[:400])
+        return _told(_shelved(self._shelf.add(owner_of(request), voice)))
+
+    async def remove_voice(self, request: Request) -> Response:
+        """Forget one of one's own voices."""
+        kept = self._own(request)
+        self._shelf.remove(kept.owner, kept.id)
+        return _told(DeletedVoice(id=kept.id))
 
     async def schema(self, request: Request) -> Response:
         """What the body of a request for speech may hold."""
         return Told(Speech.model_json_schema())
 
     async def speech(self, request: Request) -> Response:
-        order = read_order(await _json(request), self.generator)
-        held = order.stream_format != "sse" and not order.streams  # nobody hears it before all is there
-        job = reading(order.text, order.voice, order.settings, new_folder(), asker(request), held)
-        events = followed(request, self.perform(job), job)
-        encoder = Encoder(order.format)
-        media_type = FORMATS[order.format].media_type
-        headers: dict[str, str] = {}
+        """Speak a text."""
+        order = read_order(await body_of(request, LONGEST_SPEECH_BODY), self.generator, self._offered(request))
+        order, folder = await self._placed(order)
+        return await self._sent(request, order, order.job(folder, asker(request)), report=False)
+
+    async def dialogue(self, request: Request) -> Response:
+        """Speak a conversation: all of it as JSON or, with `stream_format`, sound while it is made."""
+        order = read_dialogue(await body_of(request, LONGEST_SPEECH_BODY), self.generator, self._offered(request))
+        job = order.job(new_folder(), asker(request), live=order.stream_format is not None)
+        if order.stream_format is not None:
+            return await self._sent(request, order, job, report=True)
+        done: Performed | None = None
+        async for event in followed(request, self.perform(job), job):
+            done = event if isinstance(event, Performed) else done
+        if done is None or not len(done.audio):
+            raise ApiError("The input gave no sound; try another seed.", "input", "no_sound")
+        return Told(await asyncio.to_thread(self._conversation, order, job, done), headers=order.headers)
+
+    @property
+    def _shelf(self) -> Shelf:
+        assert self.shelf is not None
+        return self.shelf
+
+    def _offered(self, request: Request) -> dict[str, Voice]:
+        return self._shelf.offered(owner_of(request))
+
+    def _own(self, request: Request) -> ShelvedVoice:
+        """The voice that the path names. Raises `ApiError` where it is nobody's, or somebody else's."""
+        kept = self._shelf.find(owner_of(request), request.path_params["id"])
+        if kept is None:
+            raise ApiError("There is no such voice of yours.", "id", "voice_not_found", 404)
+        return kept
+
+    async def _placed(self, order: Order) -> tuple[Order, Path]:
+        """An order with a folder of its own, and in it the recording that came with it."""
+        folder = new_folder()
         try:
-            waves = [await _first_sound(events)]
-            if held:
-                async for event in events:
+            return await asyncio.to_thread(order.recorded, folder), folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    async def _sent(self, request: Request, order: Order, job: Job, report: bool) -> Response:
+        """What a job gives, on its way as it was asked for; with `report`, the last event has that and subtitles."""
+        events = followed(request, self.perform(job), job)
+        encoder, headers = Encoder(order.format), order.headers
+        media_type = FORMATS[order.format].media_type
+        heard = Heard(self.word_times if "word" in order.times else None)
+        try:
+            began = await _begun(events)
+            if order.whole:
+                waves = []
+                async for event in began:
+                    await asyncio.to_thread(heard.take, event)
                     if isinstance(event, TurnChunk):
                         waves.append(event.audio.numpy())
-                    elif isinstance(event, TurnFinished) and event.turn.doubt:
-                        headers[DOUBT] = event.turn.doubt
-        except QueueFull as full:
-            told = ApiError(str(full), None, "server_overloaded", 503, "server_error", full.seconds)
-            raise told from full
+                data = await asyncio.to_thread(encoder.whole, np.concatenate(waves))
+                doubt = {DOUBT: "; ".join(heard.doubts)} if heard.doubts else {}
+                return Response(data, media_type=media_type, headers=headers | doubt)
         except InputError as error:
-            raise ApiError(str(error), code="invalid_value") from error
+            raise refused(error) from error
+
+        def more() -> dict[str, Any]:
+            told: dict[str, Any] = {"segments": heard.turns()} if order.times or report else {}
+            if "word" in order.times:
+                told["words"] = heard.words
+            if report:
+                told["subtitles"] = heard.subtitles()
+                told["report"] = heard.report(job.session.report(self.generator))
+            return told
+
         if order.stream_format == "sse":
-            return StreamingResponse(_events(waves[0], events, encoder, order.streams), media_type="text/event-stream")
-        if order.streams:
-            return StreamingResponse(_bytes(waves[0], events, encoder), media_type=media_type)
-        whole = await asyncio.to_thread(encoder.whole, np.concatenate(waves))
-        return Response(whole, media_type=media_type, headers=headers)
+            lines = in_events(began, encoder, order.streams, heard, more)
+            return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+        return StreamingResponse(in_bytes(began, encoder), media_type=media_type, headers=headers)
 
-    def _guarded(self, handler: Handler) -> Handler:
-        """`handler` behind the key, its refusals and failures told in the API's shape."""
-
-        async def answer(request: Request) -> Response:
-            try:
-                self._check_key(request)
-                return await handler(request)
-            except ApiError as error:
-                return error.response()
-            except ClientDisconnect:
-                return Response(status_code=400)  # nobody reads it
-            except InputError as error:
-                return ApiError(str(error), code=error.code or "invalid_value").response()
-            except Exception:
-                logger.exception("A request for speech failed.")
-                return ApiError(BROKEN, status=500, kind="server_error", code="server_error").response()
-
-        return answer
-
-    def _check_key(self, request: Request) -> None:
-        if self.key is None:
-            return
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.key.encode()):
-            raise ApiError("The API key is missing or wrong: send it as a bearer token.", None, "invalid_api_key", 401)
+    def _conversation(self, order: Order, job: Job, done: Performed) -> dict[str, Any]:
+        """All that is known of a finished dialogue."""
+        spans, report = job.session.spans(), dict(done.report)
+        if "word" in order.times:
+            report["words"] = [
+                word
+                for span in spans
+                for word in timed(
+                    self.word_times, span.text, done.audio[span.start : span.end], span.index,
+                    span.start / self.generator.sample_rate,
+                )
+            ]  # fmt: skip
+        file = Encoder(order.format).whole(done.audio.numpy())
+        written = Subtitles(**both_formats(spans, done.audio))
+        audio = base64.b64encode(file).decode()
+        return Conversation(format=order.format, audio=audio, subtitles=written, report=report).model_dump()
 
 
-async def _first_sound(events: AsyncIterator[Event]) -> np.ndarray:
-    """The first that is heard, float32 (num_samples,); what came before it was waiting. Raises `ApiError`."""
-    async for event in events:
-        if isinstance(event, TurnChunk):
-            return event.audio.numpy()
+async def _begun(events: AsyncGenerator[Event, None]) -> AsyncIterator[Event]:
+    """`events` from the first sound on, once that is there; what came before was waiting. Raises `ApiError`."""
+    async for first in events:
+        if isinstance(first, TurnChunk):
+            return _behind(first, events)
     raise ApiError("The input gave no sound; try another seed.", "input", "no_sound")
 
 
-async def _bytes(first: np.ndarray, rest: AsyncIterator[Event], encoder: Encoder) -> AsyncIterator[bytes]:
-    yield encoder.write(first)
-    async for event in rest:
-        if isinstance(event, TurnChunk):
-            yield encoder.write(event.audio.numpy())
-    yield encoder.finish()
-
-
-async def _events(
-    first: np.ndarray, rest: AsyncIterator[Event], encoder: Encoder, streams: bool
-) -> AsyncIterator[bytes]:
-    """OpenAI's events: `speech.audio.delta` with base64 of the sound, `speech.audio.done` with what was used."""
-    text = frames = 0
-    told: dict[str, str] = {}
-    waves = [first]
+async def _behind(first: Event, rest: AsyncGenerator[Event, None]) -> AsyncIterator[Event]:
     try:
-        if streams:
-            yield _delta(encoder.write(first))
+        yield first
         async for event in rest:
-            if isinstance(event, TurnFinished):
-                text, frames = text + event.text_positions, frames + event.turn.frames
-                told = {"doubt": event.turn.doubt} if event.turn.doubt else {}
-            elif isinstance(event, TurnChunk) and streams:
-                yield _delta(encoder.write(event.audio.numpy()))
-            elif isinstance(event, TurnChunk):
-                waves.append(event.audio.numpy())
-        yield _delta(encoder.finish() if streams else await asyncio.to_thread(encoder.whole, np.concatenate(waves)))
-    except InputError as error:
-        yield _event(ApiError(str(error), code="invalid_value").body)
-        return
-    except Exception:
-        logger.exception("A stream of speech broke off.")
-        yield _event(ApiError(BROKEN, kind="server_error", code="server_error").body)
-        return
-    usage = {"input_tokens": text, "output_tokens": frames, "total_tokens": text + frames}
-    yield _event({"type": "speech.audio.done", "usage": usage, **told})
+            yield event
+    finally:
+        await rest.aclose()
 
 
-def _delta(data: bytes) -> bytes:
-    return _event({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()}) if data else b""
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(data)}\n\n".encode()
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "csm"}
-
-
-async def _json(request: Request) -> Any:
+async def _form(request: Request) -> dict[str, Any]:
+    """The fields of a form; `audio_sample` is the bytes of the one file in it. Raises `ApiError`."""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise ApiError("Send the voice as a form (multipart/form-data).", code="invalid_body")
     try:
-        return await read_json(request, LONGEST_BODY)
-    except BodyTooLongError as error:
-        raise ApiError("The body is too long.", code="body_too_long", status=413) from error
-    except ValueError as error:
-        raise ApiError("The body is not JSON that can be read.", code="invalid_json") from error
+        async with request.form(max_files=1, max_fields=16, max_part_size=65_536) as form:
+            given: dict[str, Any] = {"audio_sample": b""}
+            for name, value in form.multi_items():
+                if not isinstance(value, UploadFile):
+                    given[name] = value
+                elif (value.size or 0) > LARGEST_VOICE:
+                    raise ApiError(
+                        "The recording is too large: 30 seconds are enough.", "audio_sample", "too_long", 413
+                    )
+                else:
+                    given["audio_sample"] = await value.read()
+            given.setdefault("ref_text", given.get("transcript", ""))
+            if not isinstance(given.get("audio_sample"), bytes):
+                raise ApiError("audio_sample must be a sound file.", "audio_sample", "invalid_value")
+            return given
+    except HTTPException as error:
+        raise ApiError("The form can't be read.", code="invalid_body") from error
+
+
+def _shelved(kept: ShelvedVoice) -> KnownVoice:
+    return KnownVoice(
+        id=kept.id,
+        name=kept.voice.name,
+        description=kept.voice.description,
+        own=True,
+        ref_text=kept.voice.transcript,
+        created_at=int(kept.created),
+        expires_at=None if kept.expires is None else int(kept.expires),
+    )
+
+
+def _told(answer: BaseModel) -> Response:
+    return Told(answer.model_dump(exclude_none=True))
 
 
 def speech_api(studio: Studio) -> SpeechApi:
-    """The API with the key of the environment."""
-    return SpeechApi(studio.generator, studio.perform, Environment.read().api_key)
+    """The API with the key of the environment, and its folder for voices."""
+    environment, generator = Environment.read(), studio.generator
+    encode = studio.on_device(lambda voice: with_codes(generator, voice))
+    shelf = Shelf(generator.codec_key, Path(environment.voices) if environment.voices else None)
+    return SpeechApi(generator, studio.perform, environment.api_key, encode, shelf, Finder())

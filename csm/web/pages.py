@@ -227,8 +227,10 @@ class Page:
 
     def version(self) -> str:
         """A name for the conversation as it sounds now; empty when nothing has been spoken."""
-        takes = [(turn.take.key, turn.take.samples) for turn in self.session.turns if turn.take] if self.session else []
-        return hashlib.sha256(repr(takes).encode()).hexdigest()[:16] if takes else ""
+        if self.session is None or not (takes := [turn.take for turn in self.session.turns if turn.take]):
+            return ""
+        sounds = self.session.settings.speed, [(take.key, take.samples) for take in takes]
+        return hashlib.sha256(repr(sounds).encode()).hexdigest()[:16]
 
     def whole(self) -> Tensor:
         """The conversation as it stands, float32 (num_samples,), marked once. Raises `InputError` without any."""
@@ -258,7 +260,7 @@ class Page:
             for index, turn in enumerate(self.session.turns if self.session else []):
                 for number, take in enumerate(turn.takes):
                     if take.key == key and self.session is not None:
-                        path = self.folder / f"take-{key}-{take.samples}.wav"
+                        path = self.folder / f"take-{key}-{take.samples}-{self.session.settings.speed:g}.wav"
                         if not path.exists():
                             only_newest(self.folder, "take-*.wav", MOST_CLIPS - 1)
                             with roomy():
@@ -442,6 +444,6 @@ def _decoded(generator: Generator, session: Session) -> Iterator[dict[int, dict[
     for index, turn in enumerate(session.turns):
         sounds[index] = {}
         for number, take in enumerate(turn.takes):
-            sounds[index][take.key] = session.sound(generator, index, number).numpy()
+            sounds[index][take.key] = session.own_pace(generator, index, number).numpy()
             yield {}
     yield sounds

@@ -28,6 +28,8 @@ from csm.web.pages import Pages
 from csm.web.realtime import Talks
 from csm.web.routes import PageRoutes
 from csm.web.ui import build_app, launch_options
+from csm.web.v1.errors import leftovers
+from csm.web.watching import Metrics, Watched, write_log
 
 TIDY_SECONDS = 20.0
 logger = logging.getLogger(__name__)
@@ -46,26 +48,30 @@ def server_options(studio: Studio, pages: Pages, talks: Talks | None = None) -> 
     """Arguments for `Blocks.launch` beside those of `launch_options`: the routes are on Gradio's own server, so
     address, port and Space stay as they are. Without the package `mcp` there are no tools."""
     talks = talks or Talks.of(studio, Environment.read(), pages)
-    routes = [*speech_api(studio).routes(), *PageRoutes(pages).routes(), *talks.routes()]
+    metrics = Metrics(studio)
+    studio.watch = metrics.watched
+    routes = [*speech_api(studio).routes(), *PageRoutes(pages).routes(), *talks.routes(), *metrics.routes()]
+    routes.append(leftovers(routes[:]))
     told = {
         RequestValidationError: answer_unreadable,
         HTTPException: answer_refusal,
         Exception: answer_failure,
     }
-    kept = {"routes": routes, "lifespan": lived(pages, talks), "exception_handlers": told}
+    kept = {"routes": routes, "lifespan": lived(pages, talks, metrics), "exception_handlers": told}
     # Voices of one's own are played from here; the names of their folders are drawn, and nobody is told another's.
     own = [str(pages.place.voices)]
     return {"app_kwargs": kept, "mcp_server": find_spec("mcp") is not None, "allowed_paths": own}
 
 
-def lived(pages: Pages, talks: Talks) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
-    """While the server runs it is tidied by the clock, and all that comes goes through `Doors`."""
+def lived(pages: Pages, talks: Talks, metrics: Metrics) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    """While the server runs it is tidied by the clock, and all that comes is counted and goes through `Doors`."""
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
         # The outermost layer, outside of what Gradio puts around the app it is given.
         assert app.middleware_stack is not None
-        app.middleware_stack = Doors(app.middleware_stack, pages.access, pages.calls, pages.place.has_room)
+        doors = Doors(app.middleware_stack, pages.access, pages.calls, pages.place.has_room)
+        app.middleware_stack = Watched(doors, metrics)
         tidying = asyncio.create_task(_tidied(pages))
         try:
             yield
@@ -98,8 +104,11 @@ def warm_up(studio: Studio) -> threading.Thread | None:
 def serve(generator: Generator, host: str | None = None, port: int | None = None) -> None:
     """The app over `generator`, until it is stopped. Without `host` and `port` Gradio's environment decides, else it is
     127.0.0.1:7860. Raises `OSError` where the port is taken."""
+    environment = Environment.read()
+    if environment.access_log:
+        write_log(environment.access_log)
     studio = open_studio(generator)
-    pages = Pages(studio, access=Access.of(Environment.read(), host))
+    pages = Pages(studio, access=Access.of(environment, host))
     app = build_app(studio, pages)
     warm_up(studio)
     app.launch(**launch_options() | server_options(studio, pages), server_name=host, server_port=port)

@@ -74,7 +74,7 @@ def turn_view(page: Page, session: Session, index: int, stale: bool) -> dict[str
         "pieces": _pieces(session, turn),
         "directions": list(turn.directions),
         "state": turn.status,
-        "seconds": round(turn.seconds, 2),
+        "seconds": round(turn.seconds / session.settings.speed, 2),
         "stale": stale,
         "other_settings": session.other_settings(index),
         "chosen": turn.chosen,
@@ -187,11 +187,11 @@ def _take_view(page: Page, session: Session, index: int, number: int) -> dict[st
         "text": take.text,
         "seed": take.seed,
         "state": take.state,
-        "seconds": round(take.seconds, 2),
+        "seconds": round(take.seconds / session.settings.speed, 2),
         "reason": take.reason,
         "doubt": take.doubt,
         "bars": page.bars(
-            f"{take.key} {take.samples}", lambda: bars(session.sound(page.generator, index, number), BARS)
+            f"{take.key} {take.samples}", lambda: bars(session.own_pace(page.generator, index, number), BARS)
         ),
     }
 

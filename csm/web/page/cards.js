@@ -135,7 +135,7 @@ export class Card {
     this.player.element.hidden = !take;
     this.why.hidden = true;
     if (take) {
-      this.player.set(this.page.server.take(take.key), take.seconds, take.bars);
+      this.player.set(this.page.server.take(take.key, take.seconds), take.seconds, take.bars);
       const other = take.text !== this.view.text ? ` It says: “${take.text}”` : "";
       const doubt = take.doubt ? `This may have gone wrong: ${take.doubt}. ` : "";
       this.why.textContent = doubt + (take.reason === ALONE ? "" : take.reason) + other;

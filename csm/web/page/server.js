@@ -90,8 +90,8 @@ export class Server {
     return `csm/whole/${this.memory.token}/${version}`;
   }
 
-  take(key) {
-    return `csm/take/${this.memory.token}/${key}`;
+  take(key, seconds) {
+    return `csm/take/${this.memory.token}/${key}?${seconds}`; // at another speed it is another sound
   }
 
   voice(name) {

@@ -26,6 +26,7 @@ from csm.web.listeners import CALL, REFUSED, Calls
 
 MCP = "/gradio_api/mcp"
 EVENTS = "/gradio_api/call/"
+OURS = "csm_failed"  # in a request's state: the program went wrong, and said so
 UPLOADS = ("/gradio_api/upload", "/csm/open", "/csm/read")
 LONGEST_CALL = 16 * MB  # bytes of a call through MCP or for speech, which may bring a recording
 HEADER_NAMES = re.compile(r"[\w-]+(?: *, *[\w-]+){0,63}", re.ASCII)
@@ -110,7 +111,7 @@ class Doors:
             nonlocal began, held
             if message["type"] == "http.response.start":
                 # Gradio answers a refusal like a failure, and the MCP server what it can't read.
-                if message["status"] == 500 and (path.startswith(MCP) or state.get(REFUSED)):
+                if message["status"] == 500 and not state.get(OURS) and (path.startswith(MCP) or state.get(REFUSED)):
                     message["status"] = 400
                 if path.startswith(EVENTS):
                     held = message
@@ -222,6 +223,7 @@ async def answer_failure(request: Request, error: Exception) -> Response:
     """For what no handler knew."""
     if isinstance(error, _TooLongError):
         return told(request.url.path, Refused(413, TOO_LONG, "body_too_long"))
+    request.scope["state"][OURS] = True
     return failed(request.url.path, error)
 
 

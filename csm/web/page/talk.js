@@ -12,6 +12,7 @@ const STATES = {
   hearing: "Hearing you …",
   thinking: "Thinking …",
   speaking: "Speaking. Go on talking to interrupt.",
+  ready: "Write on, or press Begin to talk.",
   over: "The talk is over. Begin another, or make a script of it.",
 };
 const LOST = "The connection to the server broke off; what was said stands here, and a new talk can be begun.";
@@ -296,8 +297,14 @@ export class Talk {
       turn.show(turn.said, status === "cancelled" ? "stopped" : "ended", told);
     }
     if (csm) this.cost(csm);
-    if (!this.mouth.sounding && this.state !== "hearing") this.enter(this.talking ? "listening" : "over");
+    if (status === "failed") this.state = this.rest; // why is told already, and stands
+    else if (!this.mouth.sounding && this.state !== "hearing") this.enter(this.rest);
     this.buttons();
+  }
+
+  // The state between turns.
+  get rest() {
+    return this.talking ? "listening" : "ready";
   }
 
   cost({ positions, most_positions: most }) {
@@ -347,7 +354,7 @@ export class Talk {
 
   enter(state) {
     this.state = state;
-    this.tell(STATES[state], state === "off" || state === "over" ? "quiet" : "busy");
+    this.tell(STATES[state], ["off", "ready", "over"].includes(state) ? "quiet" : "busy");
     element("talk-status").dataset.state = state;
   }
 
@@ -369,7 +376,7 @@ export class Talk {
 
   look() {
     if (this.state !== "speaking" || this.answering || this.mouth.sounding) return;
-    this.enter(this.talking ? "listening" : "over");
+    this.enter(this.rest);
     this.buttons();
   }
 }

@@ -79,7 +79,7 @@ class Loudness:
         self._rest = np.concatenate([self._rest, wave])
         windows = [self._rest[at : at + 768] for at in range(0, len(self._rest) - 767, 768)]
         self._rest = self._rest[768 * len(windows) :]
-        return [float(np.abs(window).mean() > 0.02) for window in windows]
+        return [float(np.abs(window).mean() > 0.05) for window in windows]
 
 
 @dataclass

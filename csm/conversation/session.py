@@ -10,21 +10,21 @@ import time
 from collections.abc import Generator as Steps
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from csm import watermark
-from csm.config import FRAME_SIZE, SAMPLE_RATE
+from csm.config import FRAME_SIZE
 from csm.conversation.doubts import MOST_AGAIN, doubt, helps, unheard
-from csm.conversation.events import Comparing, Event, Performed, TurnChunk, TurnFinished, TurnReport, TurnStarted
-from csm.conversation.notices import notice, read_as, warning
+from csm.conversation.events import Comparing, Event, Performed, TurnChunk, TurnFinished, TurnStarted
+from csm.conversation.notices import notice, warning
 from csm.conversation.parsing import Line
-from csm.conversation.script import Prompt, Script, Span, said_after
+from csm.conversation.script import Prompt, said_after
+from csm.conversation.spoken import SpokenScript, marked
 from csm.conversation.takes import NOBODY, Judges, Pace, Take, judge, output_sound, trimmed_length
-from csm.conversation.tried import Attempt, One, Told, Tried, joined
+from csm.conversation.tried import Attempt, One, Told, Tried
 from csm.engine.frames import Segment, frames_in
 from csm.errors import InputError
 from csm.settings import USUAL, Settings
@@ -34,19 +34,8 @@ from csm.speech.tempo import at_speed
 from csm.speech.voices import Voice, load_prompt
 from csm.utterance import PLAIN, Part, Wording
 
-MOST_KEPT = 24  # takes of one turn; the oldest beyond them are forgotten
 NEXT_SEED = 1_000_003  # from one take's seed to the next of the same turn
 NEWS_SECONDS = 0.25  # how often to tell how far several takes are
-
-
-@dataclass
-class Spent:
-    """What speaking has cost so far: seconds, samples made (takes that were not kept included), positions read in."""
-
-    seconds: float = 0.0
-    samples: int = 0
-    prefilled: int = 0
-    first_audio: float | None = None
 
 
 @dataclass
@@ -72,7 +61,7 @@ class _Work:
     started: float = field(default_factory=time.perf_counter)
 
 
-class Session(Script):
+class Session(SpokenScript):
     """A script that is spoken: what one user has, and nobody else."""
 
     def __init__(
@@ -83,8 +72,6 @@ class Session(Script):
         wording: Wording = PLAIN,
     ) -> None:
         super().__init__(lines, voices, settings, wording)
-        self.spent = Spent()
-        self._sounds: dict[str, Tensor] = {}
         self._memory: _Memory | None = None
 
     # Speaking
@@ -149,70 +136,10 @@ class Session(Script):
             self.settle()
             self._forget_sounds()
 
-    def sound(self, generator: Generator, index: int, take: int | None = None) -> Tensor:
-        """Unmarked float32 (num_samples,) of a turn's kept take, or of another, at the speed that is set: for work
-        inside the program. Raises what `own_pace` raises."""
-        return at_speed(self.own_pace(generator, index, take), self.settings.speed)
-
-    def own_pace(self, generator: Generator, index: int, take: int | None = None) -> Tensor:
-        """`sound` as the model spoke it, whatever speed is set.
-
-        Raises `InputError` when the turn has not been spoken or has no such take.
-        """
-        turn = self._known(index)
-        number = turn.chosen if take is None else take
-        if number is None or not 0 <= number < len(turn.takes):
-            missing = "has not been spoken yet" if take is None else f"has no take {take + 1}"
-            raise InputError(f"Turn {index + 1} {missing}: speak it first.")
-        wanted = turn.takes[number]
-        return output_sound(self._decoded(generator, wanted), wanted.samples)
-
-    def clip(self, generator: Generator, index: int, take: int | None = None) -> Tensor:
-        """Marked float32 (num_samples,) of a turn's kept take, or of another: for a player of its own."""
-        return _marked(self.sound(generator, index, take))
-
-    def whole(self, generator: Generator) -> Tensor:
-        """The conversation as it stands, float32 (num_samples,), marked once: what leaves the program."""
-        pieces = self.sounds(generator)
-        return _marked(torch.cat(pieces)) if pieces else torch.zeros(0)
-
-    def sounds(self, generator: Generator) -> list[Tensor]:
-        """`sound` of every turn that has been spoken, in order."""
-        return [self.sound(generator, index) for index, turn in enumerate(self.turns) if turn.take]
-
-    @property
-    def slides(self) -> list[int]:
-        """The turns before which the oldest ones left, because the model's positions were full."""
-        found, before = [], 0
-        for index, turn in enumerate(self.turns):
-            if turn.take:
-                if turn.take.heard_from > before:
-                    found.append(index)
-                before = turn.take.heard_from
-        return found
-
     def rest(self) -> None:
         """Let the KV cache go; what was said is read in again when speaking goes on."""
         if not self._busy:
             self._memory = None
-
-    def report(self, generator: Generator) -> dict[str, Any]:
-        """Plain JSON data on the conversation as it stands, as `--json` writes it."""
-        spans, spent, histories = self.spans(), self.spent, self.histories()
-        made = spent.samples / SAMPLE_RATE
-        return {
-            "model": generator.model_name,
-            "device": str(generator.device),
-            "seed": self.settings.seed,
-            "sample_rate": SAMPLE_RATE,
-            "audio_seconds": round(spans[-1].end / SAMPLE_RATE, 6) if spans else 0.0,
-            "generation_seconds": round(spent.seconds, 3),
-            "real_time_factor": round(spent.seconds / made, 3) if made else None,
-            "first_audio_seconds": round(spent.first_audio, 3) if spent.first_audio else None,
-            "positions_prefilled": spent.prefilled,
-            "window_slides": len(self.slides),
-            "turns": [asdict(self._turn_report(generator, span, histories)) for span in spans],
-        }
 
     # Inside
 
@@ -310,7 +237,7 @@ class Session(Script):
     def _chosen(self, work: _Work, best: One) -> Tensor:
         """What is heard of a piece whose sound was held: takes side by side have no mark yet."""
         if self._compared(work):
-            return _marked(at_speed(output_sound(best.piece.unmarked, best.take.samples), self.settings.speed))
+            return marked(at_speed(output_sound(best.piece.unmarked, best.take.samples), self.settings.speed))
         return best.piece.audio
 
     def _attempts(self, work: _Work, memory: _Memory, index: int, tried: Tried) -> Iterator[list[int]]:
@@ -435,17 +362,6 @@ class Session(Script):
         self.spent.prefilled += told.prefilled
         memory.said.append(said_after(memory.said[-1], self.slots[turn.speaker], takes[chosen]))
 
-    def _record(self, index: int, takes: list[Take], chosen: int, sounds: dict[str, Tensor], drawn: int) -> None:
-        turn = self.turns[index]
-        new = {(take.history, take.key) for take in takes}
-        old = [take for take in turn.takes if (take.history, take.key) not in new]
-        kept = (*old, *takes)[-MOST_KEPT:]
-        at = len(kept) - len(takes) + chosen
-        self.turns[index] = replace(turn, takes=kept, chosen=at, drawn=turn.drawn + drawn)
-        self._sounds.update(sounds)
-        self.spent.samples += sum(len(sound) for sound in sounds.values())
-        self._forget_sounds()
-
     def _first_audio(self, work: _Work) -> None:
         if self.spent.first_audio is None:
             self.spent.first_audio = time.perf_counter() - work.started
@@ -523,44 +439,3 @@ class Session(Script):
             Segment(self.slots[speaker], self.prompts[speaker].voice.transcript, codes=self.prompts[speaker].codes)
             for speaker in sorted(self.speakers, key=self.slots.__getitem__)
         ]
-
-    def _decoded(self, generator: Generator, take: Take) -> Tensor:
-        if take.key not in self._sounds:
-            if generator.codec_key != self.codec:
-                raise InputError(f"This conversation was spoken by {self.model}: load that model to hear it.")
-            self._sounds[take.key] = joined(take, [generator.decode(codes) for _, codes in take.stretches])
-        return self._sounds[take.key]
-
-    def _turn_report(self, generator: Generator, span: Span, histories: list[str]) -> TurnReport:
-        turn = self.turns[span.index]
-        take = turn.take
-        assert take is not None
-        return TurnReport(
-            turn.speaker,
-            take.text,
-            round(span.start / SAMPLE_RATE, 6),
-            round(span.end / SAMPLE_RATE, 6),
-            len(take.codes),
-            take.state,
-            take.positions_prefilled,
-            round(take.trimmed, 6),
-            take.seed,
-            len(turn.takes),
-            take.reason,
-            take.history != histories[span.index],
-            take.heard_from,
-            self.other_settings(span.index),
-            read_as(generator, take.text, self.wording),
-            take.doubt,
-            take.again,
-            max(1, len(take.stretches)),
-            round(take.paused, 6),
-        )
-
-    def _forget_sounds(self) -> None:
-        used = {take.key for turn in self.turns for take in turn.takes}
-        self._sounds = {key: sound for key, sound in self._sounds.items() if key in used}
-
-
-def _marked(wave: Tensor) -> Tensor:
-    return watermark.mark(wave) if len(wave) else wave

@@ -28,7 +28,8 @@ class Progress:
             self._stream.write(f"\r\x1b[K{self.line(what, now)}" + ("\n" if self.done == self.total else ""))
             self._stream.flush()
         elif now - self._told >= PAUSE or self.done == self.total:
-            print(self.line(what, now), file=self._stream, flush=True)
+            self._stream.write(f"{self.line(what, now)}\n")
+            self._stream.flush()
             self._told = now
 
     def line(self, what: str, now: float) -> str:

@@ -7,8 +7,8 @@ heard while it is made gets its watermark there; codes, and what later turns hea
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Generator as Chunks
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -19,28 +19,22 @@ from csm.codec import Codec
 from csm.config import PRESETS, SAMPLE_RATE, ModelConfig
 from csm.engine import Context, Engine, Stream
 from csm.engine.frames import Budget, Rows, Segment, frames_in, longest_turn, room_for
-from csm.errors import InputError
 from csm.recent import Recent
-from csm.settings import ABOUT, USUAL, Settings
+from csm.settings import USUAL, Settings
 from csm.speech.clauses import clauses
+from csm.speech.history import ConversationFull, History, Stop, one_by_one, piece_seed
 from csm.speech.prompts import Prompts
 from csm.speech.sound import Sounding, TurnSound, chunk_sizes
+from csm.speech.texts import TextReader
 from csm.speech.turn import Piece, Takes, Turn, silence
 from csm.speech.voices import Voice, load_prompt, official_voices, shipped_voices
 from csm.speech.window import Window
-from csm.utterance import PLAIN, Part, Wording, parts
+from csm.utterance import PLAIN, Part, Wording
 
 PROMPT_CONTEXTS = 32, 128 << 20  # how many, and their bytes; two voices of 10 s are 11 MB of CSM-1B's KV cache
 
-PIECE_SEED = 7_919  # from one piece's seed to the next of the same turn
-Stop = Callable[[], bool]  # asked again and again; True ends the turn with what was made
 
-
-class ConversationFull(InputError):
-    """The positions are used up, and this conversation keeps all its turns: the turn asked for no longer fits."""
-
-
-class Conversation:
+class Conversation(History):
     """One growing context: prompts first, then turns, each of which hears all that came before.
 
     A turn prefills its own text and nothing else. A long one is spoken in pieces, each of which hears those before it.
@@ -60,17 +54,10 @@ class Conversation:
         self.generator = generator
         self.seed = secrets.randbits(31) if seed is None else seed
         self.slide, self.wording = slide, wording
-        self.turns: list[Turn] = []
-        self._pieces: list[Piece] = []
-        self._turn_of: list[int] = []  # the number of each piece's turn
+        super().__init__()
         rows = generator.prompt_rows(prompts) if prompts else None
         self._window = Window(generator.engine, rows, self._pieces, generator.prompts.format, generator.prompt_contexts)
         self._context = self._window.context
-
-    @property
-    def last(self) -> Piece | None:
-        """What was said last."""
-        return self._pieces[-1] if self._pieces else None
 
     @property
     def positions_used(self) -> int:
@@ -289,29 +276,8 @@ class Conversation:
     def rewind(self, to: Turn | Piece) -> None:
         """Back to before a turn, or before a piece of one: it and what followed are forgotten. Nothing is prefilled
         again, unless pieces had left since then: those that it heard come back with the next turn's text."""
-        for number in reversed(range(len(self.turns))):
-            turn = self.turns[number]
-            at = 0 if turn is to else next((at for at, piece in enumerate(turn.pieces) if piece is to), None)
-            if at is not None:
-                break
-        else:
-            raise ValueError("This turn is not part of the conversation.")
-        first = self._turn_of.index(number) + at
-        del self._pieces[first:], self._turn_of[first:]
-        del self.turns[number + (at > 0) :]
-        if at:
-            del turn.pieces[at:]
+        self._forget(to)
         self._window.step_back()
-
-    def _append(self, piece: Piece, onto: bool) -> None:
-        if onto:
-            self.turns[-1].pieces.append(piece)
-            self.turns[-1].text += f" {piece.text}"
-        else:
-            heard = self._turn_of[piece.heard_from] if piece.heard_from < len(self._turn_of) else len(self.turns)
-            self.turns.append(Turn(piece.speaker, piece.text, [piece], heard))
-        self._pieces.append(piece)
-        self._turn_of.append(len(self.turns) - 1)
 
     def _begin(self, text: str, speaker: int, settings: Settings) -> tuple[int, int]:
         """Make room for a turn, read its text and whatever waits to be read. -> the positions of its text, and how many
@@ -343,7 +309,7 @@ class Conversation:
         )
 
 
-class Generator:
+class Generator(TextReader):
     """A loaded model: weights, codec and tokenizer. Conversations own what changes; beyond them a generator remembers
     the codes of recordings, in `prompts`, and prompts that were read in, `prompt_contexts`: within bounds, and what is
     remembered changes no sample."""
@@ -458,35 +424,6 @@ class Generator:
                 at += len(chunk)
             return torch.cat([*chunks, stream.flush().cpu()])
 
-    def parts(self, text: str, wording: Wording = PLAIN) -> tuple[Part, ...]:
-        """What is spoken of a text at a stretch, in order, with the pauses in it. Raises `InputError` when nothing in
-        it can be spoken, or its direction can't be followed."""
-        if not (found := parts(text, wording)):
-            raise InputError("There is nothing to say in this turn: write some words.")
-        return found
-
-    def words(self, text: str, wording: Wording = PLAIN) -> str:
-        """A text as the model reads it. Raises `InputError` that names a word which it can't read."""
-        return " ".join(self.tokenizer.words(part.text) for part in parts(text, wording) if part.text)
-
-    def check_lines(self, lines: Iterable[tuple[str, str]], wording: Wording = PLAIN) -> None:
-        """Raise `InputError` for the first of some texts that can't be read; what stands before each names it."""
-        for name, text in lines:
-            try:
-                self.words(text, wording)
-            except InputError as error:
-                raise InputError(f"{name}: {error}", error.code) from error
-
-    def turn_rows(self, text: str, speaker: int) -> Rows:
-        """The rows of a text that is spoken at a stretch. Raises `InputError` when nothing in it can be spoken."""
-        return self.prompts.turn_rows(text, speaker)
-
-    def check_turn(self, text: str, speaker: int, wording: Wording = PLAIN) -> None:
-        """Raise `InputError` when nothing in a text can be spoken, or its direction can't be followed."""
-        for part in self.parts(text, wording):
-            if part.text:
-                self.turn_rows(part.text, speaker)
-
     def prompt_rows(self, prompts: list[Segment]) -> Rows:
         """The rows of whole segments, encoded where they come as audio."""
         return self.prompts.rows(prompts)
@@ -500,24 +437,3 @@ class Generator:
     def segment_codes(self, segment: Segment) -> Tensor:
         """A segment's codes, int64 (frames, K): its own, or its audio's. Raises `InputError` if it has neither."""
         return self.prompts.segment_codes(segment)
-
-
-def piece_seed(seed: int, number: int) -> int:
-    """The seed of piece `number` (from 0) of a turn; the first has the turn's own."""
-    return (seed + PIECE_SEED * number) % 2**63
-
-
-def one_by_one(
-    max_audio_length_ms: float,
-    temperature: float | None,
-    topk: int | None,
-    min_p: float = 0.0,
-    speed: float = 1.0,
-) -> Settings:
-    """Settings as the original's `generate` takes them, one by one. Raises `InputError`.
-
-    Its longest length knows no bound: no model has positions for more than ours.
-    """
-    longest_turn(max_audio_length_ms)
-    seconds = min(max_audio_length_ms / 1000, ABOUT["max_turn_seconds"].most)
-    return Settings(temperature=temperature, topk=topk, max_turn_seconds=seconds, min_p=min_p, speed=speed)

@@ -68,7 +68,9 @@ class Sounding:
         count = min([most, *(one.ahead for one in others)])
         together = [turn, *others]
         new = [torch.stack(one.frames[one.made : one.made + count]).to(self.engine.device) for one in together]
-        waves = [wave.cpu() for wave in self.codec.push_side_by_side([one.decoder for one in together], new)]
+        decoders = [one.decoder for one in together]
+        made = self.codec.push_side_by_side(decoders, new) if others else [turn.decoder.push(new[0])]
+        waves = [wave.cpu() for wave in made]
         paced = [one.tempo.push(wave) for one, wave in zip(together, waves)]
         marking = [(one, wave) for one, wave in zip(together, paced) if one.mark is not None]
         marked = dict(zip((one for one, _ in marking), _marked(marking)))

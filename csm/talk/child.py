@@ -35,7 +35,8 @@ def main() -> None:
     params.ui = False
     params.warmup = False
     server = xllamacpp.Server(params)
-    print(json.dumps({"address": server.listening_address}), file=told, flush=True)
+    told.write(json.dumps({"address": server.listening_address}) + "\n")
+    told.flush()
     sys.stdin.read()
     os._exit(0)  # its threads would be waited for
 

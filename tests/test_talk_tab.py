@@ -81,6 +81,7 @@ def test_what_is_said_with_the_space_bar_held_is_answered_and_becomes_a_script(s
     expect(turns(page).last).to_contain_text("first sound after")
     expect(page.locator("#csm-talk-budget")).to_contain_text("of 1000 positions")
     picture(page, "talk")
+    expect(page.locator("#csm-talk-status[data-state=listening]")).to_be_visible()  # what was not heard is forgotten
     button(page, "Make a script of it").click()
     expect(page.get_by_label("Script", exact=True)).to_have_value(f"You: {SAYS}\nVoice: {ANSWER}")
     expect(page.locator("#csm-cards .csm-card[data-state=ended]")).to_have_count(2)

@@ -9,7 +9,7 @@ from csm.speech.voices import find_voice
 from tests.browser import WIDTHS, button, generate, needs_chromium, opened, picture, write
 
 AXE = Path(__file__).parent / "js" / "node_modules" / "axe-core" / "axe.min.js"
-TABS = ("Conversation", "Voices", "Look inside", "Check a file")
+TABS = ("Conversation", "Talk", "Voices", "Look inside", "Check a file")
 
 # What breaks a rule: the rule, its severity, the element and what is wrong with it.
 VIOLATIONS = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations.flatMap(
@@ -48,6 +48,17 @@ def put_in_use(page, voice):
     panel(page).locator(".csm-status", has_text="watermark was found").wait_for()
 
 
+def show(page, tab):
+    """Open a tab, from the menu of those that a phone has no room for, if it is there."""
+    shown, more = page.get_by_role("tab", name=tab, exact=True), page.get_by_role("button", name="More tabs")
+    shown.or_(more).first.wait_for()
+    if not shown.count():
+        more.click()
+        page.locator(".overflow-dropdown button").get_by_text(tab, exact=True).click()
+    else:
+        shown.click()
+
+
 def test_no_tab_breaks_a_rule_of_accessibility(browser, app):
     page = opened(browser, app, color_scheme="light")
     put_in_use(page, find_voice("awb"))
@@ -58,7 +69,7 @@ def test_no_tab_breaks_a_rule_of_accessibility(browser, app):
         width, height = WIDTHS[size]
         page.set_viewport_size({"width": width, "height": height})
         for tab in TABS:
-            page.get_by_role("tab", name=tab).click()
+            show(page, tab)
             picture(page, f"{tab.replace(' ', '-').lower()}-{size}-{scheme}")
             assert ("dark" in page.evaluate("document.body.className")) == (scheme == "dark")
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{tab} scrolls sideways"

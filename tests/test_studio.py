@@ -10,10 +10,11 @@ import pytest
 from csm import load
 from csm.config import Environment
 from csm.conversation.events import Performed, TurnChunk, TurnFinished, TurnStarted, Waiting
-from csm.conversation.parsing import parse_script
+from csm.conversation.parsing import Line, parse_script
 from csm.conversation.session import Session
-from csm.conversation.studio import Job, Studio, reading
+from csm.conversation.studio import Job, Studio
 from csm.errors import InputError
+from csm.limits import LONGEST_SPEECH
 from csm.settings import Settings
 from csm.speech.batching import shared
 from csm.speech.voices import find_voice
@@ -34,7 +35,13 @@ def script(text="A: Good morning.") -> Session:
 
 def aloud(folder, *texts) -> Job:
     folder.mkdir(exist_ok=True)
-    return reading("\n".join(texts or ["Good morning to you."]), find_voice("slt"), SHORT, folder)
+    return read("\n".join(texts or ["Good morning to you."]), SHORT, folder)
+
+
+def read(text, settings, folder) -> Job:
+    """A text read aloud, as `/v1` has it."""
+    session = Session([Line("Reader", text, 1)], {"Reader": find_voice("slt")}, settings)
+    return Job(session, folder, most_seconds=LONGEST_SPEECH)
 
 
 def test_a_reading_waits_while_a_script_is_spoken_and_says_how_many_come_first(generator, tmp_path):
@@ -138,7 +145,7 @@ def test_text_beyond_the_position_budget_is_read_to_its_end(generator, tmp_path)
 
 def test_a_job_stops_at_the_next_frame_when_it_is_asked_to(generator, tmp_path):
     (tmp_path / "r").mkdir()
-    job = reading("Good morning to you.\n" * 3, find_voice("slt"), Settings(max_turn_seconds=4), tmp_path / "r")
+    job = read("Good morning to you.\n" * 3, Settings(max_turn_seconds=4), tmp_path / "r")
     for event in Studio(generator).perform(job):
         if isinstance(event, TurnChunk):
             job.stop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator as Steps
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,12 +27,12 @@ from csm.conversation.takes import NOBODY, Judges, Pace, Take, judge, output_sou
 from csm.conversation.tried import Attempt, One, Told, Tried
 from csm.engine.frames import Segment, frames_in
 from csm.errors import InputError
-from csm.settings import USUAL, Settings
+from csm.settings import Settings
 from csm.speech.generator import Conversation, Generator, Stop, Takes, piece_seed, silence
 from csm.speech.generator import Piece as Spoken
 from csm.speech.tempo import at_speed
-from csm.speech.voices import Voice, load_prompt
-from csm.utterance import PLAIN, Part, Wording
+from csm.speech.voices import load_prompt
+from csm.utterance import Part
 
 NEXT_SEED = 1_000_003  # from one take's seed to the next of the same turn
 NEWS_SECONDS = 0.25  # how often to tell how far several takes are
@@ -64,15 +64,7 @@ class _Work:
 class Session(SpokenScript):
     """A script that is spoken: what one user has, and nobody else."""
 
-    def __init__(
-        self,
-        lines: Sequence[Line],
-        voices: dict[str, Voice],
-        settings: Settings = USUAL,
-        wording: Wording = PLAIN,
-    ) -> None:
-        super().__init__(lines, voices, settings, wording)
-        self._memory: _Memory | None = None
+    _memory: _Memory | None = None
 
     # Speaking
 

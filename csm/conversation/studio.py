@@ -23,7 +23,6 @@ from csm.conversation.parsing import Line
 from csm.conversation.session import Session
 from csm.conversation.waiting import Queue
 from csm.errors import InputError
-from csm.limits import LONGEST_SPEECH
 from csm.settings import Settings
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice
@@ -35,7 +34,6 @@ START_SECONDS = 15.0
 LONGEST_LEASE = 300
 SHORT_SECONDS = 5.0  # what encoding or decoding a clip takes in the queue ...
 SHORT_LEASE = 60  # ... and of an accelerator at most
-READER = "Reader"
 GIVEN_UP = "This was stopped before its turn came; nothing was spoken."
 LEFT = "This was stopped, because nobody waited for it any more."
 TOO_MUCH = "This came to more than {:.0f} minutes of speech, and no more are made at once: what was made is kept."
@@ -117,14 +115,6 @@ class Job:
     def lease_seconds(self) -> int:
         """How long to ask for an accelerator: the sound that the text should give, at real time, and a start."""
         return min(LONGEST_LEASE, math.ceil(START_SECONDS + self.speech_seconds))
-
-
-def reading(
-    text: str, voice: Voice, settings: Settings, folder: Path | None = None, who: str = "", held: bool = False
-) -> Job:
-    """`text` of any length read aloud by one voice: one turn, in as many pieces as it takes."""
-    session = Session([Line(READER, text, 1)], {READER: voice}, settings)
-    return Job(session, folder, held=held, who=who, most_seconds=LONGEST_SPEECH)
 
 
 class Studio:

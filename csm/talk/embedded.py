@@ -98,7 +98,6 @@ class Embedded:
         watch = threading.Timer(START_SECONDS, self._process.kill)
         watch.start()
         try:
-            assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(asked) + "\n")  # the key is seen in no list of processes
             self._process.stdin.flush()
             address = json.loads(self._process.stdout.readline())["address"]

@@ -20,7 +20,7 @@ from csm.config import SAMPLE_RATE
 from csm.conversation.events import Event, TurnChunk
 from csm.conversation.parsing import Line
 from csm.conversation.session import Session
-from csm.conversation.studio import READER, Job
+from csm.conversation.studio import Job
 from csm.errors import InputError
 from csm.limits import LONGEST_BODY, LONGEST_SCRIPT, LONGEST_SPEECH, SILENT_SECONDS
 from csm.speech.clauses import Clauses
@@ -31,7 +31,7 @@ from csm.web.endpoints import new_folder
 from csm.web.following import followed
 from csm.web.v1.errors import ApiError, broken, check_key, refused
 from csm.web.v1.heard import Heard
-from csm.web.v1.orders import Order, read_opening
+from csm.web.v1.orders import READER, Order, read_opening
 from csm.web.v1.shelf import Shelf, owner_of
 
 POLICY_VIOLATION = 1008

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from csm.conversation.parsing import MAX_SPEAKERS, Line, speakers
 from csm.conversation.session import Session
-from csm.conversation.studio import READER, Job
+from csm.conversation.studio import Job
 from csm.errors import InputError
 from csm.limits import LONGEST_SCRIPT, LONGEST_SPEECH, check_speech
 from csm.settings import ABOUT, Settings
@@ -25,6 +25,7 @@ from csm.web.encoding import FORMATS, check_format
 from csm.web.v1.errors import ApiError, misread
 from csm.web.v1.forms import Dialogue, Opening, Speech
 
+READER = "Reader"  # who says a text without speakers
 MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 OPENAIS = re.compile(r"(tts|gpt)-[\w.:-]{1,60}", re.ASCII)  # dated names, and those that are not known yet
 DATA = re.compile(r"data:[\w/+.-]*;base64,", re.I)

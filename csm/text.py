@@ -49,6 +49,7 @@ class ByteTokenizer:
         slot = found[0] if found else ""
         words = plain(spoken(text.removeprefix(slot))).lower()
         words = re.sub(r"\s+", " ", re.sub(r"[^a-z ,.?!';:-]+", " ", words)).strip()
+        words = re.sub(r"(?<=[a-z,;:]) +(?=[,.?!;:](?![a-z]))", "", words)
         if re.search("[a-z]", words) and words[-1] not in ".?!":
             words = words.rstrip(" ,;:-") + "."  # no sentence that the model has heard ended without
         return slot + words

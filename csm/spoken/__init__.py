@@ -22,8 +22,8 @@ from csm.spoken.measures import RULES as MEASURES
 from csm.spoken.money import RULES as MONEY
 from csm.spoken.rules import apply
 from csm.spoken.signs import ARITHMETIC, SIGNS, readable
+from csm.spoken.titles import BARE, SHORT_FORMS
 from csm.spoken.titles import RULES as TITLES
-from csm.spoken.titles import SHORT_FORMS
 
 __all__ = ["BEGINNERS", "SHORT_FORMS", "UNREADABLE", "changed", "left_out", "plain", "spoken"]
 
@@ -58,7 +58,7 @@ def changed(text: str, words: str) -> bool:
 
 
 def _piece(text: str) -> str:
-    if re.fullmatch(r"[a-z ,?!;:'-]*", text):
+    if re.fullmatch(r"[a-z ,?!;:'-]*", text) and not BARE.search(text):
         return text
     text = apply(ABBREVIATIONS, text)
     if _FIGURE.search(text):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
-from csm.spoken.numbers import cardinal, digits, letters
+from csm.spoken.numbers import cardinal, digits, letters, plain_year
 from csm.spoken.rules import Rule, rule
 
 TOP = "com org net edu gov info io ai app dev tv uk de fr eu us ca au jp ch at nl it es se no co me int biz xyz".split()
+TOP += "ly gg fm cc".split()
 SAID_TOP = frozenset("com org net gov info app dev co me biz us".split())  # the others are spelt
 ENDINGS = "pdf txt csv json xml html htm css js ts py rs go md docx doc xlsx xls pptx zip tar gz exe jpg jpeg png gif"
 ENDINGS += " svg mp3 mp4 wav avi mov yaml yml toml ini cfg sh bat php sql log"
@@ -35,7 +36,7 @@ def spelt_out(text: str) -> str:
     said, before = [], ""
     for piece in _PIECE.findall(text):
         if piece.isdecimal():
-            said.append(cardinal(int(piece)) if len(piece) < 3 and piece[0] != "0" else digits(piece))
+            said.append(_figure(piece))
         elif piece in SIGNS:
             said.append(SIGNS[piece])
         elif piece.isalpha():
@@ -44,9 +45,16 @@ def spelt_out(text: str) -> str:
             if before == "." and (lower in SAID_ENDINGS or lower in ENDINGS.split()):
                 said.append(SAID_ENDINGS.get(lower, letters(lower)))
             else:
-                said.append(letters(lower) if spelt or not re.search("[aeiouy]", lower) else lower)
+                as_typed = piece if piece.isupper() else lower  # capitals are told apart later: #AI, #NASA
+                said.append(letters(lower) if spelt or not re.search("[aeiouy]", lower) else as_typed)
         before = piece
     return " ".join(said)
+
+
+def _figure(text: str) -> str:
+    if re.fullmatch(r"(?:19|20)\d\d", text):
+        return plain_year(text)
+    return cardinal(int(text)) if len(text) < 3 and text[0] != "0" else digits(text)
 
 
 def _url(match: re.Match[str]) -> str:
@@ -62,6 +70,7 @@ def _ip(match: re.Match[str]) -> str | None:
     if any(int(part) > 255 for part in parts):
         return None
     said = " dot ".join(map(digits, parts))
+    said += f" slash {cardinal(int(match[3]))}" if match[3] else ""
     return f"{said} port {digits(match[2])}" if match[2] else said
 
 
@@ -83,15 +92,19 @@ RULES: list[Rule] = [
     rule(rf"(?<![\w:.])(?=[\w:]{{0,39}}\d)(?:{_GROUPS})?::(?:{_GROUPS})?(?![\w:])", _hexadecimal),
     rule(r"(?<![\w:.])(?:[\da-fA-F]{1,4}:){7}[\da-fA-F]{1,4}(?![\w:])", _hexadecimal),
     rule(r"(?<![\w:.])(?:[\da-fA-F]{2}:){5}[\da-fA-F]{2}(?![\w:])", _hexadecimal),
-    rule(r"(?<![\w.])(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?::(\d{1,5}))?(?![\w]|\.\d)", _ip),
+    rule(r"(?<![\w.])(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?::(\d{1,5})|/(\d{1,2}))?(?![\w]|\.\d)", _ip),
     rule(r"(?<![\w./])(?:~|\.{1,2})?(?:/[\w.-]{1,64}){2,20}/?(?<![.,])(?!\w)", lambda m: spelt_out(m[0])),
+    rule(r"(?<![\w./])(?:~|\.{1,2})/[\w.-]{1,64}(?<![.,])(?!\w)", lambda m: spelt_out(m[0])),
+    rule(r"(?<![\w/])([ru])/([A-Za-z_]\w{1,40})(?!\w)", lambda m: f"{m[1]} slash {spelt_out(m[2])}"),
     rule(r"(?<!\w)[A-Z]:(?:\\[\w.-]{1,64}){1,20}(?<![.,])(?!\w)", lambda m: spelt_out(m[0])),
-    rule(rf"(?<![\w.])[\w-]{{1,64}}\.(?:{'|'.join(ENDINGS.split())})(?!\w|\.\w)", lambda m: spelt_out(m[0])),
+    rule(rf"(?<![\w.])(?:[\w-]{{1,64}}\.){{1,4}}(?:{'|'.join(ENDINGS.split())})(?!\w|\.\w)", lambda m: spelt_out(m[0])),
     rule(r"(?<!\w)(Node|Vue|Next|React|Express|Three|D3)\.js(?!\w)", lambda m: f"{m[1]} dot J S"),
     rule(r"(?<!\w)([A-Za-z]{2,10})\.NET(?!\w)|(?<![\w.])\.NET(?!\w)", lambda m: f"{m[1] or ''} dot net".strip()),
-    rule(r"(?<!\w)([A-Z])\+\+(?!\w)", lambda m: f"{m[1]} plus plus"),
+    rule(r"(?<!\w)([A-Za-z])\+\+(?![A-Za-z])", lambda m: f"{m[1]} plus plus"),
     rule(r"(?<!\w)([A-GJ])#(?!\w)", lambda m: f"{m[1]} sharp"),
-    rule(r"(?<!\w)#([A-Za-z_]\w{0,80})", _hashtag),
+    rule(r"(?<!\w)#(?=[\dA-Fa-f]{0,5}\d)([\dA-Fa-f]{6})(?!\w)", lambda m: f"hash {letters(m[1])}"),
+    rule(r"(?<!\w)0x([\dA-Fa-f]{1,16})(?!\w)", lambda m: f"zero x {letters(m[1])}"),
+    rule(r"(?<!\w)#([A-Za-z_]\w{0,80}|\d{1,4}(?!(?:st|nd|rd|th)\b)[A-Za-z]\w{1,80})", _hashtag),
     rule(r"(?<!\w)#(?=\d)", "number "),
     rule(r"(?<![\w@])@([A-Za-z_][\w.]{0,40}\w)", lambda m: f"at {spelt_out(m[1])}"),
 ]

@@ -25,7 +25,8 @@ SHORT_WORDS = frozenset(
     "gnu ted gif nav covid"
     .split()
 )  # fmt: skip
-SAID = {"ok": "okay", "json": "Jason", "jpeg": "jay peg"}
+SAID = {"ok": "okay", "json": "Jason", "jpeg": "jay peg", "nvidia": "Nvidia", "wwi": "World War One"}
+SAID["wwii"] = "World War Two"
 SPELT = frozenset(
     "aarp abc abs aclu acm adhd aipac aka amd amg aol api asap asl asmr atm bbc bbq bff bmi bmw bsc btw cbs cctv "
     "cdc ceo cfo cia cio cnn coo cpr cpu cto cv dc dea dhl diy dj dna dnd dob dui dvd ecb ecg eeg eeoc ekg emt "
@@ -34,7 +35,7 @@ SPELT = frozenset(
     "lcd lgbt lgbtq llc llm llp lsd mba mbti mlb mls mpg mpeg mph mri mtv mvp naacp nba nbc ncaa ndp nfl nhl nhs "
     "npr nra nsa nsf nyc nypd nyu oecd oem otc pbs pc pdf phd pga pgp ph pm ppe pr ptsd pvc rbi rgb roi rpg rsvp "
     "rv sdk sec seo sms sos spf sql ssd ssl sst suv tba tbd tcp tlc tmi tnt tsa tv uae ucla ufc ufo uk un url usa "
-    "usaf usb usc usda usps ussr utc uv vat vcr vfx vhs vip vp vpn vr wwe wwi wwii wwf www xml ymca"
+    "usaf usb usc usda usps ussr utc uv vat vcr vfx vhs vip vp vpn vr wwe wwf www xml ymca"
     .split()
 )  # fmt: skip
 # Of those, the ones that nobody takes for a shouted word.
@@ -96,6 +97,12 @@ def _after_name(match: re.Match[str]) -> str | None:
     return f"{match[1]} {cardinal(number)}" if 2 <= number <= 39 else None
 
 
+def _numeral(match: re.Match[str]) -> str | None:
+    """A Roman numeral by itself, of two signs only where it is no initialism."""
+    sure = len(match[1]) > 2 or match[1] == "II"
+    return cardinal(roman(match[1])) if sure and roman(match[1]) else None
+
+
 def _spelt(name: str, end: str = "") -> str:
     letters = " ".join(letter for letter in name if letter.isalnum())
     return f"{letters}{end}"
@@ -133,7 +140,9 @@ def _capitals(match: re.Match[str]) -> str | None:
 
 def _is_spelt(match: re.Match[str], name: str, lower: str) -> bool:
     if _is_loud(match):
-        return lower in _LOUD_TOO or (len(name) > 2 and not re.search("[AEIOUY]", name))
+        return lower in _LOUD_TOO or (
+            not re.search("[AEIOUY]", name) and lower not in ("mr", "mrs", "ms", "dr", "st", "mm")
+        )
     before = match.string[max(0, match.start() - 5) : match.start()]
     after = match.string[match.end() : match.end() + 14]
     if lower == "it":
@@ -164,6 +173,11 @@ def _mixed(match: re.Match[str]) -> str:
     return f"{match[1]} {_spelt(match[2])}"
 
 
+def _ending(match: re.Match[str]) -> str | None:
+    """ChatGPT, macOS: small letters, then an initialism."""
+    return f"{match[1]} {_spelt(match[2])}" if _is_spelt(match, match[2], match[2].lower()) else None
+
+
 def _apostrophe(match: re.Match[str]) -> str:
     return f"{match[1]} and {match[2]}"
 
@@ -176,7 +190,11 @@ ROMAN: list[Rule] = [
         _part,
     ),
     rule(rf"(?<!\w)({_NAMES})\s+([IVX]{{1,6}})(?![\w])", _reign),
+    rule(r"(?<!\w)(World War) (I{1,3})(?!\w)", lambda m: f"{m[1]} {cardinal(roman(m[2]))}"),
     rule(r"(?<!\w)([A-Z][a-z]{2,20})\s+([IVX]{2,6})(?![\w])", _after_name),
+    rule(r"(?<!\w)I(?=, II\b)", "one"),
+    rule(r"(?<=\d )([A-HJ-Z])s(?!\w)", lambda m: f"{m[1]}'s"),
+    rule(r"(?<![\w.])(II|III|VII|VIII|X{0,3}(?:I{2,3}|IX|IV|VI{1,3})|X{1,2}V)(?![\w'’]|\.\w)", _numeral),
     rule(r"(?<!\w)(M{1,3}[CDLXVI]{4,14})(?!\w)", lambda m: cardinal(roman(m[1])) if roman(m[1]) else None),
 ]
 _END = r"(s|['’]s|['’])?"
@@ -188,6 +206,10 @@ RULES: list[Rule] = [
     rule(r"(?<!\w)([A-Z])&([A-Z])(?!\w)", _apostrophe),
     rule(r"(?<!\w)([BM])(Sc|A|Ed)(?!\w)(?<=Sc)", lambda m: f"{m[1]} S C"),
     rule(r"(?<!\w)PhD(s?)(?!\w)", lambda m: f"P H D{chr(39) + 's' if m[1] else ''}"),
+    rule(r"(?<!\w)IPv(?=[46]\b)", "I P V "),
+    rule(r"(?<!\w)pH(?!\w)", "p H"),
+    rule(r"(?<!\w)AM/FM(?!\w)", "A M F M"),
     rule(r"(?<!\w)([mtre])(RNA|SIM|SIMs|DNA)(?!\w)", _mixed),
+    rule(r"(?<!\w)([A-Z]?[a-z]+)([A-Z]{2,4})(?!\w)", _ending),
     rule(rf"(?<![A-Za-z'’])([A-Z]{{2,10}}){_END}(?![A-Za-z])", _capitals),
 ]  # fmt: skip

@@ -60,7 +60,32 @@ def _numeric(match: re.Match[str]) -> str | None:
 
 
 def _dotted(match: re.Match[str]) -> str | None:
-    return _date(int(match[2]), int(match[1]), match[3])
+    """Day first, as in Germany, unless that can't be."""
+    first, second = int(match[1]), int(match[2])
+    return _date(first, second, match[3]) if second > 12 else _date(second, first, match[3])
+
+
+def _moment(match: re.Match[str]) -> str | None:
+    """2024-12-01T10:30:00Z, as machines write it; the seconds are not said."""
+    day = _date(int(match[2]), int(match[3]), match[1])
+    zone = " U T C" if match[6] and match[6] in "Zz" else ""
+    return f"{day} at {_clock(int(match[4]), int(match[5]))}{zone}" if day and int(match[4]) < 25 else None
+
+
+def _clock(hour: int, minute: int) -> str:
+    if minute:
+        return f"{cardinal(hour)} {two_digits(minute)}"
+    return f"{cardinal(hour)} o'clock" if 1 <= hour <= 12 else f"{cardinal(hour)} hundred"
+
+
+def _lasting(match: re.Match[str]) -> str:
+    """1h30m, 2m30s."""
+    first, second = ("hour", "minute") if match[2] == "h" else ("minute", "second")
+    return f"{_counted(int(match[1]), first)} {_counted(int(match[3]), second)}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{cardinal(count)} {what if count == 1 else plural(what)}"
 
 
 def _short_date(match: re.Match[str]) -> str | None:
@@ -86,7 +111,7 @@ def _day_month(match: re.Match[str]) -> str | None:
     day = int(match[1])
     if not 1 <= day <= 31:
         return None
-    before = re.search(r"\bthe\s+$", match.string[max(0, match.start() - 8) : match.start()])
+    before = re.search(r"(?i)\bthe\s+$", match.string[max(0, match.start() - 8) : match.start()])
     of = "of " if match[2] or before else ""
     said = f"{'' if before or not of else 'the '}{ordinal(day)} {of}{_month(match[3])}"
     return f"{said}{match[4] or ''} {year(match[5])}" if match[5] else said
@@ -112,8 +137,9 @@ def _bare_year(match: re.Match[str]) -> str | None:
     following = after[1] if after else ""
     if following in COUNTED or (following.endswith("s") and following not in _NOT_PLURAL):
         return None
-    asked = _ASKED.search(match.string[max(0, match.start() - 20) : match.start()])
-    return year(text) if asked or 1900 <= int(text) < 2100 else None
+    before = match.string[max(0, match.start() - 20) : match.start()]
+    told = not before.strip() and following in ("was", "is", "saw", "brought", "began", "marked")
+    return year(text) if told or _ASKED.search(before) or 1900 <= int(text) < 2100 else None
 
 
 def _years(match: re.Match[str]) -> str | None:
@@ -140,9 +166,10 @@ def _time(match: re.Match[str]) -> str | None:
         return f"{cardinal(hour)} {two_digits(minute)} {two_digits(int(second))}{_zone(zone, match)}"
     if minute:
         return f"{cardinal(hour)} {two_digits(minute)}{_zone(zone, match)}"
-    if zone or re.match(r"\s*o['’]clock", match.string[match.end() : match.end() + 12]):
+    after = match.string[match.end() : match.end() + 20]
+    if zone or re.match(rf"\s*o['’]clock| to \d{{1,2}}(?::\d{{2}})?{_ZONE}", after):
         return f"{cardinal(hour)}{_zone(zone, match)}"
-    return f"{cardinal(hour)} o'clock" if 1 <= hour <= 12 else f"{cardinal(hour)} hundred"
+    return _clock(hour, minute)
 
 
 def _hour(match: re.Match[str]) -> str | None:
@@ -155,6 +182,10 @@ def _hours(match: re.Match[str]) -> str:
     return f"{said} {'hundred' if not minute else two_digits(minute)} hours"
 
 
+def _day(match: re.Match[str]) -> str:
+    return _DAYS[match[1][:3].lower()]
+
+
 def _days(match: re.Match[str]) -> str:
     return f"{_DAYS[match[1][:3].lower()]} to {_DAYS[match[2][:3].lower()]}"
 
@@ -165,7 +196,12 @@ def _month_alone(match: re.Match[str]) -> str:
 
 _ORD = r"(?:st|nd|rd|th)?"
 RULES: list[Rule] = [
+    rule(rf"(?<=\b(?:19|20)\d\d)\s?[-–—]\s?(?={_MONTH})|(?<=\bQ[1-4])\s?[-–]\s?(?=Q[1-4]\b)", " to "),
     rule(r"(?<=\d )(AD|BC|CE|BCE)\b|\b(AD)(?= \d)", lambda m: " ".join(m[1] or m[2])),
+    rule(
+        r"(?<![\w/-])(\d{4})-(\d{2})-(\d{2})[T ](\d{2}):(\d{2})(?::\d{2}(?:\.\d{1,9})?)?(Z|[-+]\d{2}:?\d{2})?(?![\w:])",
+        _moment,
+    ),
     rule(r"(?<![\w/-])(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?=T\d|(?![\w/-]))", _iso),
     rule(r"(?<![\w/.])(\d{1,2})([/-])(\d{1,2})\2(\d{4}|\d{2})(?![\w/-])", _numeric),
     rule(r"(?<![\w.])(\d{1,2})\.(\d{1,2})\.((?:19|20)\d{2})(?![\w]|\.\d)", _dotted),
@@ -179,7 +215,12 @@ RULES: list[Rule] = [
     rule(rf"\b{_MONTH}(,)?\s+((?:1\d|20)\d{{2}})(?![\w]|[.,]\d)", _month_year),
     rule(r"(?<!\w)['’‘]([2-9]0)s\b", _decade),
     rule(r"(?<![\w.])((?:1\d|20)\d0|[2-9]0)(?:'|’)?s\b", _decade),
-    rule(r"(?<!\w)['’‘](\d{2})(?![\w.:%])", lambda m: two_digits(int(m[1]))),
+    rule(r"(?<!\w)['’‘](\d{2})(?![\w%]|[.:]\d)", lambda m: two_digits(int(m[1]))),
+    rule(r"(?<![\w.,])(\d{1,3})(h)\s?(\d{1,2})(?:m|min)?(?!\w)", _lasting),
+    rule(r"(?<![\w.,])(\d{1,3})(m)\s?(\d{1,2})s(?!\w)", _lasting),
+    rule(r"(?<![\w.,:$€£])(\d{1,2})\.([0-5]\d)(?=\s?[AaPp]\.?[Mm]\b)", lambda m: f"{m[1]}:{m[2]}"),
+    rule(r"(?<!\w)FY\s?((?:19|20)\d{2})(?!\w)", lambda m: f"F Y {year(m[1])}"),
+    rule(r"(?i:(?<=noon)|(?<=midnight))\s?[-–—]\s?(?=\d)", " to "),
     rule(
         r"(?<=[\dm.])\s?[-–—]\s?(?=\d{1,2}(?::\d{2}(?!\d)|\s?[AaPp]\.?[Mm]\b))|(?<=:\d\d)[-–](?=\d{1,2}(?!\w))", " to "
     ),
@@ -192,6 +233,8 @@ RULES: list[Rule] = [
 # Short names that need no figure beside them.
 NAMES: list[Rule] = [
     rule(rf"(?<!\w)({_DAY})\.?\s?[-–—]+\s?({_DAY})\b\.?", _days),
+    rule(rf"(?<!\w)({_DAY})\.?(?=,?\s\d{{1,2}}(?::\d\d)?\s?(?:[AaPp]\.?[Mm]\b|{_MONTH[1:-1]}))", _day),
+    rule(r"(?<!\w)(Sat|Sun)\.?(?=\s(?:morning|afternoon|evening|night)\b)", lambda m: _DAYS[m[1].lower()]),
     rule(
         r"(?<!\w)(Mon|Tues?|Wed|Thu(?:rs?)?|Fri)\.(?=[\s,]|$)",
         lambda m: _DAYS[m[1][:3].lower()] + ("." if ends_sentence(m) else ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from csm.spoken.measures import VULGAR, fraction, mixed
-from csm.spoken.numbers import cardinal, digits, number, ordinal, value
+from csm.spoken.numbers import cardinal, digits, number, ordinal, plain_year, plural, two_digits, value
 from csm.spoken.rules import NUMBER, START, Rule, rule
 
 _SAME = {
@@ -16,6 +16,11 @@ _SAME = {
     "20/20": "twenty twenty",
 }
 _RATED = r"(?i:rated|rating|score|scored|scores|gave|give|got|gets|earned|an|a solid)"
+_ASKED = "people|stars|points|dentists|doctors|women|men|adults|students|users|customers|voters|times"
+_BOOKS = (
+    "Genesis|Exodus|Leviticus|Numbers|Deuteronomy|Joshua|Psalms?|Proverbs|Isaiah|Jeremiah|Matthew|Mark|Luke|John|Acts"
+    "|Romans|Corinthians|Galatians|Ephesians|Hebrews|James|Revelation"
+)
 _RUN = re.compile(r"\b(?:ran|run|running|runs|raced|walked|finished)\s+(?:a|the|my|his|her|our)\s+(?:first\s+)?$", re.I)
 _OUGHT = (
     r"(?i:version|release|python|java|ios|android|windows|ubuntu|kernel|node|chrome|firefox|django|rails|php|ruby|v)"
@@ -30,7 +35,10 @@ def _slash(match: re.Match[str]) -> str:
     if whole and top < bottom:
         return mixed(whole, top, bottom)
     before = match.string[max(0, match.start() - 16) : match.start()]
-    if not whole and (top == bottom or (bottom in (5, 10, 100) and re.search(rf"\b{_RATED}\s+(?:it\s+)?$", before))):
+    rated = re.search(rf"\b{_RATED}\s+(?:it\s+)?$", before) or re.match(
+        rf"\s(?:{_ASKED})\b", match.string[match.end() : match.end() + 16]
+    )
+    if not whole and (top == bottom or (bottom in (5, 10, 100) and rated)):
         return f"{cardinal(top)} out of {cardinal(bottom)}"
     said = f"{number(whole.strip())} " if whole else ""
     named = 2 <= bottom <= 20 or bottom in (24, 30, 32, 50, 64, 100, 1000)
@@ -54,6 +62,26 @@ def _vanity(match: re.Match[str]) -> str:
     return f"{_toll_free_code(match)} {match[3].replace('-', ' ').lower()}"
 
 
+def _worded(match: re.Match[str]) -> str:
+    """555-CALL-NOW."""
+    return f"{digits(match[1])} {match[2].replace('-', ' ').lower()}"
+
+
+def _code(match: re.Match[str]) -> str | None:
+    """ "Text 741741", "Text STOP to 12345"."""
+    before = match.string[max(0, match.start() - 30) : match.start()]
+    return digits(match[1]) if re.search(r"\b(?i:text(?:ing|ed)?)\s(?:[A-Z]+\s(?:to|TO)\s)?$", before) else None
+
+
+def _pairs(match: re.Match[str]) -> str:
+    """Three figures that are read as a name: Boeing 747, Flight 370, error 404."""
+    return f"{match[1]} {digits(match[2])} {two_digits(int(match[3]))}"
+
+
+def _score(match: re.Match[str]) -> str:
+    return f"{match[1]}{cardinal(int(match[2]))} to {cardinal(int(match[3]))}"
+
+
 def _version(match: re.Match[str]) -> str:
     said = " point ".join(map(_part, match[2].split(".")))
     return f"version {said}" if match[1] else said
@@ -68,7 +96,8 @@ def _part(text: str) -> str:
 
 
 def _range(match: re.Match[str]) -> str:
-    return f"{number(match[1])} to {number(match[2])}"
+    joint = " " if re.match(r"0\d", match[2]) else " to "  # 2024-001 counts nothing
+    return f"{number(match[1])}{joint}{number(match[2])}"
 
 
 def _ordinal(match: re.Match[str]) -> str:
@@ -119,16 +148,32 @@ CODES: list[Rule] = [  # before dates and measures
     rule(r"(?<!\w)N[º°]\.?\s?(?=\d)", "number "),
     rule(r"\d{41,}", lambda m: digits(m[0])),
     rule(r"(?<![\w.+-])(1[\s.-])?\(?(800|888|877|866)\)?[\s.-](\d{3}[\s.-]?\d{4})(?![\w-])", _toll_free),
+    rule(r"(?<![\w.+-])1-(900)-([A-Z]{1,10}(?:-[A-Z]{1,10}){0,3})(?![\w-])", lambda m: f"one {_worded(m)}"),
     rule(r"(?<![\w.+-])(1[\s.-])?\(?(800|888|877|866)\)?[\s.-]([A-Z]{2,10}(?:-[A-Z]{2,10})?)(?![\w-])", _vanity),
     rule(rf"(?<![\w.+-])(?:\+?1{_GAP})?(?:\(\d{{3}}\)\s?|\d{{3}}{_GAP})\d{{3}}{_GAP}\d{{4}}(?![\w-]|\.\d)", _telephone),
     rule(r"(?<!\w)\+\d{1,3}(?:[\s.()-]{1,2}\d{1,5}){2,6}(?![\w-])", _telephone),
+    rule(r"(?<!\w)\+\d{1,3}\s?\d{2,4}\s?\d{5,9}(?![\w-])", _telephone),
+    rule(r"(?i:(?<=\bpin )|(?<=\bpin is )|(?<=ending in )|(?<=passcode ))(\d{3,6})(?!\w|[.,]\d)", _telephone),
     rule(r"(?<![\w.,-])0\d{2,4}[\s-]\d{3,4}[\s-]?\d{3,4}(?![\w-])", _telephone),
     rule(r"(?<![\w.,$€£-])\d{3}-\d{4}(?![\w%-]|[.,]\d)", _telephone),
     rule(r"(?<![\w.-])\d{3}-\d{2}-\d{4}(?![\w-])|(?<![\w.-])(?:\d{4}[\s-]){3}\d{4}(?![\w-])", _telephone),
+    rule(r"(?<![\w.,$€£-])(?:\(\d{3}\)\d{7}|\d{3} \d{4})(?![\w,-]|\.\d| \d)", _telephone),
+    rule(r"(?<![\w.,$€£-])(\d{3})-([A-Z]{4}|[A-Z]{2,5}-[A-Z]{2,5})(?![\w-])", _worded),
+    rule(r"(?i:(?<=\btext )|(?<=\btexting )|(?<=\bto ))(\d{5,6})(?!\w|[.,]\d)", _code),
     rule(r"(?i:(?<=call )|(?<=dial )|(?<=called )|(?<=dialed ))(911|999|112|411|311)(?!\w|[.,]\d)", _telephone),
     rule(r"(?<![\w.])97[89][- ]\d[\d -]{8,12}\d(?!\w)", _telephone),
 ]
 RULES: list[Rule] = [
+    rule(r"(?<!\w)((?i:boeing|flight|error|status|http))\s(\d)(\d{2})(?!\w|[.,]\d)", _pairs),
+    rule(r"(?<!\w)()(4)(04)(?= (?:error|page))", lambda m: _pairs(m).strip()),
+    rule(r"(?<!\w)(1080|1440|2160)(?=[pi]\b)", lambda m: plain_year(m[1]) + " "),
+    rule(r"(?<!\w)(10{2,3}|1,?000(?:,000)?|10)s(?= of (?!the\b))", lambda m: plural(number(m[1]).removeprefix("one "))),
+    rule(
+        r"(?i:((?:score|final|result|game)(?:\s(?:was|is|of|ended|finished))?\s))(\d{1,3}):(\d{1,3})(?![\w:])", _score
+    ),
+    rule(r"(?<!\w)(49|76)ers(?!\w)", lambda m: "forty niners" if m[1] == "49" else "seventy sixers"),
+    rule(r"(?<!\w)(\d{1,3}):(\d{1,3}):(\d{1,3})(?![\w:])", lambda m: " to ".join(map(number, m.groups()))),
+    rule(rf"(?<!\w)({_BOOKS})\s(\d{{1,3}}):(\d{{1,3}})(?![\w:])", lambda m: f"{m[1]} {number(m[2])} {number(m[3])}"),
     rule(r"(?<!\w)[vV](?:er)?\.?\s?()(\d{1,4}(?:\.\d{1,4}){1,4})(?![\w]|\.\d)", lambda m: f"version {_version(m)}"),
     rule(r"(?<![\w.,])()(\d{1,4}(?:\.\d{1,4}){2,5})(?![\w]|[.,]\d)", _version),
     rule(rf"(?<!\w)({_OUGHT})\s(\d{{1,3}}\.\d{{1,3}})(?![\w%]|[.,]\d)", _named_version),
@@ -139,7 +184,7 @@ RULES: list[Rule] = [
     rule(rf"{START}({NUMBER})(?:st|nd|rd|th|ST|ND|RD|TH)\b", _ordinal),
     rule(rf"{START}(\d{{1,4}})[ºª](?!\w)", _ordinal),
     rule(rf"{START}({NUMBER})([kKMB])(?!\w)", _scaled),
-    rule(rf"(?<![\w.,-])({NUMBER})\s?(?:[–—]|-)\s?({NUMBER})(?![\w-]|[.,]\d)", _range),
+    rule(rf"(?<![\w.,-])({NUMBER})\s?(?:[–—~]|-)\s?({NUMBER})(?![\w-]|[.,]\d)", _range),
     rule(r"(?<![\w.:])(\d{1,4}):(\d{1,4})(?![\w:])", _range),
     rule(r"(?<![\w.,)\]%-])([-−–])(?=\.?\d)", _signed),
     rule(r"(?<![\w.,)\]])([+±~≈])\s?(?=\.?\d)", _signed),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from csm.spoken.numbers import cardinal, number, value
+from csm.spoken.numbers import cardinal, number, plural, value
 from csm.spoken.rules import NUMBER, Rule, rule
 
 
@@ -34,13 +34,15 @@ SIGNS = {
     "₹": Currency("rupee", "rupees", "paisa", "paise"), "₩": Currency("won", "won"), "₽": Currency("ruble", "rubles"),
     "₿": Currency("bitcoin", "bitcoins"), "₺": Currency("lira", "lira"), "₴": Currency("hryvnia", "hryvnias"),
     "₪": Currency("shekel", "shekels"), "₫": Currency("dong", "dong"), "₱": Currency("peso", "pesos"),
-    "₦": Currency("naira", "naira"), "zł": Currency("zloty", "zlotys"),
+    "₦": Currency("naira", "naira"), "zł": Currency("zloty", "zlotys"), "Kč": Currency("koruna", "koruny"),
+    "kr": Currency("krone", "kroner"),
 }  # fmt: skip
 CODES = {
     "USD": _of("U S"), "EUR": _EURO, "GBP": _POUND, "JPY": _YEN, "CHF": Currency("Swiss franc", "Swiss francs"),
     "CAD": _of("Canadian"), "AUD": _of("Australian"), "NZD": _of("New Zealand"),
     "INR": SIGNS["₹"], "CNY": Currency("yuan", "yuan"),
     "RMB": Currency("yuan", "yuan"), "SEK": Currency("Swedish krona", "Swedish kronor"), "PLN": SIGNS["zł"],
+    "CZK": SIGNS["Kč"],
     "NOK": Currency("Norwegian krone", "Norwegian kroner"), "DKK": Currency("Danish krone", "Danish kroner"),
     "MXN": Currency("Mexican peso", "Mexican pesos"), "BRL": SIGNS["R$"], "BTC": SIGNS["₿"],
 }  # fmt: skip
@@ -60,7 +62,7 @@ _SIGN = "(?P<sign>" + "|".join(re.escape(sign) for sign in sorted(SIGNS, key=len
 _ANY_SIGN = _SIGN.replace("?P<sign>", "?:")
 _CODE = "(?P<sign>" + "|".join(CODES) + ")"
 _AMOUNT = (
-    rf"(?P<amount>{NUMBER})(?:\s?(?P<scale>hundred|thousand|million|billion|trillion)s?\b"
+    rf"(?P<amount>{NUMBER})(?:[\s-]?(?P<scale>hundred|thousand|million|billion|trillion)s?\b"
     r"|(?P<short>k|K|mn|mio|MM|m|M|bn|b|B|tn|T)\b)?"
 )
 _MINUS = r"(?<![\w.,-])(?:(?P<minus>[-−+–])\s?)?"
@@ -84,6 +86,8 @@ def _said(currency: Currency, amount: str, scale: str | None, single: bool) -> s
 
 def _adjective(match: re.Match[str]) -> bool:
     """ "a $5 bill": the amount stands for a kind of thing, and is said in the singular."""
+    if re.match(r" (?:question|bill|note|coin|prize|fine|fee|deal)\b", match.string[match.end() : match.end() + 10]):
+        return True
     before = re.search(r"(?<!\w)[Aa]n?\s+$", match.string[max(0, match.start() - 4) : match.start()])
     return bool(before and re.match(r"[ -][a-z]", match.string[match.end() : match.end() + 2]))
 
@@ -110,7 +114,27 @@ def _cents(match: re.Match[str]) -> str:
     return f"{number(match[1])} {'cent' if match[1] == '1' or _adjective(match) else 'cents'}"
 
 
+def _round(match: re.Match[str]) -> str:
+    """$100s: "hundreds of dollars"."""
+    name = plural(cardinal(int(match[2].replace(",", ""))).removeprefix("one "))
+    return f"{name} of {SIGNS[match['sign']].many}"
+
+
+def _both(match: re.Match[str]) -> str:
+    """ "between $1.5 and $2.5 million": the scale is that of both."""
+    return f"{number(match[2])} {match[3]} "
+
+
 RULES: list[Rule] = [
+    rule(r"(?<!\w)Rs\.?\s?(?=\d)", "₹"),
+    rule(r"(?<!\w)USD\s?(?=\$)", "US"),
+    rule(r"(?<![\w.,])\d{1,3}(?:'\d{3}){1,4}(?!\w)", lambda m: m[0].replace("'", ",")),
+    rule(rf"(?<![\w.,]){_SIGN}(10{{1,3}}|10{{0,2}}(?:,000){{1,2}})s\b(?: of (?:dollars|euros|pounds)\b)?", _round),
+    rule(
+        rf"(?i:(?<=between )|(?<=from )){_SIGN}({NUMBER}) (and|to) "
+        rf"(?={_ANY_SIGN}{NUMBER}[\s-]?(?:(?:hundred|thousand|million|billion|trillion)\b|(?:bn|m|M|B|K|k|b)\b))",
+        _both,
+    ),
     rule(rf"(?<=[\dkKmMbB])\s?[-–—]\s?(?={_ANY_SIGN}\s?\.?\d)", " to "),
     rule(rf"(?<![\w.,])({_ANY_SIGN})\s?[-−]\s?(?=\.?\d)", lambda m: f"-{m[1]}"),
     rule(rf"(?<![\w.,]){_SIGN}\s?(?P<first>{NUMBER})\s?[-–—]\s?{_AMOUNT}(?![\w-])", _range),
@@ -119,5 +143,8 @@ RULES: list[Rule] = [
     rule(rf"{_MINUS}{_CODE}\s?{_AMOUNT}(?!\w){_PER}", _amount),
     rule(rf"{_MINUS}{_AMOUNT}\s?{_CODE}(?!\w){_PER}", _amount),
     rule(rf"(?<![\w.])({NUMBER})\s?¢", _cents),
+    rule(r"(?<![\w.,])(\d{1,2})c(?!\w)", _cents),
+    rule(r"(?<!\w)([A-Za-z]{1,20})\$([A-Za-z]{1,20})(?!\w)", lambda m: f"{m[1]}s{m[2]}"),
+    rule(r"(?<!\w)\$(?=[A-Za-z])", "dollar "),
     rule(r"¢", " cents "),
 ]

@@ -87,6 +87,8 @@ def _hat(match: re.Match[str]) -> str:
 
 def _product(match: re.Match[str]) -> str:
     """ "3 × 5" is three times five, "1920x1080" is by."""
+    if re.match(r"10\^|10 to the power", match.string[match.end() : match.end() + 15]):
+        return " times "
     counted = match[1] in "×*·⋅" and ("=" in match.string or " " in match[0])
     return " times " if counted or "=" in match.string else " by "
 
@@ -95,24 +97,52 @@ def _between(match: re.Match[str]) -> str:
     return " minus " if "=" in match.string or "−" in match[0] else " to "
 
 
-_SIDE = r"(?<=[\w)²³½])\s*"
+def _minus(match: re.Match[str]) -> str | None:
+    return " minus " if re.search(r"[=²³^+]", match.string) else None
+
+
+def _greek(match: re.Match[str]) -> str:
+    """A letter alone is said by its name: α, Δ, µ."""
+    name = unicodedata.name(match[0]).removesuffix(" SYMBOL").split()[-1].lower()
+    return {"lamda": "lambda", "micro": "mu", "sign": "mu"}.get(name, name)
+
+
+def _heart(match: re.Match[str]) -> str | None:
+    """<3 is a heart, unless something is compared."""
+    before = match.string[max(0, match.start() - 12) : match.start()]
+    if re.search(r"\b(?:I|we|We) $", before):
+        return "love"
+    return None if re.search(r"\b(?:is|are|was|be|if|of|or|and|by|at|in|with|[a-z])\s?$|\d\s?$", before) else " "
+
+
 ARITHMETIC: list[Rule] = [
+    rule(r"(?<!\S)[:;]['-]?[)(\]DPp|](?!\w)|(?<!\S)[:;]['-]?/(?!\S)", ""),
+    rule(r"(?<!\S)<3(?![\w.,])", _heart),
+    rule(r"(?<!\S)<(?=\d)", "less than "),
+    rule(r"(?<!\S)>(?=\d)", "more than "),
+    rule(r"(?<!\w)([a-zA-Z])\((?=[^()\s]{1,20}\))", lambda m: f"{m[1]} of ("),
     rule(rf"\s?[x×·*]\s?10([{_ABOVE}]{{1,5}})", lambda m: f" times 10{_raised(m) or ''}"),
     rule(rf"(?<![A-Za-z])([a-zA-Z])([a-zA-Z])(?=[{_ABOVE}])", lambda m: f"{m[1]} {m[2]}"),
     rule(rf"(?<=[\w)])([{_ABOVE}]{{1,31}})", _raised),
     rule(r"(?<=[\w)])\^(\(?\{?[-−+]?\w{1,30}\}?\)?)", _hat),
     rule(rf"[{_BELOW}]+", lambda m: "".join(str(_BELOW.index(letter)) for letter in m[0])),
     rule(r"(?<=\d)\s?([x×*·⋅])\s?(?=\d)", _product),
+    rule(r"(?<=\b[a-zA-Z])\s?<\s?(?=\.?\d)", " is less than "),
+    rule(r"(?<=\b[a-zA-Z])\s?>\s?(?=\.?\d)", " is more than "),
     rule(r"(?<=\d)[x×](?=\s+[a-z]{2}|[,.;!?]|$)", " times"),
     rule(r"(?<=\d)\s?÷\s?(?=\d)", " divided by "),
+    rule(r"(?<=[²³])\s[-−]\s(?=\w)|(?<=\b[a-z])\s[-−]\s(?=[a-z\d](?:\b|[²³^]))", _minus),
     rule(r"(?<=\d)\s+[-−]\s+(?=\d)|(?<=\d)−(?=\d)", _between),
     rule(r"(?<=\d)\s?\+\s?(?=\d)", " plus "),
     rule(r"√\s?", "the square root of "),
 ]
 SIGNS: list[Rule] = [
+    rule(r"(?<!.)\s?(?:→|⇒|->|=>)\s?", ""),
+    rule(r"(?<![Ͱ-Ͽ])([Α-Ωα-ωϑϕ])(?![Ͱ-Ͽ])|(?<![^\W\d])µ(?!\w)", _greek),
     rule(r"\s?[×]\s?", " times "),
     rule(r"\s?÷\s?", " divided by "),
     rule(r"(?<=\w)\s?\+\s?(?=\w)|(?<=\s)\+(?=\s)", " plus "),
+    rule(r"(?<=\b[A-F])-(?=[.,;!?)]|\s(?:in|on|for|and|or|this)\b|$)", " minus"),
     rule(r"(?<=\b[A-F])\+(?!\w)|(?<=\w)\+(?!\w)", " plus"),
     rule(r"(?<![\w])\+", "plus "),
     rule(r"(?<=\w)\s?−\s?(?=\w)", " minus "),
@@ -120,6 +150,8 @@ SIGNS: list[Rule] = [
     rule(r"\s?(?<![=<>!])={1,2}(?![=>])\s?", " equals "),
     rule(r"\s?≠\s?|(?<=\s)!=(?=\s)", " is not equal to "),
     rule(r"\s?≈\s?", " is about "),
+    rule(r"^≤\s?", "at most "),
+    rule(r"^≥\s?", "at least "),
     rule(r"\s?(?:≤|<=)\s?(?=[\w(])", " is at most "),
     rule(r"\s?(?:≥|>=)\s?(?=[\w(])", " is at least "),
     rule(r"(?<=\w)\s<\s(?=\w)", " is less than "),
@@ -140,7 +172,7 @@ SIGNS: list[Rule] = [
     rule(r"£", " pounds "),
     rule(r"\$", " dollars "),
     rule(r"¥", " yen "),
-    rule(r"(?<=\s)@(?=\s)|(?<=\w)@(?=\w)", " at "),
+    rule(r"(?:(?<=\s)|^)@(?=\s)|(?<=\w)@(?=\w)", " at "),
     rule(r"~(?=\s?\w)", "about "),
     rule(r"(?i:\band/or\b)", "and or"),
     rule(r"(?i:\b(he)/(she)\b|\b(him)/(her)\b|\b(his)/(hers?)\b)", lambda m: m[0].replace("/", " or ")),

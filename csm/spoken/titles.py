@@ -77,11 +77,15 @@ SHORT_FORMS = frozenset(
         "oz",
     ]
 ) - {"no", "sec", "art", "sat", "sun", "Sat", "Sun", "Mar", "min", "max", "temp", "c", "p", "para"}
+SIDES = {"N": "North", "S": "South", "E": "East", "W": "West"}
 ALSO_WORDS = ("HI", "IN", "LA", "ME", "OH", "OK", "OR", "MA", "PA", "CO", "ID")  # a state only before a ZIP code
+CLOSING_STATES = ("IN", "LA", "ME", "OR", "CO", "ID")  # or where nothing follows a name and them
 _BEGINS = r"(?:^|[.!?:;\"“(]\s*)"  # what stands before the first word of a sentence
 
 
 def _stop(match: re.Match[str]) -> str:
+    if re.match(r"\s+[NS][EW]\b", match.string[match.end() : match.end() + 4]):
+        return ""
     return "." if match[0].endswith(".") and ends_sentence(match) else ""
 
 
@@ -137,7 +141,22 @@ def _whole(match: re.Match[str]) -> str | None:
 def _state(match: re.Match[str]) -> str | None:
     """ "Austin, TX", "Portland, OR 97201"."""
     state, code = match.groups()
-    return None if state in ALSO_WORDS and not code else f", {STATES[state]}{_zip(code)}"
+    ends = state in CLOSING_STATES and _capital_before(match) and match.string[match.end() :].strip() in (".", "")
+    return None if state in ALSO_WORDS and not code and not ends else f", {STATES[state]}{_zip(code)}"
+
+
+# Written in small letters without a stop, and yet no words.
+BARE = re.compile(r"(?<![\w/'’-])(vs|etc|approx|dept|govt|appt|mph|kph|km|kg|cm|lbs|hrs|mins|yrs)(?![\w/'’-])")
+_BARE_UNITS = {"mph": "miles per hour", "kph": "kilometers per hour", "km": "kilometers", "kg": "kilograms"}
+_BARE_UNITS |= {"cm": "centimeters", "vs": "versus", "etc": "et cetera"}
+
+
+def _bare(match: re.Match[str]) -> str:
+    return _BARE_UNITS.get(match[1]) or WORDS[match[1]]
+
+
+def _loud_title(title: str) -> str:
+    return "Doctor" if title == "DR" else TITLES[title.title()]
 
 
 def _any(names: object) -> str:
@@ -145,6 +164,16 @@ def _any(names: object) -> str:
 
 
 RULES: list[Rule] = [
+    rule(
+        r"(?<![\w.])([NSEW])\.?(?=\s(?:\d{1,3}(?:st|nd|rd|th)|[A-Z][a-z]+)\s(?:St|Ave|Blvd|Rd|Dr|Ln|Pkwy|Hwy)\b)"
+        r"|(?<![\w.])([NSEW])\.(?=\s(?:\d{1,3}(?:st|nd|rd|th)|[A-Z][a-z]+)\s(?:Street|Avenue|Road|Lane|Drive)\b)",
+        lambda m: SIDES[m[1] or m[2]],
+    ),
+    rule(r"(?<!\w)(MR|MRS|MS|DR|PROF)\.?(?=\s+[A-Z]{2})", lambda m: _loud_title(m[1])),
+    rule(r"(?<!\w)Sr\.(?=\s[A-Z][a-z])(?<![a-z] ...)(?<![a-z], ...)", "Senor"),
+    rule(r"(?<!\w)(Apt|Ste)\.?(?=\s\d)", lambda m: "Apartment" if m[1] == "Apt" else "Suite"),
+    rule(r"(?<!\w)Sra\.(?=\s[A-Z])", "Senora"),
+    rule(r"(?<!\w)[Ee]st\.(?=\s\d{4}\b)", lambda m: _cased("established", m[0])),
     rule(r"(?i:(?<![\w.])e\.\s?g\b\.?)", lambda m: "for example"),
     rule(r"(?i:(?<![\w.])i\.\s?e\b\.?)", lambda m: "that is"),
     rule(r"(?i:(?<![\w.])a\.k\.a\b\.?)", lambda m: "A K A"),
@@ -166,9 +195,13 @@ RULES: list[Rule] = [
     rule(r"(?<=[a-z] )(Ave|Blvd|Rd|Hwy|Pkwy)(?!\w)", lambda m: STREETS[m[1]]),
     rule(r"(?:(?<=\w )|(?<=\w, ))(Jr|Sr|Inc|Ltd|Corp)(?=[,\s]|$)", lambda m: STREETS[m[1]]),
     rule(r"(?<=\w )Co\.|(?<=& )Co\.", lambda m: f"Company{_stop(m)}"),
-    rule(rf"(?i:(?<!\w)({_any(NUMBERED)}))\.\s?(?=\d)", lambda m: _cased(NUMBERED[m[1].lower()], m[1]) + " "),
+    rule(
+        rf"(?i:(?<!\w)({_any(NUMBERED)}))\.\s?(?=\(?\d|(?-i:(?:[IVXLC]{{2,}}|[VX])\b))",
+        lambda m: _cased(NUMBERED[m[1].lower()], m[1]) + " ",
+    ),
     rule(rf"(?i:(?<!\w)(?<!\d )({_any(WORDS)}))\.(?=[\s,;:)]|$)", lambda m: _whole(m)),
-    rule(r"(?i:(?<!\w)etc)(?!\w)", "et cetera"),
+    rule(r"(?i:(?<![\w/])etc)(?![\w/])", "et cetera"),
     rule(rf"(?<=[a-z]), ({_any(STATES)})\b(?:\s+(\d{{5}}))?(?=[\s,.;:!?)]|$)", _state),
     rule(r"(?i:(?<=zip )|(?<=zip code )|(?<=zip code is ))(\d{5})(?!\w)", lambda m: _zip(m[1]).strip()),
+    rule(rf"(?<!\d)(?<!\d ){BARE.pattern}(?!\.)", _bare),
 ]  # fmt: skip

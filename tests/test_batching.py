@@ -17,6 +17,7 @@ from csm.settings import Settings
 from csm.speech import batching
 from csm.speech.batching import LEAD, Batch, shared, usual_slots
 from csm.speech.generator import ConversationFull
+from csm.speech.loading import load
 from tests.small import say_best, small_generator
 
 TEXTS = ["Hello.", "How are you?", "I am well, and I have a lot to say today.", "Yes!", "Not now, thank you."]
@@ -118,6 +119,18 @@ def test_one_bad_stream_disturbs_no_other(generator, monkeypatch):
     assert (bad.state, str(bad.error), early.state) == ("failed", "out of memory", "stopped")
     expected = generator.generate_codes("Hello.", 0, max_audio_length_ms=1600, seed=100)
     assert torch.equal(good.codes, expected)
+
+
+def test_a_text_of_several_pieces_is_one_stream_cut_as_everywhere():
+    generator = load("nano", "cpu")
+    options = dict(text="Yes. [pause 0.1s] Oh no.", speaker=0, max_audio_length_ms=4000, seed=3)
+    expected = generator.generate_codes(**options)
+    for ahead in (0, 2):
+        batch = Batch(generator, slots=2, ahead=ahead)
+        stream = batch.join(**options)
+        batch.finish()
+        assert stream.state == "ended" and stream.piece == 1, "both pieces were said to their end"
+        assert torch.equal(stream.codes, expected)
 
 
 def test_a_stream_that_may_use_the_whole_memory_stops_at_its_end():

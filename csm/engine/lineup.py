@@ -25,7 +25,9 @@ class Stream:
     `begin` gives the context to speak from; it is called when a slot is free. At most `longest` frames are spoken,
     and `state` goes from `waiting` through `speaking` to `ended` (by the model), `capped`, `stopped` (it was made to
     leave) or `failed` (`begin` raised `error`). With `keep` the context has the frames when the stream is done. An
-    `endless` stream is given zero frames like any other. While `paused` nothing is computed for it.
+    `endless` stream is given zero frames like any other. While `paused` nothing is computed for it. Where a piece ends
+    and there is `further` to say, it waits for a slot again: each reads what follows into the context and has a noise
+    of its own.
     """
 
     begin: Callable[[], Context]
@@ -35,12 +37,15 @@ class Stream:
     keep: bool = True
     endless: bool = False
     paused: bool = False
+    further: deque[tuple[Callable[[Context], None], torch.Generator]] = field(default_factory=deque, repr=False)
     state: str = "waiting"
     error: Exception | None = None
     frames: list[Tensor] = field(default_factory=list, repr=False)
     context: Context | None = field(default=None, repr=False)
     slot: int = -1
     launched: int = 0
+    piece: int = 0
+    piece_begins: int = 0  # frames before it
     newest: Tensor | None = field(default=None, repr=False)
 
     @property
@@ -66,7 +71,7 @@ class Lineup:
         self._free = list(range(stage.slots))
         self._waiting: deque[Stream] = deque()
         self._speaking: dict[int, Stream] = {}  # by slot
-        self._under_way: deque[tuple[Launched, list[Stream]]] = deque()
+        self._under_way: deque[tuple[Launched, list[tuple[Stream, int]]]] = deque()
 
     @property
     def speaking(self) -> int:
@@ -107,8 +112,8 @@ class Lineup:
         launched, streams = self._under_way.popleft()
         codes, given = launched.wait(), {}
         spoke = codes.any(dim=1).tolist()
-        for stream, slot in zip(streams, launched.slots):
-            if stream.state != "speaking":  # it left, or ended in the frame before
+        for (stream, piece), slot in zip(streams, launched.slots):
+            if stream.state != "speaking" or stream.piece != piece:  # it left, or ended in the frame before
                 continue
             stream.newest = launched.states[slot]
             if not spoke[slot] and not stream.endless:
@@ -153,12 +158,30 @@ class Lineup:
         launched = self.stage.launch({slot: stream.noise for slot, stream in ready.items()})
         for stream in ready.values():
             stream.launched += 1
-        self._under_way.append((launched, list(ready.values())))
+        self._under_way.append((launched, [(stream, stream.piece) for stream in ready.values()]))
         return True
 
     def _finish(self, stream: Stream, state: str, positions: int) -> None:
-        if stream.context is not None and stream.newest is not None:
-            self.stage.leave(stream.slot, stream.context, positions, stream.newest)
+        context, positions = stream.context, positions - stream.piece_begins
+        if context is not None and stream.newest is not None:
+            self.stage.leave(stream.slot, context, positions, stream.newest)
         stream.state, stream.context, stream.newest = state, None, None
         del self._speaking[stream.slot]
         self._free.append(stream.slot)
+        if state == "ended" and stream.further:
+            if len(stream.frames) < stream.longest and context is not None:
+                self._go_on(stream, context)
+            else:
+                stream.state = "capped"
+
+    def _go_on(self, stream: Stream, context: Context) -> None:
+        """Let what follows wait for a slot, before everyone else."""
+        read, stream.noise = stream.further.popleft()
+
+        def begin() -> Context:
+            read(context)
+            return context
+
+        stream.begin, stream.state = begin, "waiting"
+        stream.piece, stream.piece_begins, stream.launched = stream.piece + 1, len(stream.frames), len(stream.frames)
+        self._waiting.appendleft(stream)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Frames
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from queue import Empty, SimpleQueue
 from typing import cast
@@ -26,7 +27,7 @@ from csm.config import Environment
 from csm.engine import Context, Engine, Lineup, Stream, Together
 from csm.engine.frames import Rows, Segment, frames_in
 from csm.settings import USUAL, Settings
-from csm.speech.generator import ConversationFull, Generator, one_by_one
+from csm.speech.generator import ConversationFull, Generator, one_by_one, piece_seed
 from csm.speech.sound import Sounding
 
 LEAD = 12  # frames (1 s) that a stream may be ahead of the thread that takes them
@@ -70,34 +71,51 @@ class Batch:
     ) -> Stream:
         """Speak `text` after `context`, beginning with the next frame if a slot is free; as `Generator.stream` does.
 
+        A long text is cut into pieces as everywhere, and is one stream; silence for its pauses is not among the frames.
         Raises `InputError` for what can't be spoken or doesn't fit.
         """
         generator, settings = self.generator, one_by_one(max_audio_length_ms, temperature, topk)
-        rows, longest = generator.turn_rows(text, speaker), frames_in(settings.max_turn_seconds)
+        longest = frames_in(settings.max_turn_seconds)
         heard = [generator.prompt_rows(context)] if context else []
-        generator.budget.check_turn(text, len(rows), sum(map(len, heard)), longest)
-        return self.join_rows(Rows.join([*heard, rows]), longest, settings, seed)
+        pieces = [part.text for part in generator.parts(text) if part.text]
+        rows = [generator.turn_rows(piece, speaker) for piece in pieces]
+        for piece, own in zip(pieces, rows):
+            generator.budget.check_turn(piece, len(own), sum(map(len, heard)), longest)
+        return self.join_rows(Rows.join([*heard, rows[0]]), longest, settings, seed, further=rows[1:])
 
     def join_rows(
-        self, rows: Rows, longest: int, settings: Settings = USUAL, seed: int | None = None, endless: bool = False
+        self,
+        rows: Rows,
+        longest: int,
+        settings: Settings = USUAL,
+        seed: int | None = None,
+        endless: bool = False,
+        further: Sequence[Rows] = (),
     ) -> Stream:
         """Go on after `rows` for at most `longest` frames; an `endless` stream doesn't mind zero frames.
 
-        The rows are read in when a slot is free; the others wait so long. Raises `ConversationFull`.
+        The rows are read in when a slot is free; the others wait so long. Each of the `further` rows is read in where
+        the piece before it ends. Raises `ConversationFull`.
         """
         engine, positions = self.generator.engine, self.generator.config.max_positions
-        free = positions - len(rows) - 1
+        needed = len(rows) + 1 + sum(len(more) + 1 for more in further)
+        free = positions - needed
         if free < 1:
-            raise ConversationFull(f"This turn doesn't fit: it needs {len(rows) + 2} of {positions} positions.")
+            raise ConversationFull(f"This turn doesn't fit: it needs {needed + 1} of {positions} positions.")
 
         def begin() -> Context:
             context = engine.new_context()
             engine.prefill(context, rows)
             return context
 
-        noise = torch.Generator(engine.device).manual_seed(secrets.randbits(31) if seed is None else seed)
-        chosen = self.generator.filled(settings)
-        return self._lineup.join(Stream(begin, chosen, noise, min(longest, free), endless=endless))
+        seed = secrets.randbits(31) if seed is None else seed
+        noises = [
+            torch.Generator(engine.device).manual_seed(piece_seed(seed, number)) for number in range(1 + len(further))
+        ]
+        stream = Stream(begin, self.generator.filled(settings), noises[0], min(longest, free), endless=endless)
+        for more, noise in zip(further, noises[1:]):
+            stream.further.append((partial(engine.prefill, rows=more), noise))
+        return self._lineup.join(stream)
 
     def step(self) -> dict[Stream, Tensor]:
         """Advance everyone by one frame -> the frames, int64 (K,) on the host, by stream; the rest is in `Stream`.

@@ -10,11 +10,13 @@ from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 from csm.evaluation.judges import Judges
 from csm.evaluation.keeping import Store
+from csm.evaluation.mixed import mixed_lines
 from csm.evaluation.pronunciation import measures, tellers
 from csm.evaluation.pronunciation.aligner import Aligner, chosen
 from csm.evaluation.pronunciation.lists import continuations, homographs, words_of
 from csm.evaluation.pronunciation.measures import continuation, estimated, judge_accuracy
 from csm.evaluation.pronunciation.phones import ESPEAK, IPA, unstressed, written
+from csm.training.held_out import asked
 
 
 def test_two_hundred_sentences_of_fifteen_words_ask_for_both_readings_equally_often():
@@ -25,6 +27,12 @@ def test_two_hundred_sentences_of_fifteen_words_ask_for_both_readings_equally_of
     assert len({choice.word for choice in choices}) >= 15
     for choice in choices:
         assert words_of(choice.text).count(choice.word) == 1
+
+
+def test_training_leaves_out_what_is_asked_for_here():
+    told = [choice.text for choice in homographs()]
+    told += [text for pair in continuations() for text in (pair.context.text, pair.turn.text)]
+    assert {*told, *(spelt for _, spelt in mixed_lines())} <= {*asked()}
 
 
 def test_the_first_so_many_sentences_are_balanced_and_spread_over_the_words():

@@ -9,6 +9,7 @@ import pytest
 
 from csm.cli import main
 from csm.errors import InputError
+from csm.evaluation.mixed import mixed_lines
 from csm.spoken import changed, left_out, spoken
 from csm.text import ByteTokenizer
 
@@ -29,6 +30,13 @@ def test_the_list_is_long_and_has_every_kind():
 @pytest.mark.parametrize(("kind", "text", "said"), CASES, ids=[f"{kind}-{text}" for kind, text, _ in CASES])
 def test_it_is_read_as_a_person_reads_it(kind, text, said):
     assert any(words(read(text)) == words(way) for way in said.split("|")), read(text)
+
+
+def test_mixed_lines_are_read_in_the_words_that_they_are_spelt_in():
+    lines = mixed_lines()
+    assert len(lines) == 60 and all(written != spelt for written, spelt in lines)
+    for written, spelt in lines:
+        assert read(written) == read(spelt)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from csm.evaluation.evaluate import EvaluationSettings, evaluate, evaluate_codec
 from csm.evaluation.full import Sizes, full, lines, players, settings_of
 from csm.evaluation.judges import Judges
 from csm.evaluation.keeping import Store
+from csm.evaluation.mixed import mixed, mixed_lines
 from csm.evaluation.preference import pairs as preference_pairs
 from csm.evaluation.preference.page import write_page
 from csm.evaluation.preference.results import preference, read_results
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="keep what was said and what was heard; --all, --list and --cmos go on from it where they stopped",
+        help="keep what was said and heard; --all, --mixed, --list and --cmos go on from it where they stopped",
     )
     parser.add_argument("--rhvoice", type=Path, metavar="PREFIX", help="where RHVoice is installed, for recordings")
 
@@ -83,6 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cmos-read", type=Path, nargs="+", metavar="FILE", help="count the results that the page saved, or a folder's"
     )
 
+    others = parser.add_argument_group("written English")
+    others.add_argument("--mixed", action="store_true", help="lines with amounts, dates and units against spelt words")
     others = parser.add_argument_group("published lists")
     others.add_argument("--list", type=Path, metavar="FILE", help="speak a list such as Seed-TTS-eval's meta.lst")
     others.add_argument("--most", type=positive, metavar="N", help="only its first N lines")
@@ -93,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.install_recogniser:
         recognisers.install_base()
         return 0
-    modes = [name for name in ("all", "cmos", "cmos_read", "list", "codec") if getattr(arguments, name)]
+    modes = [name for name in ("all", "cmos", "cmos_read", "mixed", "list", "codec") if getattr(arguments, name)]
     if len(modes) > 1:
         raise InputError(
             f"--{modes[0].replace('_', '-')} and --{modes[1].replace('_', '-')} are two things: ask for one."
@@ -106,6 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"There are {len(SENTENCES)} sentences: choose a number from 1 to {len(SENTENCES)}.")
     if arguments.list:
         return _list(arguments)
+    if arguments.mixed:
+        return _mixed(arguments)
     if arguments.cmos:
         return _cmos(arguments)
     if arguments.all:
@@ -184,8 +189,18 @@ def _list(arguments: argparse.Namespace) -> int:
     return _told([*told, "", f"Written to {target}.", ""], {"model": generator.model_name, **figures})
 
 
+def _mixed(arguments: argparse.Namespace) -> int:
+    lines = mixed_lines()
+    judges = Judges.load(arguments.recogniser, _say)
+    generator, speech = load(arguments.model, arguments.device), _speech(arguments)
+    figures = mixed(_desk(generator, shipped_voices(), judges, speech, arguments.out, 2 * len(lines)), lines)
+    told = [f"  {name.replace('_', ' '):<40}{value}" for name, value in figures.items() if name != "read_otherwise"]
+    told += [f"  read otherwise: {line}" for line in figures["read_otherwise"]]
+    return _told([*told, ""], {"model": generator.model_name, **figures})
+
+
 def _desk(
-    generator: Generator, voices: dict[str, Any], judges: Judges, speech: Speech, folder: Path, steps: int
+    generator: Generator, voices: dict[str, Any], judges: Judges, speech: Speech, folder: Path | None, steps: int
 ) -> Desk:
     voice = next(iter(voices.values()))
     store = Store(folder, settings_of(generator, voice, judges, speech))

@@ -13,7 +13,7 @@ import torch
 
 from csm.codec import Codec
 from csm.training import amortisation, codec_command, lm_command
-from csm.training.held_out import LONG_CONVERSATION, SENTENCES
+from csm.training.held_out import asked
 from csm.training.options import natural, positive
 from csm.training.run import say
 
@@ -94,8 +94,7 @@ def _data(arguments: argparse.Namespace) -> None:
     from csm.training.corpus import synthesise
     from csm.training.sentences import wording
 
-    asked = [*SENTENCES, *(text for _, text in LONG_CONVERSATION)]
-    excluded = frozenset(map(wording, asked))  # what the evaluation asks for must stay unheard
+    excluded = frozenset(map(wording, asked()))  # what the evaluation asks for must stay unheard
     if arguments.natural:
         from csm.training.kokoro import synthesise_naturally
         from csm.training.sentences import training_sentences

@@ -1,7 +1,12 @@
-"""What the embedded model has never been trained on: sixty everyday sentences and a conversation of twenty turns.
+"""What the embedded model has never been trained on: sixty everyday sentences, a conversation of twenty turns, and the
+lists of `csm/assets/evaluation/`.
 
 Evaluation has the model say them; `python -m csm train data` leaves them out of the training speech.
 """
+
+from csm.assets import ASSETS
+
+LISTS = ("homographs.txt", "continuation.txt", "mixed.txt")
 
 SENTENCES: tuple[str, ...] = (
     "Are you still coming over on Thursday, or did something come up?",
@@ -91,3 +96,12 @@ LONG_CONVERSATION: tuple[tuple[int, str], ...] = CONVERSATION + (
     (0, "Sure, everybody seems to like it, even my brother."),
     (1, "Wonderful. I'm looking forward to it already, see you in August."),
 )
+
+
+def asked() -> list[str]:
+    """Every text that an evaluation asks for, and the contexts that it gives."""
+    texts = [*SENTENCES, *(text for _, text in LONG_CONVERSATION)]
+    for name in LISTS:
+        lines = (ASSETS / "evaluation" / name).read_text(encoding="utf-8").splitlines()
+        texts += [part.strip() for line in lines if not line.startswith("#") for part in line.split(" | ")]
+    return list(filter(None, texts))

@@ -51,6 +51,12 @@ class Mouth:
         codes = generator.codec.encode(torch.from_numpy(wave).to(generator.device))
         return Said(USER, text, codes.to("cpu", torch.int64))
 
+    def forget(self) -> None:
+        """The talk is over: nothing that was said stays, once the answer that is being given has left off."""
+        with self._busy:
+            self._conversation, self._told = None, []
+            self._studio.generator.forget_texts()
+
     def speak(
         self,
         voice: Voice,

@@ -196,6 +196,7 @@ class Talk:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.memory.items.clear()
+        await asyncio.to_thread(self._mouth.forget)
 
     # Listening
 

@@ -278,7 +278,7 @@ class Talk:
     async def _heard(self, turn: _Turn, wave: np.ndarray, silent: bool) -> None:
         """The way of one turn: its words, and where it asks for one, an answer that is given once it is over."""
         answer: Answer | None = None
-        times: dict[str, float] = {}
+        times = {"noticed": time.monotonic()}
         try:
             if self._reading is not None:
                 self._reading.cancel()
@@ -296,6 +296,7 @@ class Talk:
                 item.pieces = [Piece(words, await encoding)]
                 answer = self._begun(self.options, item)
             await turn.over.wait()
+            times["over"] = time.monotonic()
             item.pieces = [Piece(words, await encoding)]
             previous = self.memory.add(item)
             self._tell(Committed(item.id, previous))

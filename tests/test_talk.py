@@ -17,7 +17,7 @@ from csm.errors import InputError
 from csm.speech.batching import shared
 from csm.speech.voices import shipped_voices
 from csm.spoken import _remembered
-from csm.talk.clauses import Clauses, heard_words, speakable
+from csm.talk.clauses import clauses, heard_words, speakable
 from csm.talk.events import (
     AnswerEnded,
     Called,
@@ -87,8 +87,8 @@ def test_a_turn_that_never_ends_is_ended():
 
 
 def cut(*parts):
-    clauses = Clauses()
-    return [piece for part in parts for piece in clauses.push(part)] + clauses.finish()
+    cutter = clauses()
+    return [piece for part in parts for piece in cutter.push(part)] + cutter.finish()
 
 
 def test_a_clause_comes_first_then_whole_sentences_and_nothing_is_lost():
@@ -100,6 +100,13 @@ def test_a_clause_comes_first_then_whole_sentences_and_nothing_is_lost():
 
 def test_a_number_with_a_point_is_not_cut():
     assert cut("It takes about 3.5 hours to get to the station. Good luck.")[0].endswith("station.")
+
+
+def test_a_title_is_no_end_of_a_sentence():
+    assert cut("Good. ", "I believe it was Mr. ", "Brown who told me. Was it?") == [
+        "Good. I believe it was Mr. Brown who told me.",
+        " Was it?",
+    ]
 
 
 def test_what_is_on_a_page_is_not_spoken():

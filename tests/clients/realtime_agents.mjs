@@ -32,7 +32,7 @@ const written = bytes;
 const sound = readFileSync(recording).subarray(44);
 for (let at = 0; at < sound.length + 96000; at += 1920) {
   const piece = Buffer.alloc(1920);
-  sound.copy(piece, 0, at, Math.min(at + 1920, sound.length));
+  if (at < sound.length) sound.copy(piece, 0, at, Math.min(at + 1920, sound.length));
   session.sendAudio(piece.buffer.slice(piece.byteOffset, piece.byteOffset + 1920));
   await setTimeout(38);
 }

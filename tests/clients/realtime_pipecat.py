@@ -46,7 +46,7 @@ async def main() -> None:
     )
     service = OpenAIRealtimeLLMService(api_key="any", base_url=f"{address}/v1/realtime", settings=settings)
     pair = LLMContextAggregatorPair(LLMContext([]))
-    steps = [Ear(), pair.user(), service, Ear(), pair.assistant()]
+    steps = [pair.user(), Ear(), service, Ear(), pair.assistant()]
     rates = PipelineParams(audio_in_sample_rate=24_000, audio_out_sample_rate=24_000)
     task = PipelineTask(Pipeline(steps), params=rates)
     running = asyncio.create_task(PipelineRunner(handle_sigint=False).run(task))
@@ -61,7 +61,7 @@ async def main() -> None:
         await asyncio.sleep(2)
     await task.queue_frame(EndFrame())
     await asyncio.wait_for(running, 30)
-    assert Ear.heard > 24_000 and Ear.asked
+    assert Ear.heard > 24_000 and Ear.asked, (Ear.heard, Ear.asked)
     print("Pipecat talks;", Ear.heard / 48_000, "s of sound;", Ear.asked, "|", Ear.said)
 
 

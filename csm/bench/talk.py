@@ -199,7 +199,7 @@ def bench_talk(model: str | None, device: str, rounds: int) -> dict[str, Any]:
     with stub() as address, serving(model, device, CSM_LLM_URL=address, CSM_LLM_KEY="", CSM_LLM_MODEL=STUB) as port:
         for name in (STUB, *((embedded.NAME,) if embedded.available() else ())):
             print(f"Asking {rounds} questions of {name}.", file=sys.stderr)
-            figures[name] = _figures(asyncio.run(talked(port, name, rounds)))
+            figures[name] = figures_of(asyncio.run(talked(port, name, rounds)))
     return {
         "talk": {
             "model": model,
@@ -211,10 +211,17 @@ def bench_talk(model: str | None, device: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def _figures(asked: list[Asked]) -> dict[str, Any]:
+def figures_of(asked: list[Asked]) -> dict[str, Any]:
+    """Spreads in seconds: when each step was done (`at`), what it took, the first sound at the client, and stopping."""
     at = {step: spread([one.steps[step] for one in asked if step in one.steps]) for step in STEPS}
     took = {
-        step: spread([one.steps[step] - max((one.steps[other] for other in behind), default=0.0) for one in asked])
+        step: spread(
+            [
+                one.steps[step] - max((one.steps[other] for other in behind if other in one.steps), default=0.0)
+                for one in asked
+                if step in one.steps
+            ]
+        )
         for step, (_, behind) in STEPS.items()
     }
     heard = spread([one.first for one in asked])

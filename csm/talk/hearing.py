@@ -71,7 +71,7 @@ class Resampled:
         taps = np.arange(-_TAPS, _TAPS + 1)
         filtered = np.sinc(0.3 * taps) * np.hamming(len(taps))  # 7.2 kHz of 48
         self._filter = (2 * filtered / filtered.sum()).astype(np.float32)
-        self._before = np.zeros(2 * _TAPS, dtype=np.float32)  # at 48 kHz
+        self._before: np.ndarray = np.zeros(2 * _TAPS, dtype=np.float32)  # at 48 kHz
         self._skip = 0  # samples at 48 kHz until the next of those at 16 kHz
 
     def push(self, wave: np.ndarray) -> np.ndarray:

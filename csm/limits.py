@@ -29,6 +29,7 @@ LONGEST_SCRIPT = 200_000  # letters
 LONGEST_SCRIPT_FILE = MB  # bytes
 LONGEST_DICTIONARY = 200_000  # letters of its pronunciation dictionary
 LONGEST_SPEECH = 3_600.0  # seconds that a conversation on the server may come to
+LONGEST_WHOLE = 300.0  # seconds of one that a program is sent only when all of it is made: it waits for a minute
 
 # A project file
 MOST_TURNS_SAVED = 20_000  # the command line speaks longer scripts than the page

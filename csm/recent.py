@@ -22,6 +22,12 @@ class Recent(Generic[T]):
         self._values: OrderedDict[str, tuple[T, int]] = OrderedDict()
         self._lock = threading.Lock()
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        with self._lock:
+            self._values.clear()
+            self.bytes = 0
+
     def __len__(self) -> int:
         return len(self._values)
 

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
-from csm.bench import server
+from csm.bench import server, talk
 from csm.cli import main
+from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 
 
@@ -69,7 +71,25 @@ def test_a_server_that_does_not_start_is_one_sentence(monkeypatch):
         pass
 
 
-@pytest.mark.parametrize("wrong", [["--clients", "0"], ["--clients", "65"], ["--clients", ","], ["--rounds", "0"]])
+def test_the_questions_of_a_talk_are_sentences_without_the_silence_around_them():
+    said = talk.questions()
+    assert len(said) == 8 and all(1.5 < len(wave) / SAMPLE_RATE < 3.5 for wave in said)
+    assert all(np.abs(part).max() > 0.02 for wave in said for part in (wave[: talk.WINDOW], wave[-talk.WINDOW :]))
+
+
+def test_a_step_of_a_talk_took_what_passed_since_those_before_it(capsys):
+    steps = dict(noticed=0.13, recognised=0.2, first_word=0.3, first_clause=0.3, first_sound_made=0.4, over=0.5)
+    found = talk.figures_of([talk.Asked("one", 0.6, 0.1, steps | {"first_sound": 0.51}), talk.Asked("two", 0.8, None)])
+    assert found["took"]["recognised"]["median"] == 0.07 and found["took"]["first_sound"]["median"] == 0.01
+    assert found["first_sound_heard"]["median"] == 0.7 and found["stopped"]["count"] == 1
+    shown = talk.talk_table({"talk": {"rounds": 2, "stub": found}})
+    assert len(shown.splitlines()) == 3 + len(talk.STEPS) and " 500" in shown
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--clients", "0"], ["--clients", "65"], ["--clients", ","], ["--rounds", "0"], ["--talk", "--rounds", "201"]],
+)
 def test_numbers_that_are_not_possible_are_refused_before_anything_starts(wrong, capsys):
     assert main(["bench", "--server", *wrong]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -246,17 +247,38 @@ def test_a_second_session_of_the_same_name_is_told_and_has_another(port, talks):
     assert first == "mine" and code == "session_exists" and second.startswith("sess_")
 
 
-def test_a_closed_tab_frees_its_slot_and_its_name(port, talks):
+def test_a_closed_tab_frees_its_slot_its_name_and_its_words_within_a_second(port, talks):
     async def run():
         async with connect(f"ws://127.0.0.1:{port[0]}/v1/realtime?session=brief", proxy=None) as socket:
             await socket.send('{"type": "response.create", "response": {"instructions": "Say nothing."}}')
             while json.loads(await heard(socket))["type"] != "response.created":
                 pass
             assert "brief" in talks.open
-        while "brief" in talks.open or talks.studio.queue._places:
+        closed = time.monotonic()
+        while "brief" in talks.open or talks.studio.queue._places or len(talks.studio.generator.prompts._ids):
             await asyncio.sleep(0.01)
+        return time.monotonic() - closed
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    assert asyncio.run(asyncio.wait_for(run(), 60)) < 1
+
+
+def test_a_refusal_of_any_length_fits_into_the_frame_that_closes_a_websocket(port):
+    async def run():
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        async def receive():
+            return {"type": "websocket.connect"}
+
+        name = "ö" * 200
+        scope = {"type": "websocket", "path": "/v1/realtime", "headers": [(b"host", name.encode("latin-1"))]}
+        await Doors(None, Access())(scope, receive, send)
+        return sent
+
+    (closed,) = asyncio.run(run())
+    assert closed["code"] == 1008 and 100 < len(closed["reason"].encode()) <= 123
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from csm import utterance
 from csm.config import FRAME_SIZE
-from csm.conversation.studio import Studio
+from csm.conversation.events import Performed
+from csm.conversation.parsing import parse_script
+from csm.conversation.session import Session
+from csm.conversation.studio import Job, Studio
 from csm.errors import InputError
 from csm.speech.batching import shared
 from csm.speech.voices import shipped_voices
-from csm.talk.clauses import Clauses, heard_words, speakable
+from csm.spoken import _remembered
+from csm.talk.clauses import clauses, heard_words, speakable
 from csm.talk.events import (
     AnswerEnded,
     Called,
@@ -31,6 +36,7 @@ from csm.talk.mouth import Mouth
 from csm.talk.options import Turns
 from csm.talk.turns import Kind, TurnDetector
 from csm.watermark import detect
+from csm.web.endpoints import new_folder
 from tests.small import small_generator
 from tests.talking import MANUAL, SHORT, Listened, Script, ScriptedEars, detected, loud, quiet
 
@@ -54,13 +60,18 @@ def moments(turns, probabilities):
 
 def test_a_turn_begins_after_three_windows_of_speech_and_ends_with_silence():
     said = [0.0] * 5 + [0.9] * 20 + [0.0] * 20
-    assert moments(Turns("server", silence=0.5), said) == [Kind.BEGUN, Kind.PAUSED, Kind.ENDED]
+    assert moments(Turns("server", silence=0.5), said) == [Kind.BEGUN, Kind.PAUSED, Kind.QUIET, Kind.ENDED]
+    assert moments(Turns("server"), [0.9] * 2) == [] and moments(Turns("server"), [0.9] * 3) == [Kind.BEGUN]
+
+
+def test_two_windows_of_what_is_surely_speech_interrupt():
+    assert moments(Turns("server"), [0.6, 0.99]) == [Kind.BEGUN]
 
 
 def test_a_pause_in_the_middle_of_a_turn_is_waited_for():
     said = [0.9] * 20 + [0.0] * 10 + [0.9] * 20 + [0.0] * 30
     kinds = moments(Turns("server", silence=0.5), said)
-    assert kinds == [Kind.BEGUN, Kind.PAUSED, Kind.RESUMED, Kind.PAUSED, Kind.ENDED]
+    assert kinds == [Kind.BEGUN, Kind.PAUSED, Kind.QUIET, Kind.RESUMED, Kind.PAUSED, Kind.QUIET, Kind.ENDED]
 
 
 def test_a_click_is_no_speech_and_a_cough_is_no_turn():
@@ -76,8 +87,8 @@ def test_a_turn_that_never_ends_is_ended():
 
 
 def cut(*parts):
-    clauses = Clauses()
-    return [piece for part in parts for piece in clauses.push(part)] + clauses.finish()
+    cutter = clauses()
+    return [piece for part in parts for piece in cutter.push(part)] + cutter.finish()
 
 
 def test_a_clause_comes_first_then_whole_sentences_and_nothing_is_lost():
@@ -89,6 +100,13 @@ def test_a_clause_comes_first_then_whole_sentences_and_nothing_is_lost():
 
 def test_a_number_with_a_point_is_not_cut():
     assert cut("It takes about 3.5 hours to get to the station. Good luck.")[0].endswith("station.")
+
+
+def test_a_title_is_no_end_of_a_sentence():
+    assert cut("Good. ", "I believe it was Mr. ", "Brown who told me. Was it?") == [
+        "Good. I believe it was Mr. Brown who told me.",
+        " Was it?",
+    ]
 
 
 def test_what_is_on_a_page_is_not_spoken():
@@ -399,22 +417,37 @@ def test_a_talk_that_is_closed_leaves_nothing_behind(studio):
         return model.hung_up, len(studio.queue._places), heard.talk.memory.items
 
     assert run(talked()) == (1, 0, [])
+    assert len(studio.generator.prompts._ids) == utterance._remembered.cache_info().currsize == 0
+    assert _remembered.cache_info().currsize == 0
 
 
-def test_several_talks_at_once_are_not_mixed(studio):
+def test_four_talks_and_two_scripts_side_by_side_are_as_each_would_be_alone(studio):
     async def one(number):
         model = Script([[f"This is what number {number} has to say."]])
         async with Listened(studio, model) as heard:
-            heard.talk.add(Item("user", pieces=[Piece(f"I am {number}.")]))
+            heard.talk._mouth._seed = number
+            heard.talk.append(loud(0.5) / (number + 1))
+            heard.talk.commit()
             heard.talk.answer()
             ended = await heard.answered()
-            return ended.items[0].text, [message["content"] for message in model.asked[0].messages[1:]]
+            asked = [message["content"] for message in model.asked[0].messages[1:]]
+            return ended.items[0].text, asked, torch.cat([said.codes for said in heard.talk.memory.said()])
 
-    async def talked():
-        return await asyncio.gather(*(one(number) for number in range(4)))
+    def script(number):
+        lines = parse_script(f"A: Script {number} begins.\nB: And it ends.")
+        session = Session(lines, dict(zip("AB", shipped_voices().values())), replace(SHORT, seed=number))
+        assert any(isinstance(event, Performed) for event in studio.perform(Job(session, new_folder())))
+        return torch.cat([turn.take.codes for turn in session.turns])
 
-    for number, (text, asked) in enumerate(run(talked())):
-        assert text == f"This is what number {number} has to say." and asked == [f"I am {number}."]
+    async def all_at_once():
+        scripts = [asyncio.to_thread(script, number) for number in range(2)]
+        return await asyncio.gather(*(one(number) for number in range(4)), *scripts)
+
+    *talks, first, second = run(all_at_once())
+    for number, (text, asked, codes) in enumerate(talks):
+        assert text == f"This is what number {number} has to say." and asked == ["What is the time?"]
+        assert torch.equal(codes, run(one(number))[2])
+    assert torch.equal(first, script(0)) and torch.equal(second, script(1))
 
 
 def test_a_word_that_cannot_be_read_is_told_and_the_rest_is_spoken(studio):

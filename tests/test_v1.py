@@ -246,6 +246,7 @@ def test_a_dialogue_streams_as_speech_does_and_its_times_are_those_of_what_was_s
         ({"input": [{"speaker": "A", "text": "…"}], "voices": {}}, "input[0].text"),
         ({"input": [{"speaker": f"S{n}", "text": "Hi."} for n in range(9)], "voices": {}}, "input"),
         ({"input": [{"speaker": "A", "text": "word " * 3_999}] * 11, "voices": {}}, "input"),
+        ({"input": [{"speaker": "A", "text": "I"}] * 300, "voices": {}}, "input"),  # minutes without a sound
         ({"voices": {"C": "slt"}}, "voices.C"),
         ({"voices": {"A": "nobody"}}, "voices.A"),
         ({"voices": {"A": 3}}, "voices.A"),

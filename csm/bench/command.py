@@ -17,6 +17,8 @@ from csm.bench.machine import copy_bandwidth
 from csm.bench.measure import FRAME_SECONDS, Workload, context_at, spoken
 from csm.bench.report import FOLDER, save, table
 from csm.bench.server import ROUNDS, bench_server, server_table
+from csm.bench.talk import ROUNDS as QUESTIONS
+from csm.bench.talk import bench_talk, talk_table
 from csm.checkpoint import Loaded
 from csm.codec import build_codec
 from csm.config import PRESETS
@@ -39,7 +41,7 @@ from csm.text import ByteTokenizer
 
 NAMES = tuple(dict.fromkeys((*EXACT, *PACKINGS, *IN_KERNELS)))
 PEER_POSITIONS = 64
-MOST_CLIENTS, MOST_ROUNDS = 64, 20
+MOST_CLIENTS, MOST_ROUNDS, MOST_QUESTIONS = 64, 20, 200
 PEER_SECONDS = 12.0  # for each of those compared, all rounds together
 
 
@@ -64,7 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--server", action="store_true", help="instead, what clients get of a server of its own, several at once"
     )
     parser.add_argument("--clients", default="1,2,4,8,16", help="clients at once of --server (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of --server (default: %(default)s)")
+    parser.add_argument(
+        "--talk",
+        action="store_true",
+        help="instead, what somebody who talks waits for, step by step, and when they interrupt",
+    )
+    parser.add_argument(
+        "--rounds", type=int, help=f"rounds of --server (default: {ROUNDS}), questions of --talk (default: {QUESTIONS})"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument(
         "--save",
@@ -79,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the table and, as the last line, the figures as JSON. Raises `InputError`."""
     if arguments.server:
         return _run_server(arguments)
+    if arguments.talk:
+        return _run_talk(arguments)
     workload = _workload(arguments)
     names = _names(arguments)
     if arguments.peer and importlib.util.find_spec("transformers") is None:
@@ -97,15 +108,28 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_server(arguments: argparse.Namespace) -> int:
-    if not 1 <= arguments.rounds <= MOST_ROUNDS:
-        raise InputError(f"--rounds {arguments.rounds} is not possible: choose 1 to {MOST_ROUNDS}.")
+    rounds = _rounds(arguments, ROUNDS, MOST_ROUNDS)
     clients = _numbers(arguments.clients, "--clients")
     if not clients or max(clients) > MOST_CLIENTS:
         raise InputError(f"--clients {arguments.clients} is not possible: choose numbers up to {MOST_CLIENTS}.")
-    figures = bench_server(arguments.model, arguments.device, clients, arguments.rounds)
+    figures = bench_server(arguments.model, arguments.device, clients, rounds)
     print(server_table(figures))
     print(f"\n{json.dumps(figures)}")
     return 0
+
+
+def _run_talk(arguments: argparse.Namespace) -> int:
+    figures = bench_talk(arguments.model, arguments.device, _rounds(arguments, QUESTIONS, MOST_QUESTIONS))
+    print(talk_table(figures))
+    print(f"\n{json.dumps(figures)}")
+    return 0
+
+
+def _rounds(arguments: argparse.Namespace, usual: int, most: int) -> int:
+    rounds = usual if arguments.rounds is None else int(arguments.rounds)
+    if not 1 <= rounds <= most:
+        raise InputError(f"--rounds {rounds} is not possible: choose 1 to {most}.")
+    return rounds
 
 
 def measured(base: Generator, generators: dict[str, Generator], workload: Workload, peer: bool = False) -> Figures:

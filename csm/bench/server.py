@@ -44,15 +44,17 @@ class Heard:
 
 
 @contextmanager
-def serving(model: str | None, device: str) -> Iterator[int]:
-    """The port of a server that is started for the block and ended after it. Raises `InputError`."""
+def serving(model: str | None, device: str, **environment: str) -> Iterator[int]:
+    """The port of a server with this `environment`, started for the block and ended after it. Raises `InputError`."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     changes = {"GRADIO_SERVER_NAME": HOST, "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
     command = [sys.executable, "-m", "csm", "serve", "--device", device, *(["--model", model] if model else [])]
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command, env=Environment.changed(**changes, CSM_API_KEY=""), stdout=quiet, stderr=quiet)
+    process = subprocess.Popen(
+        command, env=Environment.changed(**changes, **environment, CSM_API_KEY=""), stdout=quiet, stderr=quiet
+    )
     try:
         give_up = time.monotonic() + START_SECONDS
         while not _answers(port):

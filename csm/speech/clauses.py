@@ -24,41 +24,62 @@ _SHORT = re.compile(
 )
 
 
-class Clauses:
-    """Takes text as it comes and gives what can be spoken: sentences, and parts of them that end at a pause."""
+class Cutter:
+    """Takes text as it comes, gives pieces that follow each other without a gap: together they are the text.
 
-    def __init__(self) -> None:
-        self._text = ""
+    A piece ends with a sentence of at least `sentence` letters, or at a pause behind at least `pause` of them; at a
+    pause only the first one where it is not `again`, so that speech begins soon and goes on in sentences.
+    """
+
+    def __init__(self, sentence: int = 1, pause: int = SHORTEST, again: bool = True) -> None:
+        self._text, self._pauses = "", True
+        self._sentence, self._pause, self._again = sentence, pause, again
 
     def push(self, text: str) -> list[str]:
-        """More text -> the clauses that are whole now."""
+        """More text -> the pieces that are whole now."""
         self._text += text
         found = []
         while (end := self._end()) is not None:
-            piece, self._text = self._text[:end], self._text[end:].lstrip()
-            found.append(piece)
-        return _speakable(found)
+            found.append(self._text[:end])
+            self._text, self._pauses = self._text[end:], self._again
+        return found
 
     def finish(self) -> list[str]:
         """The rest of it."""
         rest, self._text = self._text, ""
-        return _speakable([rest])
+        return [rest] if rest.strip() else []
 
     def _end(self) -> int | None:
-        """Where the first clause of what is there ends; None where that is not known yet."""
-        self._text = self._text.lstrip()
-        ends = sorted(
+        """Where the first piece of what is there ends; None where that is not known yet."""
+        start = len(self._text) - len(self._text.lstrip())
+        ways = [(_END, self._sentence), *([(_PAUSE, self._pause)] if self._pauses else [])]
+        ends = [
             match.end()
-            for pattern, least in ((_END, 1), (_PAUSE, SHORTEST))
-            for match in pattern.finditer(self._text, 0, LONGEST + 1)
-            if match.end() >= least and not (pattern is _END and _SHORT.search(self._text[: match.end()]))
-        )
+            for pattern, least in ways
+            for match in pattern.finditer(self._text, start, start + LONGEST + 1)
+            if match.end() - start >= least and not (pattern is _END and _SHORT.search(self._text[start : match.end()]))
+        ]
         if ends:
-            return ends[0]
-        if len(self._text) <= LONGEST:
+            return min(ends)
+        if len(self._text) - start <= LONGEST:
             return None
-        space = self._text.rfind(" ", SHORTEST, LONGEST)
-        return space if space > 0 else LONGEST
+        space = self._text.rfind(" ", start + SHORTEST, start + LONGEST)
+        return space if space > 0 else start + LONGEST
+
+
+class Clauses:
+    """Takes text as it comes and gives what can be spoken: sentences, and parts of them that end at a pause."""
+
+    def __init__(self) -> None:
+        self._cutter = Cutter()
+
+    def push(self, text: str) -> list[str]:
+        """More text -> the clauses that are whole now."""
+        return _speakable(self._cutter.push(text))
+
+    def finish(self) -> list[str]:
+        """The rest of it."""
+        return _speakable(self._cutter.finish())
 
 
 def clauses(texts: Iterable[str]) -> Iterator[str]:

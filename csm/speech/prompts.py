@@ -41,6 +41,10 @@ class Prompts:
             self._ids.put(key, known, known.nbytes)
         return known
 
+    def forget_texts(self) -> None:
+        """Forget what was read of texts; recordings stay."""
+        self._ids.clear()
+
     def turn_rows(self, text: str, speaker: int) -> Rows:
         """The rows of a turn's text. Raises `InputError` when nothing in it can be spoken."""
         if speaker < 0:

@@ -8,7 +8,7 @@ from csm.engine.frames import Rows
 from csm.errors import InputError
 from csm.speech.prompts import Prompts
 from csm.text import Tokenizer
-from csm.utterance import PLAIN, Part, Wording, parts
+from csm.utterance import PLAIN, Part, Wording, forget, parts
 
 
 class TextReader:
@@ -35,6 +35,11 @@ class TextReader:
                 self.words(text, wording)
             except InputError as error:
                 raise InputError(f"{name}: {error}", error.code) from error
+
+    def forget_texts(self) -> None:
+        """Forget the texts that were read: they are remembered to be read quickly, and are their writers'."""
+        self.prompts.forget_texts()
+        forget()
 
     def turn_rows(self, text: str, speaker: int) -> Rows:
         """The rows of a text that is spoken at a stretch. Raises `InputError` when nothing in it can be spoken."""

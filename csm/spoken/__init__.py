@@ -25,7 +25,7 @@ from csm.spoken.signs import ARITHMETIC, SIGNS, readable
 from csm.spoken.titles import BARE, SHORT_FORMS
 from csm.spoken.titles import RULES as TITLES
 
-__all__ = ["BEGINNERS", "SHORT_FORMS", "UNREADABLE", "changed", "left_out", "plain", "spoken"]
+__all__ = ["BEGINNERS", "SHORT_FORMS", "UNREADABLE", "changed", "forget", "left_out", "plain", "spoken"]
 
 # In this order: what one kind takes, those after it no longer see.
 ABBREVIATIONS = [*TITLES, *NAMES]
@@ -50,6 +50,7 @@ def _spoken(text: str) -> str:
 
 
 _remembered = lru_cache(maxsize=MOST_REMEMBERED)(_spoken)
+forget = _remembered.cache_clear  # what somebody wrote is not kept for longer than it serves
 
 
 def changed(text: str, words: str) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from csm.config import FRAME_SIZE
 from csm.errors import InputError
 from csm.speech.voices import Voice
-from csm.talk.clauses import Clauses, speakable
+from csm.talk.clauses import clauses, speakable
 from csm.talk.events import Called, Failed, Held, Sound, Words
 from csm.talk.language import Call, LanguageModel, Prompt
 from csm.talk.memory import Item, Piece, Said
@@ -113,19 +113,19 @@ class Answer:
         self._steps.put_nowait(None)
 
     async def _think(self) -> None:
-        clauses, letters = Clauses(), 0
+        cutter, letters = clauses(), 0
         async with aclosing(self._model.answer(self._prompt)) as parts:  # type: ignore[type-var]
             async for part in parts:
                 self._note("first_word")
                 if isinstance(part, Call):
                     self._call(part)
                     continue
-                for piece in clauses.push(part) if self._options.spoken else [part]:
+                for piece in cutter.push(part) if self._options.spoken else [part]:
                     self._written(piece)
                 letters += len(part)
                 if letters > LONGEST_ANSWER:
                     break
-        for piece in clauses.finish():
+        for piece in cutter.finish():
             self._written(piece)
 
     def _written(self, piece: str) -> None:

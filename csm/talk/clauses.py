@@ -4,50 +4,20 @@ from __future__ import annotations
 
 import re
 
+from csm.speech.clauses import Cutter
+
 FIRST = 25  # letters of the first piece at least: shorter ones sound cut off
 SENTENCE = 12  # letters of the others at least
-LONGEST = 220  # letters after which a piece ends at the next space
 
-_FIRST_END = re.compile(r"[,;:.!?…](?=\s)|\n| [-–—](?= )")
-_END = re.compile(r"[.!?…][\"”’)]*(?=\s)|\n")
 _CODE = re.compile(r"```.*?(?:```|$)", re.DOTALL)
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 _MARKS = re.compile(r"[*_#`~|<>\\]+|^\s*(?:[-+•]|\d+[.)])\s+", re.MULTILINE)
 _PICTURES = re.compile(r"[\u2190-\u2bff\U0001f000-\U0001faff\ufe0e\ufe0f\u200d\u20e3]")
 
 
-class Clauses:
-    """Takes text as it comes, gives pieces that follow each other without a gap: together they are the text."""
-
-    def __init__(self) -> None:
-        self._text = ""
-        self._first = True
-
-    def push(self, text: str) -> list[str]:
-        """More text -> the pieces that are whole now."""
-        self._text += text
-        pieces = []
-        while piece := self._cut():
-            pieces.append(piece)
-        return pieces
-
-    def finish(self) -> list[str]:
-        """The rest."""
-        rest, self._text = self._text, ""
-        return [rest] if rest.strip() else []
-
-    def _cut(self) -> str:
-        ends, least = (_FIRST_END, FIRST) if self._first else (_END, SENTENCE)
-        for found in ends.finditer(self._text):
-            if len(self._text[: found.end()].strip()) >= least:
-                return self._taken(found.end())
-        if len(self._text) > LONGEST and (space := self._text.rfind(" ", FIRST, LONGEST)) > 0:
-            return self._taken(space)
-        return ""
-
-    def _taken(self, end: int) -> str:
-        piece, self._text, self._first = self._text[:end], self._text[end:], False
-        return piece
+def clauses() -> Cutter:
+    """For one answer: a clause first, then sentences."""
+    return Cutter(SENTENCE, FIRST, again=False)
 
 
 def speakable(text: str) -> str:

@@ -4,8 +4,10 @@ are made, and leaving off ends the work at the other side."""
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -118,7 +120,7 @@ class ChatModel:
         address = f"{self.url.rstrip('/')}/chat/completions"
         try:
             async with (
-                httpx.AsyncClient(timeout=limits, trust_env=not direct) as client,
+                httpx.AsyncClient(timeout=limits, trust_env=not direct, verify=self._certificates()) as client,
                 client.stream("POST", address, json=body, headers=headers) as response,
             ):
                 self._check(response.status_code)
@@ -135,6 +137,11 @@ class ChatModel:
 
     async def ready(self, prompt: Prompt) -> None:
         """Others read their prompts anew, or remember them on their own."""
+
+    def _certificates(self) -> ssl.SSLContext | bool:
+        """What the other side is known by; nothing where it shows none, because reading them takes longer than a turn
+        can wait."""
+        return False if urlsplit(self.url).scheme == "http" else _trusted()
 
     def _check(self, status: int) -> None:
         if status in (401, 403):
@@ -182,6 +189,13 @@ class ChatModel:
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise self._garbage() from error
         return [content] if isinstance(content, str) and content else []
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def configured(environment: Environment) -> list[ChatModel]:

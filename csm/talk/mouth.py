@@ -18,6 +18,7 @@ from csm.speech.generator import Conversation, Stop
 from csm.speech.voices import Voice, fetched
 from csm.talk.memory import USER, VOICE, Piece, Said
 
+Tell = Callable[[str | np.ndarray | Piece | InputError | int], None]
 ANSWER_SECONDS = 5.0  # of sound that an answer should come to, for those who wait behind it
 
 
@@ -51,6 +52,12 @@ class Mouth:
         codes = generator.codec.encode(torch.from_numpy(wave).to(generator.device))
         return Said(USER, text, codes.to("cpu", torch.int64))
 
+    def forget(self) -> None:
+        """The talk is over: nothing that was said stays, once the answer that is being given has left off."""
+        with self._busy:
+            self._conversation, self._told = None, []
+            self._studio.generator.forget_texts()
+
     def speak(
         self,
         voice: Voice,
@@ -58,23 +65,30 @@ class Mouth:
         clauses: Iterator[tuple[str, str]],
         settings: Settings,
         stop: Stop,
-        tell: Callable[[str | np.ndarray | Piece | InputError | int], None],
+        tell: Tell,
     ) -> None:
         """Speak `clauses`, each as it is written and as it is said, after what was said `before`.
 
         Tells the words of each before its sound, its marked float32 (num_samples,) as they are made, and then the
         piece; a clause that can't be read is told as the refusal, and a number is how many are served before it.
         """
-        if (first := next(clauses, None)) is None:
-            return
-        with self._busy, self._studio.queue.join(ANSWER_SECONDS, self._who) as place:
+        with self._busy:
+            if stop():
+                return
+            conversation = self._follow(voice, before())  # while the language model looks for its first words
+            if (first := next(clauses, None)) is not None:
+                self._answer(conversation, chain([first], clauses), settings, stop, tell)
+
+    def _answer(
+        self, conversation: Conversation, clauses: Iterator[tuple[str, str]], settings: Settings, stop: Stop, tell: Tell
+    ) -> None:
+        with self._studio.queue.join(ANSWER_SECONDS, self._who) as place:
             place.done = False  # the language model's pace is not this queue's
             for news in place.news(stop):
                 tell(news.ahead)
-            if not place.served or stop():
+            if not place.served:
                 return
-            conversation = self._follow(voice, before())
-            for written, text in chain([first], clauses):
+            for written, text in clauses:
                 if stop():
                     return
                 tell(written)
@@ -87,9 +101,7 @@ class Mouth:
                     tell(Piece(written))
                     tell(error)
 
-    def _spoken(
-        self, conversation: Conversation, text: str, settings: Settings, stop: Stop, tell: Callable[[np.ndarray], None]
-    ) -> Said:
+    def _spoken(self, conversation: Conversation, text: str, settings: Settings, stop: Stop, tell: Tell) -> Said:
         known = len(conversation.turns)
         try:
             with closing(conversation.speak(text, VOICE, settings, stop=stop)) as waves:

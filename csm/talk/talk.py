@@ -37,8 +37,9 @@ from csm.talk.events import (
 )
 from csm.talk.hearing import Activity, Ears
 from csm.talk.language import LanguageModel, Prompt
-from csm.talk.memory import FRAME_MS, Item, Memory, Piece, milliseconds
+from csm.talk.memory import FRAME_MS, Item, Memory, Piece, Said, milliseconds
 from csm.talk.mouth import Mouth
+from csm.talk.once import Once
 from csm.talk.options import LONGEST_BUFFER, LONGEST_UTTERANCE, TalkOptions
 from csm.talk.tape import Tape
 from csm.talk.turns import WINDOW_SECONDS, Kind, Moment, TurnDetector
@@ -196,6 +197,7 @@ class Talk:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.memory.items.clear()
+        await asyncio.to_thread(self._mouth.forget)
 
     # Listening
 
@@ -228,6 +230,10 @@ class Talk:
                 quiet = WINDOW_SECONDS * (self._detector.quiet if self._detector else 0)
                 turn = self._turn = _Turn(item, time.monotonic() - quiet, turns.answers)
                 self._hear(turn, start, at + WINDOW, silent=True)
+            elif moment.kind is Kind.QUIET:
+                if self._turn is not None and turns.kind == "semantic":
+                    wave = self._cut(self._speech[1], at + WINDOW)
+                    self._turn.check = self._start(self._checked(self._turn, wave))
             elif moment.kind is Kind.RESUMED:
                 self._drop_turn()
             else:
@@ -255,11 +261,10 @@ class Talk:
 
     def _hear(self, turn: _Turn, start: int, end: int, silent: bool) -> None:
         """Find out what was said from sample `start` to `end`; where no word was, that is told unless `silent`."""
-        wave = self._tape.cut(max(start, end - round(LONGEST_UTTERANCE * SAMPLE_RATE)), end)
-        turn.task = self._start(self._heard(turn, wave, silent))
-        turns = self.options.turns
-        if turns is not None and turns.kind == "semantic" and turn is self._turn:
-            turn.check = self._start(self._checked(turn, wave))
+        turn.task = self._start(self._heard(turn, self._cut(start, end), silent))
+
+    def _cut(self, start: int, end: int) -> np.ndarray:
+        return self._tape.cut(max(start, end - round(LONGEST_UTTERANCE * SAMPLE_RATE)), end)
 
     def _over(self, turn: _Turn) -> None:
         """The turn is the user's last word."""
@@ -277,7 +282,7 @@ class Talk:
     async def _heard(self, turn: _Turn, wave: np.ndarray, silent: bool) -> None:
         """The way of one turn: its words, and where it asks for one, an answer that is given once it is over."""
         answer: Answer | None = None
-        times: dict[str, float] = {}
+        times = {"noticed": time.monotonic()}
         try:
             if self._reading is not None:
                 self._reading.cancel()
@@ -289,13 +294,13 @@ class Talk:
                 if not silent:
                     self._tell(Failed(NOTHING_SAID, "no_words"))
                 return
-            encoding = asyncio.create_task(asyncio.to_thread(self._mouth.hear, words, wave))
+            encoded = Once(lambda: self._mouth.hear(words, wave))
             item = Item("user", pieces=[Piece(words)], sound=True, id=turn.item)
             if turn.answers:
-                item.pieces = [Piece(words, await encoding)]
-                answer = self._begun(self.options, item)
+                answer = self._begun(self.options, item, encoded)
             await turn.over.wait()
-            item.pieces = [Piece(words, await encoding)]
+            times["over"] = time.monotonic()
+            item.pieces = [Piece(words, await asyncio.to_thread(encoded.get))]
             previous = self.memory.add(item)
             self._tell(Committed(item.id, previous))
             self._tell(ItemAdded(item, previous))
@@ -325,14 +330,15 @@ class Talk:
         messages = memory.messages(options.instructions, letters)
         return Prompt(messages, options.tools, options.tool_choice, options.temperature, options.most_tokens)
 
-    def _begun(self, options: TalkOptions, item: Item | None = None) -> Answer:
-        """An answer to what was said, and then `item`, which is not part of the talk yet."""
+    def _begun(
+        self, options: TalkOptions, item: Item | None = None, encoded: Once[Said | None] | None = None
+    ) -> Answer:
+        """An answer to what was said, and then `item`, which is not part of the talk yet, and its sound."""
         voice = self._voices[options.voice]
-        new = [piece.said for piece in item.pieces if piece.said] if item else []
-        known = {id(one) for one in new}
 
-        def before() -> list[Any]:
-            return [*(one for one in self.memory.said() if id(one) not in known), *new]
+        def before() -> list[Said]:
+            new = encoded.get() if encoded is not None else None
+            return [*(one for one in self.memory.said() if one is not new), *([new] if new is not None else [])]
 
         return Answer(self._model(options), self._mouth, voice, self._prompt(options, item), before, options)
 
@@ -379,7 +385,7 @@ class Talk:
         if answer.stopped:
             await answer.settled()
             self._forget_unheard(answer, heard)
-        elif state == "completed":
+        if state != "failed":
             self._read_ahead()
 
     def _interrupt(self) -> None:
@@ -389,6 +395,7 @@ class Talk:
         elif self._playing is not None:
             self._forget_unheard(self._playing, self._playing.heard)
             self._playing = None
+            self._read_ahead()
 
     def _forget_unheard(self, answer: Answer, heard: int) -> None:
         if answer.item.sound and heard < answer.item.frames and answer.item in self.memory.items:

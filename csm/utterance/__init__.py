@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from csm.errors import InputError
+from csm.spoken import forget as forget_spoken
 from csm.spoken import spoken
 from csm.utterance.cutting import LONGEST, stretches
 from csm.utterance.dictionary import NO_WORDS, Dictionary
 from csm.utterance.marks import Direction, bare, directed, marked
 
-__all__ = ["LONGEST", "PLAIN", "Dictionary", "Part", "Wording", "bare", "marked", "parts"]
+__all__ = ["LONGEST", "PLAIN", "Dictionary", "Part", "Wording", "bare", "forget", "marked", "parts"]
 
 LONGEST_WORD = 1_000  # letters without a space; nobody says a longer one
 MOST_GROWTH = 1.3  # what is said of a piece may be this much longer than `LONGEST`
@@ -69,6 +70,12 @@ def _parts(text: str, wording: Wording) -> tuple[Part, ...]:
 
 
 _remembered = lru_cache(maxsize=MOST_REMEMBERED)(_parts)
+
+
+def forget() -> None:
+    """Forget the texts that are remembered, here and in `csm.spoken`."""
+    _remembered.cache_clear()
+    forget_spoken()
 
 
 def _worded(stretch: Direction, wording: Wording) -> str:

@@ -86,7 +86,7 @@ class Doors:
         if scope["type"] == "websocket":
             if refused is not None:
                 await receive()
-                await send({"type": "websocket.close", "code": 1008, "reason": refused.sentence[:120]})
+                await send({"type": "websocket.close", "code": 1008, "reason": _reason(refused.sentence)})
                 return
             await self._app(scope, receive, send)
             return
@@ -245,6 +245,11 @@ def _unreadable(path: str, error: Exception) -> bool:
     """Gradio's own routes raise these for what they are asked; our functions behind them let none of them out."""
     of_name = isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR)
     return not path.startswith(("/v1", "/csm")) and (of_name or isinstance(error, UNREADABLE_ERRORS))
+
+
+def _reason(sentence: str) -> str:
+    """As much of a sentence as fits into a websocket's close frame: 123 bytes (RFC 6455, 5.5.1), in whole letters."""
+    return sentence.encode()[:123].decode("utf-8", "ignore")
 
 
 def _longest(path: str) -> int:

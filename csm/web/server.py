@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.util import find_spec
@@ -32,6 +33,7 @@ from csm.web.v1.errors import leftovers
 from csm.web.watching import Metrics, Watched, write_log
 
 TIDY_SECONDS = 20.0
+TEXTS_SECONDS = 600.0  # how long texts that were read are remembered; a talk's are forgotten with it
 logger = logging.getLogger(__name__)
 
 
@@ -84,9 +86,13 @@ def lived(pages: Pages, talks: Talks, metrics: Metrics) -> Callable[[Starlette],
 
 
 async def _tidied(pages: Pages) -> None:
+    due = time.monotonic() + TEXTS_SECONDS
     while True:
         try:
             await asyncio.to_thread(pages.tidy)
+            if time.monotonic() > due:
+                pages.studio.generator.forget_texts()
+                due = time.monotonic() + TEXTS_SECONDS
         except Exception:
             logger.exception("Tidying failed.")
         await asyncio.sleep(TIDY_SECONDS)

@@ -16,7 +16,7 @@ from csm.conversation.parsing import MAX_SPEAKERS, Line, speakers
 from csm.conversation.session import Session
 from csm.conversation.studio import Job
 from csm.errors import InputError
-from csm.limits import LONGEST_SCRIPT, LONGEST_SPEECH, check_speech
+from csm.limits import LONGEST_SCRIPT, LONGEST_SPEECH, LONGEST_WHOLE, check_speech
 from csm.settings import ABOUT, Settings
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice, fetched, find_voice, load_prompt, voices_for
@@ -175,9 +175,12 @@ def read_dialogue(body: dict[str, Any], generator: Generator, own: Mapping[str, 
     order = Order(lines, voices_for(labels, chosen), **common)
     try:
         generator.check_lines((f"Turn {line.number}", line.text) for line in lines)
-        check_speech(order.job(Path(), "").speech_seconds)
+        check_speech(seconds := order.job(Path(), "").speech_seconds)
     except InputError as error:
         raise ApiError(str(error), "input", error.code or "invalid_value") from error
+    if order.stream_format is None and seconds > LONGEST_WHOLE:
+        told = f"This would come to about {seconds / 60:.0f} minutes of speech, and more than {LONGEST_WHOLE / 60:.0f} "
+        raise ApiError(told + "are sent while they are made: ask for that with stream_format.", "input", "too_long")
     return order
 
 

@@ -193,10 +193,12 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     from csm import load
     from csm.web import serve
+    from csm.web.cluster.options import ClusterOptions
 
+    grace = ClusterOptions.read({"grace": arguments.grace}).grace
     generator = load(arguments.model, arguments.device, adapter=arguments.adapter, weights=arguments.weights)
     try:
-        serve(generator, arguments.host, arguments.port)
+        serve(generator, arguments.host, arguments.port, grace)
     except OSError as error:
         raise InputError(f"{error} Choose another with --port.") from error
     return 0

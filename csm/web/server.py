@@ -28,6 +28,7 @@ from csm.web.openai import speech_api
 from csm.web.pages import Pages
 from csm.web.realtime import Talks
 from csm.web.routes import PageRoutes
+from csm.web.stopping import GRACE_SECONDS, stop_gently
 from csm.web.ui import build_app, launch_options
 from csm.web.v1.errors import leftovers
 from csm.web.v1.shelf import Shelf
@@ -112,9 +113,9 @@ def warm_up(studio: Studio) -> threading.Thread | None:
     return studio.warm_up({name: offered[name] for name in default_voices() if name in offered})
 
 
-def serve(generator: Generator, host: str | None = None, port: int | None = None) -> None:
-    """The app over `generator`, until it is stopped. Without `host` and `port` Gradio's environment decides, else it is
-    127.0.0.1:7860. Raises `OSError` where the port is taken."""
+def serve(generator: Generator, host: str | None = None, port: int | None = None, grace: float = GRACE_SECONDS) -> None:
+    """The app over `generator`, until it is stopped; what is spoken then has `grace` seconds to end. Without `host` and
+    `port` Gradio's environment decides, else it is 127.0.0.1:7860. Raises `OSError` where the port is taken."""
     environment = Environment.read()
     if environment.access_log:
         write_log(environment.access_log)
@@ -122,4 +123,5 @@ def serve(generator: Generator, host: str | None = None, port: int | None = None
     pages = Pages(studio, access=Access.of(environment, host))
     app = build_app(studio, pages)
     warm_up(studio)
+    stop_gently(studio, grace)
     app.launch(**launch_options() | server_options(studio, pages), server_name=host, server_port=port)

@@ -22,6 +22,7 @@ from csm.web.cluster.figures import merged, own_figures
 from csm.web.cluster.passing import Body, BrokeOff, Unreachable, client, pass_on, pass_socket
 from csm.web.cluster.roster import READY, Asked, Balance, Figures, Standing
 from csm.web.doors import told
+from csm.web.v1.forms import Ready
 
 COOKIE = "csm_replica"
 LEARN_SECONDS = 0.25
@@ -94,7 +95,7 @@ class Front:
     async def ready(self) -> Response:
         """Whether any replica takes requests."""
         missing = "" if self._balance.ready() else NOBODY.sentence
-        return Told({"ready": not missing, "missing": missing}, 503 if missing else 200)
+        return Told(Ready(ready=not missing, missing=missing).model_dump(), 503 if missing else 200)
 
     async def metrics(self) -> Response:
         """The figures of all replicas, each with its name, and the front's own."""

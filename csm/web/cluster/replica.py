@@ -38,9 +38,9 @@ class Replica:
         self._studio = open_studio(generator)
         self._pages = Pages(self._studio, access=Access.of(Environment.read(), listens_at))
         self._app = build_app(self._studio, self._pages)
-        self._warming = warm_up(self._studio)
+        warm_up(self._studio)
         self._speaks = speaks(generator)
-        self._beat, self._leaving = 0, False
+        self._beat = 0
         options = server_options(
             self._studio, self._pages, shelf=shelf, outermost=lambda app: Gate(app, secret, address)
         )
@@ -54,16 +54,15 @@ class Replica:
         """How it does."""
         self._beat += 1
         speaking, waiting = self._studio.queue.counts()
-        warm = self._warming is None or not self._warming.is_alive()
+        state = LEAVING if self._studio.queue.closing else STARTING if self._studio.unready() else READY
         return Standing(
-            self.id, self._url, LEAVING if self._leaving else READY if warm else STARTING, self._trouble(),
+            self.id, self._url, state, self._trouble(),
             self._generator.model_name, str(self._generator.device), self._speaks, self._studio.queue.slots,
             speaking, waiting, self._beat, generation,
         )  # fmt: skip
 
     def leave(self, seconds: float) -> bool:
         """Begin no more jobs and wait until the last one has ended, `seconds` at most -> whether it has."""
-        self._leaving = True
         return self._studio.queue.close(seconds)
 
     def close(self) -> None:

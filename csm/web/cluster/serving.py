@@ -24,7 +24,6 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from csm.config import Environment
 from csm.errors import InputError
-from csm.version import __version__
 from csm.web.access import Access
 from csm.web.cluster.front import LEARN_SECONDS, Front
 from csm.web.cluster.options import ClusterOptions
@@ -175,17 +174,13 @@ def speakers(options: ClusterOptions, generation: float) -> Any:
         actor["num_gpus"] = 1 / options.share
     if options.threads is not None:
         actor["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": str(options.threads)}}
-    number: dict[str, Any] = {"num_replicas": fewest}
-    if fewest < most:
-        policy = AutoscalingPolicy(policy_function=scaled)
-        scaling = AutoscalingConfig(
-            min_replicas=fewest, max_replicas=most, initial_replicas=fewest, policy=policy, metrics_interval_s=1,
-            look_back_period_s=3,
-        )  # fmt: skip
-        number = {"autoscaling_config": scaling}
+    scaling = AutoscalingConfig(
+        min_replicas=fewest, max_replicas=most, initial_replicas=fewest, metrics_interval_s=1, look_back_period_s=3,
+        policy=AutoscalingPolicy(policy_function=scaled),
+    )  # fmt: skip
     deployment = serve.deployment(
-        Speaker, name="speaker", version=f"{__version__} {generation}", ray_actor_options=actor,
-        health_check_period_s=2, health_check_timeout_s=30, graceful_shutdown_timeout_s=options.grace + 10, **number,
+        Speaker, name="speaker", ray_actor_options=actor, autoscaling_config=scaling, health_check_period_s=2,
+        health_check_timeout_s=30, graceful_shutdown_timeout_s=options.grace + 10,
     )  # fmt: skip
     return deployment.bind(options, generation)
 

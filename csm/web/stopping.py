@@ -9,7 +9,6 @@ from typing import Any
 
 from csm.conversation.studio import Studio
 
-
 GRACE_SECONDS = 30.0  # that running jobs have when the server is stopped
 
 

@@ -1,4 +1,4 @@
-"""How the server does, for whoever runs it: `/health`, `/ready`, `/metrics` for Prometheus, and a log of requests without a text.
+"""How the server does, for whoever runs it: `/health`, `/ready`, `/metrics` and a log of requests without a text.
 
 What is counted is counted where it happens: requests at the outermost layer, jobs as they are performed.
 """

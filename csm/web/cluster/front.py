@@ -138,7 +138,7 @@ class Front:
                 self._balance.broke(replica.id)
                 self.broken.inc()
                 logger.warning("Replica %s ended in the middle of an answer.", replica.id)
-                return  # without the end of the answer: the server breaks the connection off
+                return  # a file without its end: the server breaks the connection off
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked, tried = self._asked(scope), set[str]()

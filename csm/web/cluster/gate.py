@@ -49,13 +49,12 @@ class Gate:
             return
         said = dict(scope["headers"])
         client = (scope.get("client") or ("", 0))[0]
-        plain = [(name, value) for name, value in scope["headers"] if name not in OURS]
+        plain = [(name, value) for name, value in scope["headers"] if name not in OURS and name != b"host"]
         if hmac.compare_digest(said.get(SECRET, b""), self._secret):
-            plain = [(name, value) for name, value in plain if name != b"host"]
             headers = [(b"host", said.get(HOST, b"")), *plain]
             scope = {**scope, "headers": headers, "client": (said.get(CLIENT, b"").decode(), 0)}
         elif client in self._here:  # the app's own: Gradio looks whether it is up, its MCP server asks it
-            scope = {**scope, "headers": plain, "client": ("127.0.0.1", 0)}
+            scope = {**scope, "headers": [(b"host", b"localhost"), *plain], "client": ("127.0.0.1", 0)}
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": ASK_THE_FRONT.sentence})

@@ -35,7 +35,7 @@ class Unreachable(Exception):
 
 
 class BrokeOff(Exception):
-    """The replica ended in the middle of its answer."""
+    """The replica ended in the middle of its answer. A stream of events has been told so."""
 
 
 @dataclass
@@ -140,9 +140,8 @@ async def _answered(asker: httpx.AsyncClient, request: httpx.Request, send: Send
                 await send({"type": "http.response.body", "body": part, "more_body": True})
         except httpx.TransportError as error:
             if answer.headers.get("content-type", "").startswith("text/event-stream"):
-                await send({"type": "http.response.body", "body": _last_event(request.url.path), "more_body": True})
-            else:
-                raise BrokeOff from error
+                await send({"type": "http.response.body", "body": _last_event(request.url.path)})
+            raise BrokeOff from error
         await send({"type": "http.response.body", "body": b""})
     finally:
         await answer.aclose()

@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -65,8 +66,8 @@ class RayRegister:
 class Speaker:
     """A replica as Ray Serve knows it. It stays when its model can't be loaded, and says why."""
 
-    async def __init__(self, options: ClusterOptions, generation: float) -> None:
-        self._options, self._generation = options, generation
+    async def __init__(self, options: ClusterOptions, generation: float, alone: bool) -> None:
+        self._options, self._generation, self._alone = options, generation, alone
         self._register = register()
         self._id = secrets.token_hex(4)
         self._replica: Any = None
@@ -85,7 +86,7 @@ class Speaker:
             generator = load(options.model, options.device, adapter=options.adapter, weights=options.weights)
             secret = ray.get(self._register.secret.remote(), timeout=ASK_SECONDS)
             shelf = SharedShelf(generator.codec_key, self._ask_shelf)
-            address = ray.util.get_node_ip_address()
+            address = HOST if self._alone else ray.util.get_node_ip_address()
             self._replica = Replica(self._id, generator, address, secret, options.host, shelf)
         except InputError as error:
             self._failed, self._since = str(error), time.monotonic()
@@ -166,8 +167,8 @@ def scaled(context: Any) -> tuple[int, dict[str, Any]]:
     return wanted, {"since": None}
 
 
-def speakers(options: ClusterOptions, generation: float) -> Any:
-    """The replicas as a deployment."""
+def speakers(options: ClusterOptions, generation: float, alone: bool = False) -> Any:
+    """The replicas as a deployment; `alone`, all are on one machine and can be reached from it only."""
     fewest, most = options.range
     actor: dict[str, Any] = {"num_cpus": 0 if options.cores is None else options.cores}
     if options.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0:
@@ -182,7 +183,7 @@ def speakers(options: ClusterOptions, generation: float) -> Any:
         Speaker, name="speaker", ray_actor_options=actor, autoscaling_config=scaling, health_check_period_s=2,
         health_check_timeout_s=30, graceful_shutdown_timeout_s=options.grace + 10,
     )  # fmt: skip
-    return deployment.bind(options, generation)
+    return deployment.bind(options, generation, alone)
 
 
 def _asgi() -> Front:
@@ -212,12 +213,16 @@ def run(options: ClusterOptions, port: int | None, tell: Callable[[str], None]) 
         pass
     if not environment.ray_address:
         _check_cores(options)
-    elsewhere = {"address": environment.ray_address} if environment.ray_address else {"include_dashboard": False}
-    ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **elsewhere)
+    alone = environment.ray_address is None
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of a change to come in how Ray hides GPUs
+        elsewhere = {"include_dashboard": False} if alone else {"address": environment.ray_address}
+        ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **elsewhere)
     actor = register()
     try:
         serve.start(http_options={"location": "NoServer"}, logging_config={"log_level": "ERROR"})
-        replicas = RunTarget(target=speakers(options, time.time()), name=NAME, route_prefix=None)
+        replicas = RunTarget(target=speakers(options, time.time(), alone), name=NAME, route_prefix=None)
         serve.run_many([replicas], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         _wait_for_some(actor, options.range[0])
         front = Front(RayRegister(actor), Access.of(environment, options.host))

@@ -217,8 +217,9 @@ def run(options: ClusterOptions, port: int | None, tell: Callable[[str], None]) 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of a change to come in how Ray hides GPUs
-        elsewhere = {"include_dashboard": False} if alone else {"address": environment.ray_address}
-        ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **elsewhere)
+        ours: dict[str, Any] = {"include_dashboard": False, "_system_config": {"worker_niceness": 0}}
+        where = ours if alone else {"address": environment.ray_address}
+        ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **where)
     actor = register()
     try:
         serve.start(http_options={"location": "NoServer"}, logging_config={"log_level": "ERROR"})

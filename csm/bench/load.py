@@ -64,7 +64,7 @@ def arrivals(rate: float, seconds: float, seed: int = 7) -> list[Arrival]:
     """Who comes within `seconds`, `rate` a second on average; the same for the same numbers. Raises `InputError`."""
     if not 0 < rate <= 1_000 or not 0 < seconds <= 3_600 or rate * seconds > MOST_LISTENERS:
         raise InputError(f"At most {MOST_LISTENERS:,} listeners come, 1000 a second and for an hour: choose less.")
-    chance, at, found = random.Random(seed), 0.0, []
+    chance, at, found = random.Random(seed), 0.0, list[Arrival]()
     while (at := at + chance.expovariate(rate)) < seconds:
         common = {"response_format": "pcm", "seed": len(found)}
         if chance.random() < DIALOGUES:

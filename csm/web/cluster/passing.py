@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.frames import CloseCode
@@ -200,11 +200,11 @@ async def _from_replica(joined: ClientConnection, send: Send) -> None:
             kind = "text" if isinstance(data, str) else "bytes"
             await send({"type": "websocket.send", kind: data})
     except ConnectionClosed as closed:
-        ended: Message = {"type": "websocket.close", "code": 1000, "reason": ""}
+        code, reason = 1000, ""
         if closed.rcvd is None:  # it did not say goodbye
             told = {"message": BROKE, "type": "server_error", "param": None, "code": "server_error"}
             await send({"type": "websocket.send", "text": json.dumps({"type": "error", "error": told})})
-            ended |= {"code": PENDING, "reason": BROKE[:100]}
+            code, reason = PENDING, BROKE[:100]
         elif closed.rcvd.code not in NO_STATUS:
-            ended |= {"code": closed.rcvd.code, "reason": closed.rcvd.reason}
-        await send(ended)
+            code, reason = closed.rcvd.code, closed.rcvd.reason
+        await send({"type": "websocket.close", "code": code, "reason": reason})

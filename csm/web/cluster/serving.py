@@ -66,15 +66,14 @@ class RayRegister:
 class Speaker:
     """A replica as Ray Serve knows it. It stays when its model can't be loaded, and says why."""
 
-    async def __init__(self, options: ClusterOptions, generation: float, alone: bool) -> None:
+    def __init__(self, options: ClusterOptions, generation: float, alone: bool) -> None:
         self._options, self._generation, self._alone = options, generation, alone
         self._register = register()
         self._id = secrets.token_hex(4)
         self._replica: Any = None
         self._failed, self._since = "", time.monotonic()
-        await self._tell(Standing(self._id, generation=generation))
-        self._telling = asyncio.create_task(self._tells())
-        self._starting = asyncio.create_task(asyncio.to_thread(self._start))
+        self._telling = asyncio.get_running_loop().create_task(self._tells())
+        self._starting = asyncio.get_running_loop().create_task(asyncio.to_thread(self._start))
 
     def _start(self) -> None:
         try:
@@ -194,13 +193,10 @@ def application(args: dict[str, Any]) -> Any:
     """Front and replicas as one application of Serve's own: its proxy is in front of the front."""
     options = ClusterOptions.read(args)
 
-    @serve.deployment(name="front", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=10_000)
-    @serve.ingress(_asgi)
-    class Fronted:
-        def __init__(self, replicas: Any) -> None:
-            self._replicas = replicas  # Serve starts what is bound here
-
-    return Fronted.bind(speakers(options, time.time()))
+    front = serve.deployment(
+        serve.ingress(_asgi)(), name="front", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=10_000
+    )
+    return front.bind(speakers(options, time.time()))  # Serve starts what is bound
 
 
 def run(options: ClusterOptions, port: int | None, tell: Callable[[str], None]) -> None:

@@ -66,14 +66,15 @@ class RayRegister:
 class Speaker:
     """A replica as Ray Serve knows it. It stays when its model can't be loaded, and says why."""
 
-    def __init__(self, options: ClusterOptions, generation: float, alone: bool) -> None:
+    async def __init__(self, options: ClusterOptions, generation: float, alone: bool) -> None:  # type: ignore[misc]
         self._options, self._generation, self._alone = options, generation, alone
         self._register = register()
         self._id = secrets.token_hex(4)
         self._replica: Any = None
         self._failed, self._since = "", time.monotonic()
-        self._telling = asyncio.get_running_loop().create_task(self._tells())
-        self._starting = asyncio.get_running_loop().create_task(asyncio.to_thread(self._start))
+        await self._tell(Standing(self._id, generation=generation))
+        self._telling = asyncio.create_task(self._tells())
+        self._starting = asyncio.create_task(asyncio.to_thread(self._start))
 
     def _start(self) -> None:
         try:

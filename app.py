@@ -4,7 +4,7 @@ import spaces  # noqa: F401  ZeroGPU patches torch, so this comes before anythin
 
 # isort: split
 import csm
-from csm.web import Pages, build_app, launch_options, open_studio, server_options, warm_up
+from csm.web import Pages, build_app, launch_options, open_studio, server_options, stop_gently, warm_up
 
 studio = open_studio(csm.load())  # one model, one queue: the page and programs wait in the same
 pages = Pages(studio)
@@ -12,4 +12,5 @@ demo = build_app(studio, pages)
 
 if __name__ == "__main__":
     warm_up(studio)
+    stop_gently(studio)
     demo.launch(**launch_options(), **server_options(studio, pages))

@@ -188,13 +188,34 @@ def _words(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     need("web", "The app", "gradio", "spaces")
+    if arguments.cluster:
+        return _serve_cluster(arguments)
 
     from csm import load
     from csm.web import serve
+    from csm.web.cluster.options import ClusterOptions
 
+    grace = ClusterOptions.read({"grace": arguments.grace}).grace
     generator = load(arguments.model, arguments.device, adapter=arguments.adapter, weights=arguments.weights)
     try:
-        serve(generator, arguments.host, arguments.port)
+        serve(generator, arguments.host, arguments.port, grace)
+    except OSError as error:
+        raise InputError(f"{error} Choose another with --port.") from error
+    return 0
+
+
+def _serve_cluster(arguments: argparse.Namespace) -> int:
+    need("cluster", "A cluster", "ray")
+
+    from csm.web.cluster.options import ClusterOptions
+
+    names = ("replicas", "cores", "share", "grace", "model", "device", "adapter", "weights", "host")
+    options = ClusterOptions.read({name: getattr(arguments, name) for name in names})
+
+    from csm.web.cluster.serving import run
+
+    try:
+        run(options, arguments.port, lambda news: print(news, file=sys.stderr, flush=True))
     except OSError as error:
         raise InputError(f"{error} Choose another with --port.") from error
     return 0
@@ -344,6 +365,13 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="start the app", description="Serve the page and the API.")
     serve.add_argument("--host", help="the address to listen at (default: GRADIO_SERVER_NAME, else 127.0.0.1)")
     serve.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else 7860")
+    serve.add_argument("--cluster", action="store_true", help="several replicas behind one address, with Ray Serve")
+    serve.add_argument("--replicas", default="1", metavar="N", help="of --cluster: 2, or 1-4 to scale by itself")
+    serve.add_argument("--cores", metavar="N", help="of --cluster: CPU cores of each replica (default: all, shared)")
+    serve.add_argument("--share", default="1", metavar="N", help="of --cluster: replicas on one GPU (default: 1)")
+    serve.add_argument(
+        "--grace", default="30", metavar="SECONDS", help="what runs may end when it is stopped (default: %(default)s)"
+    )
     _model_options(serve)
     serve.set_defaults(run=_serve)
 

@@ -234,7 +234,8 @@ class Environment:
     asks for words, CSM_LLM_KEY its key, and CSM_LLM_MODEL the names of its models, the usual one first.
     CSM_VOICES is a folder in which voices that programs bring outlive the server, and CSM_ACCESS_LOG a file (`-` is
     standard error) in which every request is a line of JSON.
-    GRADIO_SERVER_NAME, SPACE_HOST and GRADIO_TEMP_DIR are Gradio's and the hub's. OMP_NUM_THREADS is OpenMP's.
+    GRADIO_SERVER_NAME, GRADIO_SERVER_PORT, SPACE_HOST and GRADIO_TEMP_DIR are Gradio's and the hub's, RAY_ADDRESS is
+    Ray's, OMP_NUM_THREADS OpenMP's.
     """
 
     model: str | None
@@ -248,6 +249,7 @@ class Environment:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     listens_at: str = ""
+    listens_on: int | None = None
     space_host: str = ""
     uploads: str | None = None
     listen: bool = True
@@ -256,6 +258,7 @@ class Environment:
     llm_names: tuple[str, ...] = ()
     voices: str | None = None
     access_log: str | None = None
+    ray_address: str | None = None
 
     @classmethod
     def read(cls) -> Environment:
@@ -273,6 +276,7 @@ class Environment:
             hosts=_names(os.environ.get("CSM_HOSTS") or ""),
             origins=_names(os.environ.get("CSM_ORIGINS") or ""),
             listens_at=os.environ.get("GRADIO_SERVER_NAME") or "",
+            listens_on=_port(os.environ.get("GRADIO_SERVER_PORT") or ""),
             space_host=os.environ.get("SPACE_HOST") or "",
             uploads=os.environ.get("GRADIO_TEMP_DIR") or None,
             listen=os.environ.get("CSM_LISTEN") != "0",
@@ -281,6 +285,7 @@ class Environment:
             llm_names=_names(os.environ.get("CSM_LLM_MODEL") or ""),
             voices=os.environ.get("CSM_VOICES") or None,
             access_log=os.environ.get("CSM_ACCESS_LOG") or None,
+            ray_address=os.environ.get("RAY_ADDRESS") or None,
         )
 
     @staticmethod
@@ -305,6 +310,12 @@ def _address(given: str) -> str | None:
     if given and not given.startswith(("http://", "https://")):
         raise InputError("CSM_LLM_URL must begin with http:// or https://, such as http://127.0.0.1:11434/v1.")
     return given.rstrip("/") or None
+
+
+def _port(given: str) -> int | None:
+    if given and not (given.isdecimal() and 1 <= int(given) <= 65_535):
+        raise InputError(f"GRADIO_SERVER_PORT can't be {given}; choose a whole number from 1 to 65535.")
+    return int(given) if given else None
 
 
 def _slots(given: str) -> int | None:

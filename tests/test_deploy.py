@@ -1,6 +1,7 @@
 """What carries the app elsewhere: the Docker image's recipe, the Space's and GitHub's files fit the tree."""
 
 import fnmatch
+import importlib
 import re
 import shutil
 import subprocess
@@ -11,6 +12,9 @@ import httpx
 import pytest
 import yaml
 from packaging.requirements import Requirement
+
+from csm.web.cluster.options import ClusterOptions
+from csm.web.stopping import GRACE_SECONDS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -166,6 +170,45 @@ def test_the_exact_pins_are_within_the_ranges_of_the_package():
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     assert fits(pins, [*project["dependencies"], *project["optional-dependencies"]["web"]])
     assert not any(Requirement(wanted).specifier.contains("0") for wanted in project["dependencies"])
+
+
+def test_a_cluster_s_pins_are_within_the_ranges_of_its_extra():
+    pins = [line for line in (TOP / "requirements-cluster.txt").read_text().splitlines() if not line.startswith("#")]
+    extras = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    own = [wanted for wanted in extras["cluster"] if not wanted.startswith("csm-")]
+    assert fits(pins, own) and len(pins) == len(own)
+
+
+def test_compose_runs_the_image_as_it_is_made():
+    compose = yaml.safe_load((TOP / "compose.yaml").read_text())
+    (port,), (volume,) = arguments("EXPOSE"), arguments("VOLUME")
+    for name, service in compose["services"].items():
+        assert service["ports"] == [f"127.0.0.1:{port}:{port}"] and service["build"] == "."
+        assert [mount.split(":") for mount in service["volumes"]] == [["models", volume]] and "models" in compose[
+            "volumes"
+        ]
+        assert f"127.0.0.1:{port}/health" in service["healthcheck"]["test"][-1]
+        assert int(service["stop_grace_period"].removesuffix("s")) > GRACE_SECONDS
+        assert ("deploy" in service) == (name == "gpu") and service["profiles"] == [name]
+
+
+def test_kuberay_s_manifest_names_what_is_there():
+    service, claim = yaml.safe_load_all((TOP / "deploy" / "rayservice.yaml").read_text())
+    cluster = service["spec"]["rayClusterConfig"]
+    (pin,) = [line for line in (TOP / "requirements-cluster.txt").read_text().splitlines() if line.startswith("ray")]
+    assert pin.endswith(f"=={cluster['rayVersion']}")
+    (app,) = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
+    module, _, name = app["import_path"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    options = ClusterOptions.read(app["args"])
+    (group,) = cluster["workerGroupSpecs"]
+    assert options.range == (group["minReplicas"], group["maxReplicas"])
+    pod = group["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > options.grace
+    (volume,) = pod["volumes"]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    (container,) = pod["containers"]
+    assert {one["name"] for one in container["volumeMounts"]} == {volume["name"]}
 
 
 def test_debian_s_packages_are_names():

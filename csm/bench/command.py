@@ -13,6 +13,7 @@ import torch
 
 from csm.bench.accuracy import quantisation_loss
 from csm.bench.figures import Figures, bench, compared, weights_name
+from csm.bench.load import load, load_table
 from csm.bench.machine import copy_bandwidth
 from csm.bench.measure import FRAME_SECONDS, Workload, context_at, spoken
 from csm.bench.report import FOLDER, save, table
@@ -21,7 +22,7 @@ from csm.bench.talk import ROUNDS as QUESTIONS
 from csm.bench.talk import bench_talk, talk_table
 from csm.checkpoint import Loaded
 from csm.codec import build_codec
-from csm.config import PRESETS
+from csm.config import PRESETS, Environment
 from csm.engine.frames import Segment
 from csm.errors import InputError
 from csm.model import CSM
@@ -35,7 +36,8 @@ from csm.model.packed import (
     usual_packing,
 )
 from csm.speech.generator import Generator
-from csm.speech.loading import load, usable_device
+from csm.speech.loading import load as load_generator
+from csm.speech.loading import usable_device
 from csm.speech.voices import load_prompt, shipped_voices
 from csm.text import ByteTokenizer
 
@@ -65,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server", action="store_true", help="instead, what clients get of a server of its own, several at once"
     )
+    parser.add_argument("--load", metavar="URL", help="instead, what many get of a server that runs")
+    parser.add_argument("--rate", type=float, default=1.0, help="listeners a second of --load (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long they come (default: %(default)s)")
     parser.add_argument("--clients", default="1,2,4,8,16", help="clients at once of --server (default: %(default)s)")
     parser.add_argument(
         "--talk",
@@ -90,6 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_server(arguments)
     if arguments.talk:
         return _run_talk(arguments)
+    if arguments.load:
+        figures = load(arguments.load, arguments.rate, arguments.seconds, Environment.read().api_key)
+        print(load_table(figures))
+        print(f"\n{json.dumps(figures)}")
+        return 0
     workload = _workload(arguments)
     names = _names(arguments)
     if arguments.peer and importlib.util.find_spec("transformers") is None:
@@ -238,7 +248,7 @@ def _generators(arguments: argparse.Namespace, names: list[str]) -> tuple[Genera
     if arguments.random:
         base = random_generator(arguments.model or "nano", device, large)
     else:
-        base = load(arguments.model, str(device), dtype=large)
+        base = load_generator(arguments.model, str(device), dtype=large)
     usual = usual_packing(base.stored) if device.type == "cpu" and wide else weights_name(base)
     if not names or (usual not in names and any(name not in EXACT for name in names)):
         names = [usual, *names]

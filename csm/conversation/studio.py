@@ -136,6 +136,7 @@ class Studio:
         self.queue = queue or Queue(slots)
         self.judges = judges or LazyJudges()
         self.watch: Watch = lambda job, events: events
+        self.warming: threading.Thread | None = None
         self._works: list[Work] = [self._spoken]
         self._enter = accelerator(self._work, lambda seconds, *_: seconds)
 
@@ -213,9 +214,15 @@ class Studio:
             except Exception as error:  # whoever clicks will be told, if it still is so
                 warnings.warn(f"The model could not be warmed up: {error}", stacklevel=1)
 
-        thread = threading.Thread(target=work, name="warm-up", daemon=True)
-        thread.start()
-        return thread
+        self.warming = threading.Thread(target=work, name="warm-up", daemon=True)
+        self.warming.start()
+        return self.warming
+
+    def unready(self) -> str:
+        """Why no jobs should be sent here at the moment, in one sentence; empty where they should."""
+        if self.queue.closing:
+            return "The server is about to stop."
+        return "The model is being made ready." if self.warming is not None and self.warming.is_alive() else ""
 
     def _work(self, seconds: int, number: int, *inputs: Any) -> Iterator[Any]:
         return self._works[number](*inputs)

@@ -21,6 +21,7 @@ LONGEST_QUEUE = 16
 MEMORY = 0.7  # how much of what is known about the pace stays when another job is done
 NEWS_SECONDS = 0.25  # how often a job that waits says so
 LOOK_SECONDS = 0.05  # how often it sees whether anybody still waits for it
+AGAIN_SECONDS = 5.0  # when to come again to a server that ends
 EARLY_SECONDS, LATE_SECONDS = 1.0, 15.0  # how far from the time that was told somebody may come
 
 
@@ -31,6 +32,14 @@ class QueueFull(InputError):
         told = f"Too many are waiting for the model; try again in {max(1, round(seconds))} seconds."
         super().__init__(told, "queue_full")
         self.seconds = seconds
+
+
+class Closing(QueueFull):
+    """The server is about to end: another will be there in a while."""
+
+    def __init__(self) -> None:
+        InputError.__init__(self, "This server is about to stop; try again in a few seconds.", "closing")
+        self.seconds = AGAIN_SECONDS
 
 
 class Place:
@@ -96,15 +105,18 @@ class Queue:
     def __init__(self, slots: int = 1, longest: int = LONGEST_QUEUE) -> None:
         self.slots, self.longest = slots, longest + slots - 1
         self.pace = 1.0  # seconds of work for a second of speech
+        self._closing = False
         self._guard = threading.Lock()
         self._places: list[Place] = []  # those who are served, too: the first of them
         self._told: list[_Told] = []  # who was sent away and when to come again, in this order
 
     def join(self, speech_seconds: float, who: str = "") -> Place:
-        """A place at the end. Raises `QueueFull`, where not even one who comes as told has room.
+        """A place at the end. Raises `QueueFull`, where not even one who comes as told has room, and `Closing`.
 
         `who` names whoever asks, so that it is known again; without a name nothing is kept for it."""
         with self._guard:
+            if self._closing:
+                raise Closing
             now = time.monotonic()
             self._told = [one for one in self._told if now <= one.due + LATE_SECONDS]
             expected = next((one for one in self._told if one.who == who), None)
@@ -144,6 +156,20 @@ class Queue:
         with self._guard:
             served = min(len(self._places), self.slots)
             return served, len(self._places) - served
+
+    @property
+    def closing(self) -> bool:
+        """Whether nobody gets a place any more."""
+        return self._closing
+
+    def close(self, seconds: float = 0.0) -> bool:
+        """Give no more places, and wait until the last job has ended, `seconds` at most -> whether all have."""
+        with self._guard:
+            self._closing = True
+        give_up = time.monotonic() + seconds
+        while sum(self.counts()) and time.monotonic() < give_up:
+            time.sleep(LOOK_SECONDS)
+        return not sum(self.counts())
 
     def waiting(self) -> tuple[int, float]:
         """How many must be done before it would be the turn of somebody who joins now, and in how many seconds."""

@@ -25,7 +25,7 @@ NO_KEY = "The API key is missing or wrong: send it as a bearer token."
 OPEN = ("/assets/", "/static/", "/svelte/", "/csm/script/", "/custom_component/", "/gradio_api/custom_component/")
 OPEN_FILES = (
     *("/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/pwa_icon"),
-    *("/health", "/docs", "/openapi.json"),
+    *("/health", "/ready", "/docs", "/openapi.json"),
     *("/gradio_api/theme.css", "/gradio_api/app_id", "/gradio_api/startup-events"),
 )
 # What programs come through: the page's cookie doesn't open these.

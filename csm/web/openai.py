@@ -334,9 +334,9 @@ def _told(answer: BaseModel) -> Response:
     return Told(answer.model_dump(exclude_none=True))
 
 
-def speech_api(studio: Studio) -> SpeechApi:
-    """The API with the key of the environment, and its folder for voices."""
+def speech_api(studio: Studio, shelf: Shelf | None = None) -> SpeechApi:
+    """The API with the key of the environment, and its folder for voices or another `shelf`."""
     environment, generator = Environment.read(), studio.generator
     encode = studio.on_device(lambda voice: with_codes(generator, voice))
-    shelf = Shelf(generator.codec_key, Path(environment.voices) if environment.voices else None)
+    shelf = shelf or Shelf(generator.codec_key, Path(environment.voices) if environment.voices else None)
     return SpeechApi(generator, studio.perform, environment.api_key, encode, shelf, Finder())

@@ -15,6 +15,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from csm.config import Environment
 from csm.conversation.studio import Studio
@@ -28,8 +29,10 @@ from csm.web.openai import speech_api
 from csm.web.pages import Pages
 from csm.web.realtime import Talks
 from csm.web.routes import PageRoutes
+from csm.web.stopping import GRACE_SECONDS, stop_gently
 from csm.web.ui import build_app, launch_options
 from csm.web.v1.errors import leftovers
+from csm.web.v1.shelf import Shelf
 from csm.web.watching import Metrics, Watched, write_log
 
 TIDY_SECONDS = 20.0
@@ -46,26 +49,35 @@ def open_studio(generator: Generator) -> Studio:
     return Studio(shared(generator, slots), slots, accelerator=accelerator)
 
 
-def server_options(studio: Studio, pages: Pages, talks: Talks | None = None) -> dict[str, Any]:
+def server_options(
+    studio: Studio,
+    pages: Pages,
+    talks: Talks | None = None,
+    shelf: Shelf | None = None,
+    outermost: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+) -> dict[str, Any]:
     """Arguments for `Blocks.launch` beside those of `launch_options`: the routes are on Gradio's own server, so
-    address, port and Space stay as they are. Without the package `mcp` there are no tools."""
+    address, port and Space stay as they are. Without the package `mcp` there are no tools. `shelf` is another place for
+    the voices that programs bring, `outermost` a layer around all others."""
     talks = talks or Talks.of(studio, Environment.read(), pages)
     metrics = Metrics(studio)
     studio.watch = metrics.watched
-    routes = [*speech_api(studio).routes(), *PageRoutes(pages).routes(), *talks.routes(), *metrics.routes()]
+    routes = [*speech_api(studio, shelf).routes(), *PageRoutes(pages).routes(), *talks.routes(), *metrics.routes()]
     routes.append(leftovers(routes[:]))
     told = {
         RequestValidationError: answer_unreadable,
         HTTPException: answer_refusal,
         Exception: answer_failure,
     }
-    kept = {"routes": routes, "lifespan": lived(pages, talks, metrics), "exception_handlers": told}
+    kept = {"routes": routes, "lifespan": lived(pages, talks, metrics, outermost), "exception_handlers": told}
     # Voices of one's own are played from here; the names of their folders are drawn, and nobody is told another's.
     own = [str(pages.place.voices)]
     return {"app_kwargs": kept, "mcp_server": find_spec("mcp") is not None, "allowed_paths": own}
 
 
-def lived(pages: Pages, talks: Talks, metrics: Metrics) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+def lived(
+    pages: Pages, talks: Talks, metrics: Metrics, outermost: Callable[[ASGIApp], ASGIApp]
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     """While the server runs it is tidied by the clock, and all that comes is counted and goes through `Doors`."""
 
     @asynccontextmanager
@@ -73,7 +85,7 @@ def lived(pages: Pages, talks: Talks, metrics: Metrics) -> Callable[[Starlette],
         # The outermost layer, outside of what Gradio puts around the app it is given.
         assert app.middleware_stack is not None
         doors = Doors(app.middleware_stack, pages.access, pages.calls, pages.place.has_room)
-        app.middleware_stack = Watched(doors, metrics)
+        app.middleware_stack = outermost(Watched(doors, metrics))
         tidying = asyncio.create_task(_tidied(pages))
         try:
             yield
@@ -107,9 +119,9 @@ def warm_up(studio: Studio) -> threading.Thread | None:
     return studio.warm_up({name: offered[name] for name in default_voices() if name in offered})
 
 
-def serve(generator: Generator, host: str | None = None, port: int | None = None) -> None:
-    """The app over `generator`, until it is stopped. Without `host` and `port` Gradio's environment decides, else it is
-    127.0.0.1:7860. Raises `OSError` where the port is taken."""
+def serve(generator: Generator, host: str | None = None, port: int | None = None, grace: float = GRACE_SECONDS) -> None:
+    """The app over `generator`, until it is stopped; what is spoken then has `grace` seconds to end. Without `host` and
+    `port` Gradio's environment decides, else it is 127.0.0.1:7860. Raises `OSError` where the port is taken."""
     environment = Environment.read()
     if environment.access_log:
         write_log(environment.access_log)
@@ -117,4 +129,5 @@ def serve(generator: Generator, host: str | None = None, port: int | None = None
     pages = Pages(studio, access=Access.of(environment, host))
     app = build_app(studio, pages)
     warm_up(studio)
+    stop_gently(studio, grace)
     app.launch(**launch_options() | server_options(studio, pages), server_name=host, server_port=port)

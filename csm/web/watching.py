@@ -1,4 +1,4 @@
-"""How the server does, for whoever runs it: `/health`, `/metrics` for Prometheus, and a log of requests without a text.
+"""How the server does, for whoever runs it: `/health`, `/ready`, `/metrics` and a log of requests without a text.
 
 What is counted is counted where it happens: requests at the outermost layer, jobs as they are performed.
 """
@@ -24,14 +24,14 @@ from csm.conversation.studio import Job, Studio
 from csm.conversation.waiting import QueueFull
 from csm.errors import InputError
 from csm.web.asked import Told, asker
-from csm.web.v1.forms import Health
+from csm.web.v1.forms import Health, Ready
 
 SECONDS = (0.03, 0.05, 0.08, 0.12, 0.2, 0.35, 0.6, 1, 2, 4, 8, 15, 30, 60, 120)
 FACTORS = (0.02, 0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 0.8, 1, 1.5, 2.5, 5)
 # Paths whose last part names something of somebody's, such as a page or a voice: what stands behind is not shown.
 NAMED = ("/v1/audio/voices", "/v1/models", "/csm/script", "/csm/voice", "/csm/whole", "/csm/take", "/csm/save")
 KNOWN = (
-    *("/", "/health", "/metrics", "/docs", "/openapi.json", "/config", "/gradio_api/mcp"),
+    *("/", "/health", "/ready", "/metrics", "/docs", "/openapi.json", "/config", "/gradio_api/mcp"),
     *("/v1/audio/speech", "/v1/audio/speech/schema", "/v1/audio/speech/stream", "/v1/audio/dialogue"),
     *(
         "/v1/audio/models",
@@ -97,7 +97,7 @@ class Metrics:
 
     def routes(self) -> list[BaseRoute]:
         """What to mount on the app's server."""
-        return [Route("/health", self.health), Route("/metrics", self.told)]
+        return [Route("/health", self.health), Route("/ready", self.ready), Route("/metrics", self.told)]
 
     async def health(self, request: Request) -> Response:
         """That the server is up."""
@@ -107,6 +107,11 @@ class Metrics:
             model=generator.model_name, device=str(generator.device), slots=slots, speaking=speaking, waiting=waiting
         )
         return Told(health.model_dump())
+
+    async def ready(self, request: Request) -> Response:
+        """Whether jobs should be sent here: the model is warm, and the server is not about to stop."""
+        missing = self._studio.unready()
+        return Told(Ready(ready=not missing, missing=missing).model_dump(), 503 if missing else 200)
 
     async def told(self, request: Request) -> Response:
         """All figures, in Prometheus' text format."""

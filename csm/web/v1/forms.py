@@ -195,6 +195,13 @@ class Failed(BaseModel):
     error: Failure
 
 
+class Ready(BaseModel):
+    """Whether jobs are taken, and what is missing, in one sentence."""
+
+    ready: bool
+    missing: str = ""
+
+
 class Health(BaseModel):
     """That the server is up, and how busy it is."""
 

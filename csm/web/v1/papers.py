@@ -53,6 +53,7 @@ DOORS = (
     _Door("get", "/v1/models", "The same.", forms.Models),
     _Door("get", "/v1/models/{name}", "One of them.", forms.Model, refuses=(404,)),
     _Door("get", "/health", "That the server is up, and how busy it is.", forms.Health),
+    _Door("get", "/ready", "Whether jobs should be sent here now: status 200, else 503.", forms.Ready),
     _Door("get", "/metrics", "Figures for Prometheus.", media=("text/plain",)),
 )  # fmt: skip
 _FORM = {

@@ -21,7 +21,7 @@ class Widths:
 
     Where kernels round the layers' matrices, `rounded` is the width of those, which stand beside the others."""
 
-    matrices: int
+    matrices: float
     embeddings: int
     computed: int
     rounded: int = 0

@@ -6,7 +6,6 @@ written where it lies.
 
 from __future__ import annotations
 
-import platform
 import weakref
 from typing import Any, cast
 
@@ -21,13 +20,13 @@ from csm.model.transformer import Cache, KVCache, Layer, SideBySide, Transformer
 
 PROVIDERS = ["CPUExecutionProvider"]
 SMALL = 512  # width up to which a step's products are too short for a second thread
-OTHER_NAMES = ("aarch64", "arm64")
+X86 = ("AVX2", "AVX512")
 
 
 def why_not_in_graphs(config: ModelConfig) -> str | None:
     """Why a model's steps can't be graphs in int4 here, as the beginning of a sentence; None where they can."""
-    if platform.machine().lower() not in OTHER_NAMES and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
-        return "This processor lacks AVX2, which products in int4 need"
+    if torch.backends.cpu.get_cpu_capability() not in X86:
+        return "This processor is none with AVX2 or AVX-512, for which products in int4 are"
     for stack in (config.backbone, config.decoder):
         for inputs in (stack.dim, stack.heads * stack.head_dim, stack.mlp_dim):
             if group_for(inputs) is None:

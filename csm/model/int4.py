@@ -68,7 +68,7 @@ def rounded_to_int4(weight: Tensor, group: int) -> Int4:
 
 
 def _nearest(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Groups (..., group) -> whole numbers of that shape and a scale of each group (..., 1), of the smallest squares."""
+    """Groups (..., group) -> whole numbers of that shape and a scale of each (..., 1), of the smallest squares."""
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     extreme = torch.where(high > -low, high, low)  # it has the lowest number, of which there is one more
     best: tuple[Tensor, Tensor, Tensor] | None = None

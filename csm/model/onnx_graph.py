@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from csm.config import TransformerConfig
@@ -97,7 +96,7 @@ def step_graph(
     cos, sin = build.weight("cos", angles[0]), build.weight("sin", angles[1])
     x = build.product("x", projection, "projected") if projection else "x"
     width = projection.shape[1] if projection else config.dim
-    cache = ["B", config.kv_heads, "positions", config.head_dim]
+    cache: list[str | int | None] = ["B", config.kv_heads, "positions", config.head_dim]
     number = TensorProto.FLOAT
     inputs = [
         helper.make_tensor_value_info("x", number, ["B", "S", width]),
@@ -111,7 +110,7 @@ def step_graph(
         """The norm of x, or of x and what is added to it -> it and the sum."""
         scale_name = build.weight(f"{name}.scale", scale.float())
         if more is None:
-            plain = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
+            plain: dict[str, Any] = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
             return build.node("SimplifiedLayerNormalization", [x, scale_name], [name], **plain), x
         given, made = [x, more, scale_name], [name, "", "", f"{name}.sum"]
         build.node("SkipSimplifiedLayerNormalization", given, made, MICROSOFT, epsilon=epsilon)

@@ -15,7 +15,7 @@ GROUP = 128  # neighbours that share a scale; fewer where rows don't divide by s
 GROUPS = (GROUP, 64, 32)
 LOWEST, HIGHEST = -8, 7
 SHRINKINGS = (1.0, 0.93, 0.86)  # of a group's range: what is cut off at its end is gained between its steps
-ROWS_AT_ONCE = 1 << 22  # numbers that are rounded at a time: what is between fits a processor's cache or nearly
+NUMBERS_AT_ONCE = 1 << 18  # what is between them stays in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def rounded_to_int4(weight: Tensor, group: int) -> Int4:
         raise ValueError(f"Rows of {inputs} don't divide by {group}.")
     packed = torch.empty(out, inputs // group, group // 2, dtype=torch.uint8)
     scales = torch.empty(out, inputs // group)
-    rows = max(1, ROWS_AT_ONCE // inputs)
+    rows = max(1, NUMBERS_AT_ONCE // inputs)
     for start in range(0, out, rows):
         some = weight[start : start + rows].detach().float().view(-1, inputs // group, group)
         numbers, size = _nearest(some)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 GROUP = 128  # neighbours that share a scale; fewer where rows don't divide by so many
 GROUPS = (GROUP, 64, 32)
+SHORT = 1024  # rows below it take the smallest group: in a small model a byte more costs nothing, and rounding most
 LOWEST, HIGHEST = -8, 7
 SHRINKINGS = (1.0, 0.93, 0.86)  # of a group's range: what is cut off at its end is gained between its steps
 NUMBERS_AT_ONCE = 1 << 18  # what is between them stays in a processor's cache
@@ -45,7 +46,8 @@ class Int4:
 
 def group_for(inputs: int) -> int | None:
     """The usual group of a row of so many numbers; None for a row that no group divides."""
-    return next((group for group in GROUPS if inputs % group == 0), None)
+    groups = GROUPS if inputs >= SHORT else GROUPS[-1:]
+    return next((group for group in groups if inputs % group == 0), None)
 
 
 def rounded_to_int4(weight: Tensor, group: int) -> Int4:

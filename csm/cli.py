@@ -285,7 +285,7 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="nano, a folder with weights, or a hub id (default: CSM_MODEL, else nano)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--adapter", metavar="FOLDER", help="a PEFT adapter to merge, a folder or a hub id")
-    parser.add_argument("--weights", help="float32, bfloat16, or on a CPU float16 or int8 (default: CSM_WEIGHTS)")
+    parser.add_argument("--weights", help="float32, bfloat16, or on a CPU float16, int8 or int4 (default: CSM_WEIGHTS)")
 
 
 def _speaking_options(parser: argparse.ArgumentParser) -> None:

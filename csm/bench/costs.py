@@ -21,10 +21,15 @@ class Widths:
 
     Where kernels round the layers' matrices, `rounded` is the width of those, which stand beside the others."""
 
-    matrices: int
+    matrices: float
     embeddings: int
     computed: int
     rounded: int = 0
+
+    @property
+    def heads(self) -> float:
+        """Heads are in eight bits where the matrices have fewer."""
+        return max(1, self.matrices)
 
     @classmethod
     def of(cls, engine: Engine) -> Widths:
@@ -55,9 +60,9 @@ def frame_bytes(config: ModelConfig, widths: Widths, positions: int, streams: in
     vocab, outer, inner = config.audio_vocab_size, config.backbone.dim, config.decoder.dim
     again = config.num_codebooks - 1
     layers = layer_numbers(config.backbone) + again * layer_numbers(config.decoder)
-    others = outer * vocab + again * (outer * inner + inner * vocab)
-    matrices = layers * (widths.rounded or widths.matrices) + others * widths.matrices
-    return matrices + streams * cache_numbers(config.backbone, positions) * widths.computed
+    heads, others = outer * vocab + again * inner * vocab, again * outer * inner
+    matrices = layers * (widths.rounded or widths.matrices) + heads * widths.heads + others * widths.matrices
+    return round(matrices) + streams * cache_numbers(config.backbone, positions) * widths.computed
 
 
 def memory_needed(config: ModelConfig, widths: Widths, positions: int | None = None) -> dict[str, int]:
@@ -74,8 +79,8 @@ def memory_needed(config: ModelConfig, widths: Widths, positions: int | None = N
     columns = 2 * min(positions, ROWS_AT_ONCE) * (k + 1) * outer.dim * widths.embeddings
     layer = positions * (3 * outer.mlp_dim + 6 * outer.dim) * widths.computed
     parts = {
-        "weights": (layer_numbers(outer) + layer_numbers(inner)) * (widths.matrices + widths.rounded)
-        + heads * widths.matrices
+        "weights": round((layer_numbers(outer) + layer_numbers(inner)) * (widths.matrices + widths.rounded))
+        + round(heads * widths.heads)
         + (config.text_vocab_size + vocab * k) * outer.dim * widths.embeddings,
         "kv_cache": cache_numbers(outer, positions) * widths.computed,
         "codec": codec * 4,

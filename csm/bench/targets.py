@@ -62,6 +62,10 @@ TARGETS = (  # those of the GPU are for an H200
     ),
     Target("tiny", "cpu", "as fast as transformers, bfloat16", _peer("bfloat16"), 1.3, " x", at_most=False),
     Target("tiny", "cpu", "the same in int8", _peer("int8"), 2.5, " x", at_most=False),
+    Target("tiny", "cpu", "the same in int4", _peer("int4"), 6.5, " x", at_most=False),
+    Target(
+        "tiny", "cpu", "frame in int4 at 600 positions", _runs("int4", "contexts", "600", "median"), 105, " ms", 1e3
+    ),
     Target("nano", "cpu", "real-time factor", ("real_time_factor", "median"), 0.25),
 )
 

@@ -8,6 +8,7 @@ packed weights as fast as memory gives them, which a plain product in bfloat16 d
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -16,16 +17,19 @@ from torch import Tensor, nn
 
 from csm.config import ModelConfig
 from csm.errors import InputError
+from csm.extras import need
+from csm.model.in_graph import graph_transformer, why_not_in_graphs
+from csm.model.int4 import GROUP
 from csm.model.module import CSM
 from csm.model.precision import quick_in_bfloat16
 from csm.model.recorded import RecordedCSM
 from csm.model.transformer import Attention, FeedForward, RMSNorm, rotate
 
-Packing = Literal["float32", "bfloat16", "float16", "int8"]
+Packing = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 PACKINGS: tuple[Packing, ...] = get_args(Packing)
 IN_KERNELS = ("int8", "float8")  # what fused kernels on CUDA round the matrices to by themselves
 EXACT = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-BYTES: dict[Packing, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+BYTES: dict[Packing, float] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int4": 0.5 + 4 / GROUP}
 ENGINE = "fbgemm"
 
 
@@ -122,6 +126,16 @@ class FineInt8Linear(Int8Linear):
         return torch.add(coarse, fine, alpha=1 / finer).mul_(size)
 
 
+class WithinLinear(PackedLinear):
+    """In the place of a product that is computed where its result goes: nothing but the input in float32."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__(weight.shape, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float()
+
+
 class PackedAttention(Attention):
     """Attention with queries, keys and values in one product."""
 
@@ -187,6 +201,7 @@ class PackedCSM(RecordedCSM):
     def __init__(self, config: ModelConfig, packing: Packing) -> None:
         super().__init__(config)
         self.packing = packing
+        self.recorded = packing != "int4"  # whose steps are graphs of another kind
 
     def depth_logits(self, state: Tensor, codes: Tensor) -> Tensor:
         hidden = self.decoder(self.depth_inputs(state, codes[:, :-1]))[:, 1:]
@@ -198,6 +213,9 @@ def check_packing(packing: str, device: torch.device) -> None:
     """Raise `InputError` where weights can't be packed so."""
     if packing not in PACKINGS:
         raise InputError(f"Weights can't be {packing!r}: choose {', '.join(PACKINGS[:-1])} or {PACKINGS[-1]}.")
+    if packing == "int4" and device.type == "cpu":
+        need("int4", "Speaking with weights in int4", "onnx", "onnxruntime")
+        return
     if device.type != "cpu" or (packing not in EXACT and ENGINE not in torch.backends.quantized.supported_engines):
         raise InputError(f"Weights in {packing} are for x86 CPUs: choose bfloat16 or float32 here.")
 
@@ -207,15 +225,21 @@ def packed(model: CSM, packing: Packing, keep: bool = False) -> PackedCSM:
     """`model`, on a CPU, with its matrices packed; embeddings are shared with it.
 
     Unless it is to `keep` them, `model` loses each matrix as soon as it is packed, so that there are never two copies
-    of the whole. Raises `InputError` where weights can't be packed so.
+    of the whole. Where int4 is not to be had, one warning says so, and the matrices are in int8. Raises `InputError`
+    where weights can't be packed so.
     """
     check_packing(packing, model.projection.weight.device)
+    if packing == "int4" and (reason := why_not_in_graphs(model.config)):
+        packing = "int8" if ENGINE in torch.backends.quantized.supported_engines else "bfloat16"
+        warnings.warn(f"{reason}: the weights are in {packing} instead, which are read more slowly.", stacklevel=3)
+    in_graphs = packing == "int4"
 
     kinds: dict[Packing, type[Any]] = {
         "float32": WideLinear,
         "bfloat16": Bfloat16Linear,
         "float16": HalfLinear,
         "int8": Int8Linear,
+        "int4": Int8Linear,  # heads: 3 % of what a frame of CSM-1B reads
     }
 
     def pack(weight: Tensor, wide: bool = False) -> PackedLinear:
@@ -229,7 +253,8 @@ def packed(model: CSM, packing: Packing, keep: bool = False) -> PackedCSM:
             first = torch.cat([source.w1.weight, source.w3.weight])
             return PackedFeedForward(pack(first), pack(source.w2.weight, wide=True))
         if isinstance(source, nn.Linear):
-            return pack(source.weight)
+            within = in_graphs and source is model.projection
+            return WithinLinear(source.weight) if within else pack(source.weight)
         return PackedNorm(source) if isinstance(source, RMSNorm) else None
 
     with torch.device("meta"):
@@ -238,9 +263,15 @@ def packed(model: CSM, packing: Packing, keep: bool = False) -> PackedCSM:
     if packing not in EXACT:
         torch.backends.quantized.engine = ENGINE  # decides how weights are packed, and nothing later
     try:
+        if in_graphs:
+            graphs: Any = made
+            graphs.backbone = graph_transformer(model.backbone, keep)
+            graphs.decoder = graph_transformer(model.decoder, keep, model.projection.weight)
         for name, source in list(model.named_modules()):
             parent, _, own = name.rpartition(".")
             if isinstance(model.get_submodule(parent), Attention | FeedForward):
+                continue
+            if in_graphs and name.split(".")[0] in ("backbone", "decoder"):
                 continue
             if (form := packed_form(source)) is not None:
                 setattr(made.get_submodule(parent), own, form)

@@ -149,6 +149,7 @@ class RecordedCSM(CSM):
     one. Where that fails, frames are sampled as ever."""
 
     stack = RecordedTransformer
+    recorded = True  # unless a model's steps can't be
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -156,7 +157,7 @@ class RecordedCSM(CSM):
         self.frame = {kind: _Recording[Frame]() for kind in product((False, True), repeat=2)}
 
     def sample_frame(self, state: Tensor, sampling: Settings | RowSampling, noise: Tensor | None) -> Tensor:
-        if torch.is_grad_enabled():
+        if not self.recorded or torch.is_grad_enabled():
             return super().sample_frame(state, sampling, noise)
         streams, vocab = len(state), self.config.audio_vocab_size
         rows = (

@@ -42,9 +42,9 @@ def load(
     model with one, the embedded nano without (and when the published one can't be had, after a warning that says why).
     `dtype` is the published models' precision: float32 on the CPU and bfloat16 elsewhere unless it is given; given, the
     model is left as it is published. `adapter` is a PEFT adapter to merge, a folder or a hub id.
-    `weights` (or CSM_WEIGHTS) is the precision of any model's matrices: float32, bfloat16, on a CPU float16 or int8,
-    and on CUDA int8 or float8. On a CPU they are packed, and all around them is float32; a model that is stored in
-    float16, as nano is, keeps its weights so. Raises `InputError` in one sentence.
+    `weights` (or CSM_WEIGHTS) is the precision of any model's matrices: float32, bfloat16, on a CPU float16, int8 or
+    int4, and on CUDA int8 or float8. On a CPU they are packed, and all around them is float32; a model that is stored
+    in float16, as nano is, keeps its weights so. Raises `InputError` in one sentence.
     """
     environment, target = Environment.read(), usable_device(device)
     weights = weights or environment.weights

@@ -42,7 +42,7 @@ def port():
 def test_clients_are_counted_by_what_they_hear(port, monkeypatch, capsys):
     @contextmanager
     def running(model, device):
-        yield port
+        yield server.Running(port, 0)
 
     monkeypatch.setattr(server, "serving", running)
     assert main(["bench", "--server", "--clients", "1,3", "--rounds", "2"]) == 0

@@ -17,6 +17,7 @@ from csm.bench.machine import copy_bandwidth
 from csm.bench.measure import FRAME_SECONDS, Workload, context_at, spoken
 from csm.bench.report import FOLDER, save, table
 from csm.bench.server import ROUNDS, bench_server, server_table
+from csm.bench.soak import CROWD, MOST_MINUTES, soak, soak_table
 from csm.checkpoint import Loaded
 from csm.codec import build_codec
 from csm.config import PRESETS
@@ -65,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--clients", default="1,2,4,8,16", help="clients at once of --server (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of --server (default: %(default)s)")
+    parser.add_argument(
+        "--soak",
+        type=float,
+        metavar="MINUTES",
+        help=f"instead, so long a crowd on a server of its own: {CROWD}, who come and go as they like",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument(
         "--save",
@@ -79,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the table and, as the last line, the figures as JSON. Raises `InputError`."""
     if arguments.server:
         return _run_server(arguments)
+    if arguments.soak is not None:
+        return _run_soak(arguments)
     workload = _workload(arguments)
     names = _names(arguments)
     if arguments.peer and importlib.util.find_spec("transformers") is None:
@@ -167,6 +176,15 @@ def variant(base: Generator, weights: str) -> Generator:
     model = base.engine.model if in_kernels else in_precision(base.engine.model, weights, keep=True)
     loaded = Loaded(base.model_name, model, base.codec, base.tokenizer)
     return Generator(loaded, base.device, weights if in_kernels else "bfloat16")
+
+
+def _run_soak(arguments: argparse.Namespace) -> int:
+    if not 0 < arguments.soak <= MOST_MINUTES:
+        raise InputError(f"--soak {arguments.soak:g} is not possible: choose minutes up to {MOST_MINUTES}.")
+    figures = soak(arguments.model, arguments.device, arguments.soak, lambda line: print(line, file=sys.stderr))
+    print(soak_table(figures))
+    print(f"\n{json.dumps(figures)}")
+    return 1 if figures["soak"]["wrong"] else 0
 
 
 def _workload(arguments: argparse.Namespace) -> Workload:

@@ -20,9 +20,7 @@ LOOK_SECONDS = 0.05  # how often to see whether anybody still listens
 T = TypeVar("T")
 
 
-async def followed(
-    request: Request, updates: Iterator[Any], job: Job
-) -> AsyncGenerator[Any, None]:
+async def followed(request: Request, updates: Iterator[Any], job: Job) -> AsyncGenerator[Any, None]:
     """What `updates` yields, in a thread of the job's own, which never waits for whoever follows. When the client goes,
     takes nothing for `SILENT_SECONDS`, or the caller closes this, the job is stopped within a frame, leaves the queue,
     and its folder is deleted."""

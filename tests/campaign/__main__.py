@@ -24,6 +24,7 @@ from tests.campaign.server import Server, forget_peak, held, leftovers, served, 
 MORE_THREADS, MORE_DESCRIPTORS = 12, 12  # than before: pools that grow once
 LOGGED = re.compile("failed\\.\nTraceback|Exception in thread|was never retrieved|never awaited|Exception in ASGI")
 SETTLE_SECONDS = 30.0
+HOLD = 0.25  # seconds for which nothing may keep all other threads from running
 CHANGING = re.compile(r"[0-9a-f]{6,}|\d+")  # what differs between two faults of one kind
 
 
@@ -128,7 +129,10 @@ def main() -> int:
             forget_peak(server)
             wrong, seen = campaign(server, Campaign(arguments.cases, arguments.seed, arguments.patience, only))
             wrong += settled(server, before.threads, before.descriptors)
-            after, longest = usage(server), held(server)
+            after, (longest, at) = usage(server), held(server)
+        if longest > HOLD:
+            shown = "\n\n".join("\n".join(stack) for stack in at)
+            wrong.append(f"the interpreter was held for {longest:.2f} s; when it was let go threads were at:\n{shown}")
         wrong += [f"left behind at the end: {path.name}" for path in folder.glob("csm-app-*")]
     print("\n".join(_table(seen)))
     print(

@@ -40,7 +40,7 @@ LINES = 200  # turns: work for much longer than any test needs
 TURN = "And so it goes on and on, as long as somebody listens, and then a little longer."
 SCRIPT = "\n".join(f"{'AB'[number % 2]}: {TURN}" for number in range(LINES))
 SPEAK = Mouth.speak
-LATE = 1  # frames: the one that is being made
+LATE = 2  # frames: the one that is being made, and one that the thread of the batch has begun
 
 
 class House:
@@ -50,7 +50,7 @@ class House:
         self.generator = small_generator(max_positions=2_048)
         self.pace = 0.005  # seconds that a frame takes at least
         self.jobs: list = []
-        self.ended: list[bool] = []  # of each job, whether it was stopped
+        self.ended: list[bool] = []  # of each job, whether it was stopped or broken off
         self.frames = self.late = 0  # that were made, and of them after the job was stopped
         self._sample = self.generator.engine.model.sample_frame
         self.generator.engine.model.sample_frame = self._frame
@@ -72,11 +72,13 @@ class House:
 
     def _watched(self, job, events) -> Iterator:
         self.jobs.append(job)
+        done = False
         try:
             yield from events
+            done = True
         finally:
             events.close()
-            self.ended.append(job.stopped())
+            self.ended.append(job.stopped() or not done)
 
     def _answered(self, mouth, voice, before, clauses, settings, stop, tell) -> None:
         """An answer of a talk is a job, too."""

@@ -42,6 +42,9 @@ def forget(blocks: gr.Blocks, now: float | None = None) -> None:
                 del queue.pending_event_ids_session[event.session_hash]
         if event.session_hash == name:  # a program's
             _end_session(blocks, name)
+    known = {event.session_hash for event in queue.event_ids_to_events.values()}
+    for session in [one for one, ids in queue.pending_event_ids_session.items() if not ids and one not in known]:
+        del queue.pending_event_ids_session[session]
     for name in list(queue.event_analytics.keys() - queue.event_ids_to_events.keys()):
         del queue.event_analytics[name]
     holder: Any = getattr(blocks, "state_holder", None)

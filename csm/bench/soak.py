@@ -151,7 +151,8 @@ def differs(heard: Heard, alone: Heard) -> str | None:
     if count > len(alone.sound) or (not heard.left and count != len(alone.sound)):
         return f"{count} samples for {len(alone.sound)}"
     expected = alone.sound[:count].astype(np.float64)
-    size, off = np.linalg.norm(expected), np.linalg.norm(heard.sound.astype(np.float64) - expected)
+    size = float(np.linalg.norm(expected))
+    off = float(np.linalg.norm(heard.sound.astype(np.float64) - expected))
     return f"off by {off / max(size, 1.0):.2f} of its size" if off > CLOSE * max(size, 1_000.0) else None
 
 

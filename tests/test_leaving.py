@@ -314,7 +314,7 @@ def test_who_leaves_while_a_clip_is_taken_apart_has_it_taken_no_further(house, m
 def test_a_call_that_is_over_is_forgotten_once_its_end_was_told_or_after_an_hour(house):
     blocks, after = house.app, time.monotonic() + 60
     told, waits = (answer(house, "/gradio_api/call/voices", {"data": []})["event_id"] for _ in range(2))
-    with asked(house, f"/gradio_api/call/voices/{told}", b"") as line:
+    with asked(house, f"/gradio_api/call/voices/{told}", b"", Connection="close") as line:
         assert b"event: complete" in line.makefile("rb").read()
     assert until(lambda: blocks._queue.event_analytics.get(waits, {}).get("status") == "success")
     assert {told, waits} <= blocks._queue.event_ids_to_events.keys() & blocks.state_holder.session_data.keys()

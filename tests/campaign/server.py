@@ -57,7 +57,8 @@ def usage(server: Server) -> Usage:
 
 
 def forget_peak(server: Server) -> None:
-    """Let the peak of its memory begin anew."""
+    """Let the peak of its memory begin anew, and the time for which it held the interpreter."""
+    (server.folder / HELD).unlink(missing_ok=True)
     Path(f"/proc/{server.pid}/clear_refs").write_text("5")
 
 
@@ -148,7 +149,7 @@ def watch(place: Path) -> None:
         time.sleep(0.01)
         late = time.monotonic() - start - 0.01 - (_waited_for_a_core() - waited)
         held = min(late, time.process_time() - worked)
-        if held > longest + 0.01:
+        if held > (longest if place.exists() else 0.0) + 0.01:
             longest = held
             others = [traceback.extract_stack(at) for thread, at in sys._current_frames().items() if thread != own]
             at = [[f"{line.filename}:{line.lineno} {line.name}" for line in stack[-8:]] for stack in others]
@@ -156,8 +157,9 @@ def watch(place: Path) -> None:
 
 
 def _waited_for_a_core() -> float:
-    """Seconds that this thread could have run and did not, because others had the cores."""
-    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    """Seconds that this thread could have run and did not, because others had the cores; 0 where nobody counts them."""
+    counts = Path("/proc/thread-self/schedstat")
+    return int(counts.read_text().split()[1]) / 1e9 if counts.exists() else 0.0
 
 
 def held(server: Server) -> tuple[float, list[list[str]]]:

@@ -22,7 +22,7 @@ from csm.errors import InputError
 from csm.files import output
 from csm.limits import LONGEST_SOUND, MOST_CHANNELS, MOST_SAMPLES, RATES
 
-BLOCK = 1 << 20  # samples of all channels that are decoded at once
+BLOCK = 1 << 20  # samples of all channels that are decoded, or written, at once
 LONGEST_AT_ONCE = 8_000_000  # samples that are resampled in one go
 
 FORMATS: dict[str, tuple[str, str]] = {
@@ -114,9 +114,14 @@ def write_audio(path: str | Path, wave: Tensor, sample_rate: int = SAMPLE_RATE) 
         raise ValueError(f"A waveform has one dimension, not {wave.ndim}.")
     path = Path(path)
     kind, subtype = FORMATS[path.suffix.lower()]
-    samples = np.nan_to_num(wave.detach().cpu().float().numpy(), nan=0.0).clip(-1.0, 1.0)
-    with output(path, soundfile.LibsndfileError) as part, open(part, "xb") as file:
-        soundfile.write(file, samples, sample_rate, format=kind, subtype=subtype)
+    samples = wave.detach().cpu().float().numpy()
+    with (
+        output(path, soundfile.LibsndfileError) as part,
+        open(part, "xb") as file,
+        soundfile.SoundFile(file, "w", sample_rate, 1, subtype, format=kind) as sound,
+    ):
+        for at in range(0, len(samples), BLOCK):
+            sound.write(np.nan_to_num(samples[at : at + BLOCK], nan=0.0).clip(-1.0, 1.0))
 
 
 def play_audio(path: str | Path) -> bool:

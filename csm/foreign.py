@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -73,7 +74,7 @@ def decode(path: Path, seconds: float, whole: bool) -> np.ndarray | None:
 def _blocks(path: Path, seconds: float) -> Iterator[np.ndarray]:
     """At most `seconds` of sound, float32 (num_samples,) each; what comes before damage, if there is some."""
     left = int(seconds * SAMPLE_RATE)
-    for block in _from_program(path, seconds) if _programs() else _from_library(path):
+    for block in _from_program(path, seconds) if _programs() else _from_library(path, seconds):
         if left <= 0:
             return
         yield block[:left]
@@ -123,7 +124,8 @@ def _from_program(path: Path, seconds: float) -> Iterator[np.ndarray]:
 def _opened(path: Path) -> Any:
     import av
 
-    return av.open(str(path), options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
+    only = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    return av.open(str(path), options=only, timeout=PATIENCE)
 
 
 def _told(path: Path) -> Foreign | None:
@@ -138,15 +140,19 @@ def _told(path: Path) -> Foreign | None:
         return None
 
 
-def _from_library(path: Path) -> Iterator[np.ndarray]:
+def _from_library(path: Path, seconds: float) -> Iterator[np.ndarray]:
+    """What PyAV decodes until its time is over."""
     import av
 
+    end = time.monotonic() + PATIENCE * (1 + seconds / 60)
     try:
         with _opened(path) as container:
             resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
             for frame in container.decode(container.streams.audio[0]):
                 for made in resampler.resample(frame):
                     yield made.to_ndarray()[0]
+                if time.monotonic() > end:
+                    return
             for made in resampler.resample(None):
                 yield made.to_ndarray()[0]
     except (av.error.FFmpegError, OSError, ValueError, LookupError):

@@ -48,6 +48,12 @@ def test_any_other_name_is_refused_so_that_no_site_can_take_the_server_s_place(h
     assert status(Access(), host=host) == 403
 
 
+@pytest.mark.parametrize("host", ["ehà3¶", "a b", "http://a", "a/b", "[::1"])
+def test_what_a_proxy_says_that_is_no_name_is_refused_before_addresses_are_made_of_it(host):
+    assert status(Access(), x_forwarded_host=host.encode().decode("latin-1")) == 400
+    assert status(Access(), x_forwarded_host="talk.example:443, [::1]:80") == 200
+
+
 def test_the_names_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("CSM_HOSTS", "talk.example, other.example")
     monkeypatch.setenv("CSM_ORIGINS", "https://site.example/")

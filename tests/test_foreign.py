@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,6 +90,15 @@ def test_no_more_is_decoded_than_is_asked_for_or_allowed(tmp_path: Path, decoder
     assert len(load_audio(tmp_path / "voice.m4a", max_seconds=0.5)) == SAMPLE_RATE // 2
     with pytest.raises(InputError, match=r"^voice\.m4a holds more sound than is read"):
         load_audio(tmp_path / "voice.m4a")
+
+
+def test_decoding_has_a_time_and_what_came_until_then_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    record(tmp_path / "voice.m4a", "ipod", "aac")
+    monkeypatch.setattr(foreign, "_programs", lambda: False)
+    whole = len(load_audio(tmp_path / "voice.m4a"))
+    hours = itertools.count(0, 3_600)
+    monkeypatch.setattr(foreign, "time", SimpleNamespace(monotonic=lambda: next(hours)))
+    assert 0 < len(load_audio(tmp_path / "voice.m4a", max_seconds=2)) < whole / 10
 
 
 def test_a_list_of_other_files_is_no_sound(tmp_path: Path, decoder: str):

@@ -1,6 +1,7 @@
 """The queue for the model: as many at a time as it has slots, first come, first served, bounded, honest."""
 
 import heapq
+import math
 import random
 import threading
 import time
@@ -119,3 +120,33 @@ def test_many_threads_are_never_served_more_at_once_than_there_are_slots():
     for thread in threads:
         thread.join()
     assert len(most) == 12 and max(most) <= 2
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_of_those_who_come_again_when_they_were_told_to_nine_in_ten_get_in(slots, monkeypatch):
+    """An hour in simulated time, in which three times as many ask again and again as there are places. Jobs take from a
+    third less to a third more than they should; whoever is sent away waits for the whole seconds that were said, and up
+    to one more."""
+    now, chance = 0.0, random.Random(slots)
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: now)
+    queue = Queue(slots)
+    comes = [(chance.uniform(0, 20), number, False) for number in range(3 * queue.longest)]
+    heapq.heapify(comes)
+    ends, waits, again, got_in, at_once = [], {}, 0, 0, 0
+    while now < 3_600:
+        if ends and ends[0][0] <= comes[0][0] if comes else True:
+            now, number, place = heapq.heappop(ends)
+            queue.remove(place)
+            heapq.heappush(comes, (now + chance.uniform(0, 20), number, False))
+        else:
+            now, number, told = heapq.heappop(comes)
+            seconds, again = chance.uniform(5, 15), again + told
+            try:
+                waits[queue.join(seconds, f"client {number}")] = number, seconds * chance.uniform(2 / 3, 4 / 3)
+                got_in, at_once = got_in + told, at_once + (not told)
+            except QueueFull as full:
+                heapq.heappush(comes, (now + math.ceil(full.seconds) + chance.random(), number, True))
+        for place in [one for one in waits if one.served]:
+            number, seconds = waits.pop(place)
+            heapq.heappush(ends, (now + seconds, number, place))
+    assert again > 100 and got_in >= 0.9 * again, f"{got_in} of {again}, and {at_once} at their first attempt"

@@ -10,7 +10,7 @@ import torch
 from csm.audio import load_audio, resample, write_audio
 from csm.config import SAMPLE_RATE
 from csm.speech.voices import shipped_voices
-from csm.watermark import LiveMark, detect, mark
+from csm.watermark import LiveMark, detect, mark, whole
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,20 @@ def test_marking_keeps_length_level_and_full_scale(speech: torch.Tensor, marked:
     assert float(mark(speech / speech.abs().max()).abs().max()) <= 1.0
     noise = float((marked - speech).norm() / speech.norm())
     assert noise < 0.3  # more than 10 dB below the speech
+
+
+def test_long_sound_is_marked_in_pieces_as_it_is_in_one_and_hardly_more_memory_is_needed_for_it(speech, monkeypatch):
+    quiet = torch.cat([speech[:50_123] * 0.1, torch.zeros(24_000), speech])  # the loudest window is in one piece
+    monkeypatch.setattr(whole, "PIECE", 10**9)
+    in_one = mark(quiet)
+    for size in (24_000, 31_111, len(quiet) - 10):
+        monkeypatch.setattr(whole, "PIECE", size)
+        assert float((mark(quiet) - in_one).abs().max()) < 1e-5
+    seen, see = [], whole.spectrum_of
+    monkeypatch.setattr(whole, "spectrum_of", lambda wave: seen.append(len(wave)) or see(wave))
+    monkeypatch.setattr(whole, "PIECE", 24_000)
+    mark(quiet)
+    assert max(seen) < 2 * 24_000
 
 
 def test_marking_is_repeatable_and_leaves_its_input_alone(speech: torch.Tensor, marked: torch.Tensor):

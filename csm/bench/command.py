@@ -18,6 +18,7 @@ from csm.bench.machine import copy_bandwidth
 from csm.bench.measure import FRAME_SECONDS, Workload, context_at, spoken
 from csm.bench.report import FOLDER, save, table
 from csm.bench.server import ROUNDS, bench_server, server_table
+from csm.bench.soak import CROWD, MOST_MINUTES, soak, soak_table
 from csm.bench.talk import ROUNDS as QUESTIONS
 from csm.bench.talk import bench_talk, talk_table
 from csm.checkpoint import Loaded
@@ -79,6 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds", type=int, help=f"rounds of --server (default: {ROUNDS}), questions of --talk (default: {QUESTIONS})"
     )
+    parser.add_argument(
+        "--soak",
+        type=float,
+        metavar="MINUTES",
+        help=f"instead, so long a crowd on a server of its own: {CROWD}, who come and go as they like",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument(
         "--save",
@@ -100,6 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(load_table(figures))
         print(f"\n{json.dumps(figures)}")
         return 0
+    if arguments.soak is not None:
+        return _run_soak(arguments)
     workload = _workload(arguments)
     names = _names(arguments)
     if arguments.peer and importlib.util.find_spec("transformers") is None:
@@ -201,6 +210,15 @@ def variant(base: Generator, weights: str) -> Generator:
     model = base.engine.model if in_kernels else in_precision(base.engine.model, weights, keep=True)
     loaded = Loaded(base.model_name, model, base.codec, base.tokenizer)
     return Generator(loaded, base.device, weights if in_kernels else "bfloat16")
+
+
+def _run_soak(arguments: argparse.Namespace) -> int:
+    if not 0 < arguments.soak <= MOST_MINUTES:
+        raise InputError(f"--soak {arguments.soak:g} is not possible: choose minutes up to {MOST_MINUTES}.")
+    figures = soak(arguments.model, arguments.device, arguments.soak, lambda line: print(line, file=sys.stderr))
+    print(soak_table(figures))
+    print(f"\n{json.dumps(figures)}")
+    return 1 if figures["soak"]["wrong"] else 0
 
 
 def _workload(arguments: argparse.Namespace) -> Workload:

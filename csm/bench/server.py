@@ -43,18 +43,25 @@ class Heard:
     whole: float
 
 
+@dataclass(frozen=True)
+class Running:
+    """A server: its port, and the number of its process."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
-def serving(model: str | None, device: str, **environment: str) -> Iterator[int]:
-    """The port of a server with this `environment`, started for the block and ended after it. Raises `InputError`."""
+def serving(model: str | None, device: str, **environment: str) -> Iterator[Running]:
+    """A server with this `environment`, started for the block and ended after it. Raises `InputError`."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     changes = {"GRADIO_SERVER_NAME": HOST, "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
+    changes |= {"CSM_API_KEY": ""} | environment
     command = [sys.executable, "-m", "csm", "serve", "--device", device, *(["--model", model] if model else [])]
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
-        command, env=Environment.changed(**changes, **environment, CSM_API_KEY=""), stdout=quiet, stderr=quiet
-    )
+    process = subprocess.Popen(command, env=Environment.changed(**changes), stdout=quiet, stderr=quiet)
     try:
         give_up = time.monotonic() + START_SECONDS
         while not _answers(port):
@@ -63,7 +70,7 @@ def serving(model: str | None, device: str, **environment: str) -> Iterator[int]
             if time.monotonic() > give_up:
                 raise InputError(f"The server did not answer within {START_SECONDS:.0f} seconds.")
             time.sleep(0.2)
-        yield port
+        yield Running(port, process.pid)
     finally:
         process.terminate()
         try:
@@ -134,7 +141,8 @@ def bench_server(model: str | None, device: str, clients: tuple[int, ...], round
     """For each number of `clients` at once, the medians over `rounds`; the numbers take turns, so that a machine that
     is busy for a while is so for all of them. Raises `InputError`."""
     found: dict[int, list[tuple[list[Heard], float]]] = {count: [] for count in clients}
-    with serving(model, device) as port:
+    with serving(model, device) as running:
+        port = running.port
         ask(port, 0)
         together(port, max(clients), 1, 0)  # warm: what is recorded, compiled or read first is there
         for number in range(rounds):

@@ -196,10 +196,10 @@ def bench_talk(model: str | None, device: str, rounds: int) -> dict[str, Any]:
     if not all(map(importlib.util.find_spec, ("websockets", "moonshine_voice"))):
         raise InputError(f"A talk needs what is not installed: run `{install('talk')}`.", "not_installed")
     figures: dict[str, Any] = {}
-    with stub() as address, serving(model, device, CSM_LLM_URL=address, CSM_LLM_KEY="", CSM_LLM_MODEL=STUB) as port:
+    with stub() as address, serving(model, device, CSM_LLM_URL=address, CSM_LLM_KEY="", CSM_LLM_MODEL=STUB) as running:
         for name in (STUB, *((embedded.NAME,) if embedded.available() else ())):
             print(f"Asking {rounds} questions of {name}.", file=sys.stderr)
-            figures[name] = figures_of(asyncio.run(talked(port, name, rounds)))
+            figures[name] = figures_of(asyncio.run(talked(running.port, name, rounds)))
     return {
         "talk": {
             "model": model,

@@ -93,9 +93,10 @@ class Ahead:
                     if self._left:
                         break
                     self._ready.append(self._lay(update) if isinstance(update, TurnChunk) else update)
-                    silent = len(self._ready) > 1 and time.monotonic() - self._taken > self._silent
-                if silent:
-                    raise InputError(SILENT.format(self._silent), "silent")
+                    if len(self._ready) > 1 and time.monotonic() - self._taken > self._silent:
+                        self._left = True
+                        self._ready.clear()
+                        raise InputError(SILENT.format(self._silent), "silent")
                 self._wake()
         except BaseException as error:
             self._error = error

@@ -10,6 +10,8 @@ import os
 import re
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,13 +31,15 @@ SOUND = (".wav", ".mp3", ".flac")
 SUBTITLES = (".srt", ".vtt")
 
 
-def stems(marked: Tensor, spans: list[Span]) -> dict[str, Tensor]:
-    """The marked whole, float32 (num_samples,) -> for each speaker the same length, silent where others speak."""
-    parts: dict[str, Tensor] = {}
-    for span in spans:
-        part = parts.setdefault(span.speaker, torch.zeros_like(marked))
-        part[span.start : span.end] = marked[span.start : span.end]
-    return parts
+def stems(marked: Tensor, spans: list[Span]) -> Iterator[tuple[str, Tensor]]:
+    """The marked whole, float32 (num_samples,) -> each speaker with the same length, silent where others speak; one
+    after the other, since an hour of eight would not fit into memory."""
+    for speaker in dict.fromkeys(span.speaker for span in spans):
+        part = torch.zeros_like(marked)
+        for span in spans:
+            if span.speaker == speaker:
+                part[span.start : span.end] = marked[span.start : span.end]
+        yield speaker, part
 
 
 def write_stems(folder: str | Path, marked: Tensor, spans: list[Span], suffix: str = ".wav") -> list[Path]:
@@ -50,8 +54,8 @@ def write_stems(folder: str | Path, marked: Tensor, spans: list[Span], suffix: s
     except OSError as error:
         raise InputError(f"The folder {folder} can't be made; choose another place for the stems.") from error
     written = []
-    parts = stems(marked, spans)
-    for name, part in zip(file_names(list(parts)), parts.values()):
+    names = file_names(list(dict.fromkeys(span.speaker for span in spans)))
+    for name, (_, part) in zip(names, stems(marked, spans)):
         written.append(folder / f"{name}{suffix}")
         write_audio(written[-1], part)
     return written
@@ -126,10 +130,10 @@ def write_all(path: str | Path, session: Session, generator: Generator, marked: 
     path = Path(path)
     with (
         output(path) as part,
-        tempfile.TemporaryDirectory() as scratch,
+        tempfile.TemporaryDirectory(prefix=".", dir=path.absolute().parent) as scratch,
         zipfile.ZipFile(part, "x") as archive,
+        _said_of(path, folder := Path(scratch)),
     ):
-        folder = Path(scratch)
         for suffix in SOUND:
             write_audio(folder / f"conversation{suffix}", marked)
         for suffix in SUBTITLES:
@@ -141,6 +145,17 @@ def write_all(path: str | Path, session: Session, generator: Generator, marked: 
         for file in sorted(folder.rglob("*.*")):
             packed = zipfile.ZIP_DEFLATED if file.suffix in (".wav", ".srt", ".vtt", ".json") else zipfile.ZIP_STORED
             archive.write(file, file.relative_to(folder).as_posix(), packed)
+
+
+@contextmanager
+def _said_of(path: Path, scratch: Path) -> Iterator[None]:
+    """What can't be written into the `scratch` folder is told as what it is to the user: `path` can't be."""
+    try:
+        yield
+    except InputError as error:
+        if str(scratch) not in str(error):
+            raise
+        raise InputError(f"{path} can't be written; choose another place or make room there.") from error.__cause__
 
 
 def _clock(samples: int, comma: str) -> str:

@@ -78,8 +78,8 @@ class SpokenScript(Script):
 
     def whole(self, generator: Generator) -> Tensor:
         """The conversation as it stands, float32 (num_samples,), marked once: what leaves the program."""
-        pieces = self.sounds(generator)
-        return marked(torch.cat(pieces)) if pieces else torch.zeros(0)
+        spoken = any(turn.take for turn in self.turns)
+        return marked(torch.cat(self.sounds(generator))) if spoken else torch.zeros(0)
 
     def sounds(self, generator: Generator) -> list[Tensor]:
         """`sound` of every turn that has been spoken, in order."""

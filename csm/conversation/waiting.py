@@ -18,6 +18,7 @@ from csm.conversation.events import Waiting
 from csm.errors import InputError
 
 LONGEST_QUEUE = 16
+MOST_TOLD = 4  # times as many as may wait have a place kept for when they come again: who never comes holds up others
 MEMORY = 0.7  # how much of what is known about the pace stays when another job is done
 NEWS_SECONDS = 0.25  # how often a job that waits says so
 LOOK_SECONDS = 0.05  # how often it sees whether anybody still waits for it
@@ -181,7 +182,7 @@ class Queue:
         seconds = self._wait([*self._places, *(one for one in self._told if one is not known)])
         if known is not None:
             known.due = now + seconds
-        elif who and len(self._told) < self.longest:
+        elif who and len(self._told) < MOST_TOLD * self.longest:
             self._told.append(_Told(who, speech_seconds, now + seconds))
         return seconds
 

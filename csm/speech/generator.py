@@ -191,6 +191,7 @@ class Conversation(History):
                         yield ready
             else:
                 state = "capped"
+            speaking.close()  # a batch would go on while the rest is decoded
             if len(ready := sound.finished()):
                 yield ready
         finally:

@@ -39,8 +39,8 @@ def magnitude(decibels: Tensor) -> Tensor:
     return 10 ** (((decibels * RANGE_DB - 180.0) / 20).clamp(max=10)) / SCALE
 
 
-def sounding(seen: Tensor) -> Tensor:
+def sounding(seen: Tensor, loudest: float | None = None) -> Tensor:
     """(bins, frames) -> (frames,): 1 where a frame holds more than a twentieth of the fullest frame's decibels,
-    which leaves out digital silence only."""
+    which leaves out digital silence only. `loudest` is their sum where that frame is elsewhere."""
     sums = seen.sum(dim=0)
-    return (sums > 0.05 * sums.max()).float()
+    return (sums > 0.05 * (sums.max() if loudest is None else loudest)).float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ EVERYWHERE = ("0.0.0.0", "::")
 COOKIE = "csm_page"
 FOREIGN_HOST = "This server doesn't go by the name “{}”: whoever runs it can add the name to CSM_HOSTS."
 FOREIGN_ORIGIN = "Other sites may not ask this server: whoever runs it can add “{}” to CSM_ORIGINS."
+NO_HOST = "X-Forwarded-Host has to be a name or an address, with a port or without: a proxy has sent something else."
 NO_KEY = "The API key is missing or wrong: send it as a bearer token."
 
 # What the page is made of, and the papers; it holds nothing of anybody's. Some are asked whether the app is up.
@@ -30,6 +32,7 @@ OPEN_FILES = (
 )
 # What programs come through: the page's cookie doesn't open these.
 PROGRAMS = ("/v1/", "/gradio_api/call/", "/gradio_api/api/", "/gradio_api/mcp")
+FORWARDED = re.compile(r"\s*([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?\s*", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Access:
         host = headers.get("host", "")
         if not self._known(name_of(host)):
             return Refused(403, FOREIGN_HOST.format(host[:100]), "foreign_host")
+        if (told := headers.get("x-forwarded-host")) and not all(map(FORWARDED.fullmatch, told.split(","))):
+            return Refused(400, NO_HOST, "invalid_request")  # Gradio makes addresses of it
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "")
         if origin is not None and not self._same(origin, headers):
             return Refused(403, FOREIGN_ORIGIN.format(origin[:100]), "foreign_origin")

@@ -103,12 +103,13 @@ class Doors:
             await self._served(scope, receive, send)
 
     async def _served(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path, state, began, gone = scope["path"], scope.setdefault("state", {}), False, False
+        path, state = scope["path"], scope.setdefault("state", {})
+        began = gone = silent = False
         # Gradio looks for an event after it has begun to tell of it: the head of that answer waits for its body.
         held: Message | None = None
 
         async def sent(message: Message) -> None:
-            nonlocal began, held
+            nonlocal began, held, silent
             if message["type"] == "http.response.start":
                 # Gradio answers a refusal like a failure, and the MCP server what it can't read.
                 if message["status"] == 500 and not state.get(OURS) and (path.startswith(MCP) or state.get(REFUSED)):
@@ -117,11 +118,15 @@ class Doors:
                     held = message
                     return
             began = True
-            with anyio.fail_after(SILENT_SECONDS):
-                if held is not None:
-                    await send(held)
-                    held = None
-                await send(message)
+            try:
+                with anyio.fail_after(SILENT_SECONDS):
+                    if held is not None:
+                        await send(held)
+                        held = None
+                    await send(message)
+            except TimeoutError:
+                silent = True
+                raise
 
         async def taken() -> Message:
             nonlocal gone
@@ -140,9 +145,9 @@ class Doors:
         except _TooLongError:
             if not began:
                 await told(path, Refused(413, TOO_LONG, "body_too_long"))(scope, receive, send)
-        except TimeoutError:  # nobody takes what is sent
-            raise
         except Exception as error:
+            if silent:  # nobody takes what is sent: the connection is closed
+                return
             if not gone and not _unreadable(path, error):
                 logger.exception("A request failed.")
             if not began:

@@ -14,6 +14,7 @@ import soundfile
 from csm.config import SAMPLE_RATE
 from csm.errors import InputError
 
+BLOCK = 1 << 20  # samples that are converted at once
 OPEN_END = 0xFFFFFFFF  # the length in the header of a WAV whose length is not known yet
 NO_AAC = "This server has no ffmpeg and can't write aac; ask for mp3, opus, wav, flac or pcm."
 
@@ -136,7 +137,10 @@ def check_format(name: str) -> None:
 
 def samples(wave: np.ndarray) -> np.ndarray:
     """float32 (num_samples,) -> int16, little-endian; beyond [-1, 1] is clipped."""
-    return np.round(wave.clip(-1.0, 1.0) * 32_767).astype("<i2")
+    made = np.empty(len(wave), "<i2")
+    for at in range(0, len(wave), BLOCK):  # an hour of sound is there once, not four times
+        made[at : at + BLOCK] = np.round(wave[at : at + BLOCK].clip(-1.0, 1.0) * 32_767)
+    return made
 
 
 def wav_header(data_bytes: int) -> bytes:

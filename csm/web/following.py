@@ -20,17 +20,15 @@ LOOK_SECONDS = 0.05  # how often to see whether anybody still listens
 T = TypeVar("T")
 
 
-async def followed(
-    request: Request, updates: Iterator[Any], job: Job, silent_seconds: float = SILENT_SECONDS
-) -> AsyncGenerator[Any, None]:
+async def followed(request: Request, updates: Iterator[Any], job: Job) -> AsyncGenerator[Any, None]:
     """What `updates` yields, in a thread of the job's own, which never waits for whoever follows. When the client goes,
-    takes nothing for `silent_seconds`, or the caller closes this, the job is stopped within a frame, leaves the queue,
+    takes nothing for `SILENT_SECONDS`, or the caller closes this, the job is stopped within a frame, leaves the queue,
     and its folder is deleted."""
     context = contextvars.copy_context()
     # ZeroGPU finds out from Gradio's context whose quota a job is for.
     context.run(LocalContext.request.set, gr.Request(request))
     loop, news = asyncio.get_running_loop(), asyncio.Event()
-    ahead = Ahead(updates, job, context.run, lambda: _told(loop, news), silent_seconds)
+    ahead = Ahead(updates, job, context.run, lambda: _told(loop, news), SILENT_SECONDS)
     try:
         while True:
             if await request.is_disconnected():

@@ -271,9 +271,8 @@ class SpeechApi:
                     span.start / self.generator.sample_rate,
                 )
             ]  # fmt: skip
-        file = Encoder(order.format).whole(done.audio.numpy())
         written = Subtitles(**both_formats(spans, done.audio))
-        audio = base64.b64encode(file).decode()
+        audio = base64.b64encode(Encoder(order.format).whole(done.audio.numpy())).decode()
         return Conversation(format=order.format, audio=audio, subtitles=written, report=report).model_dump()
 
 

@@ -10,9 +10,11 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 from fastapi.exceptions import RequestValidationError
+from gradio import Blocks
+from gradio.routes import App
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -24,6 +26,7 @@ from csm.speech.generator import Generator
 from csm.web.access import Access
 from csm.web.doors import Doors, answer_failure, answer_refusal, answer_unreadable
 from csm.web.endpoints import default_voices
+from csm.web.events import count_nothing, forget
 from csm.web.gpu import accelerator, on_zerogpu
 from csm.web.openai import speech_api
 from csm.web.pages import Pages
@@ -86,7 +89,9 @@ def lived(
         assert app.middleware_stack is not None
         doors = Doors(app.middleware_stack, pages.access, pages.calls, pages.place.has_room)
         app.middleware_stack = outermost(Watched(doors, metrics))
-        tidying = asyncio.create_task(_tidied(pages))
+        blocks = cast(App, app).get_blocks()
+        count_nothing(blocks)
+        tidying = asyncio.create_task(_tidied(pages, blocks))
         try:
             yield
         finally:
@@ -97,10 +102,11 @@ def lived(
     return life
 
 
-async def _tidied(pages: Pages) -> None:
+async def _tidied(pages: Pages, blocks: Blocks) -> None:
     due = time.monotonic() + TEXTS_SECONDS
     while True:
         try:
+            forget(blocks)
             await asyncio.to_thread(pages.tidy)
             if time.monotonic() > due:
                 pages.studio.generator.forget_texts()

@@ -23,6 +23,7 @@ from csm.talk.options import INSTRUCTIONS
 from csm.version import __version__
 from csm.web.check import build_check_tab
 from csm.web.endpoints import RANDOM_SEED, Endpoints
+from csm.web.events import MOST_SESSIONS
 from csm.web.examples import EXAMPLES
 from csm.web.inside import build_inside_tab
 from csm.web.listeners import Attended
@@ -126,6 +127,7 @@ def launch_options() -> dict[str, Any]:
         "head": f'<script type="module" src="csm/script/page.js?{__version__}"></script>',
         "ssr_mode": False,
         "max_file_size": LARGEST_UPLOAD,
+        "state_session_capacity": MOST_SESSIONS,
     }
 
 

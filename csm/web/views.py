@@ -143,10 +143,9 @@ def bars(wave: Tensor, count: int) -> list[int]:
     if not len(wave):
         return [FLOOR] * count
     size = -(-len(wave) // count)
-    padded = torch.nn.functional.pad(wave, (0, size * count - len(wave)))
-    loud = padded.view(count, size).square().mean(dim=1).sqrt()
-    top = max(float(loud.max()), 1e-4)
-    return [max(FLOOR, round(100 * float(level) / top)) for level in loud]
+    loud = [float(wave[at : at + size].norm()) / size**0.5 for at in range(0, size * count, size)]
+    top = max(*loud, 1e-4)
+    return [max(FLOOR, round(100 * level / top)) for level in loud]
 
 
 def pcm(wave: Tensor) -> bytes:

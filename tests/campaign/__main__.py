@@ -24,6 +24,7 @@ from tests.campaign.server import Server, forget_peak, held, leftovers, served, 
 MORE_THREADS, MORE_DESCRIPTORS = 12, 12  # than before: pools that grow once
 LOGGED = re.compile("failed\\.\nTraceback|Exception in thread|was never retrieved|never awaited|Exception in ASGI")
 SETTLE_SECONDS = 30.0
+HOLD = 0.25  # seconds for which nothing should keep all other threads from running
 CHANGING = re.compile(r"[0-9a-f]{6,}|\d+")  # what differs between two faults of one kind
 
 
@@ -128,7 +129,7 @@ def main() -> int:
             forget_peak(server)
             wrong, seen = campaign(server, Campaign(arguments.cases, arguments.seed, arguments.patience, only))
             wrong += settled(server, before.threads, before.descriptors)
-            after, longest = usage(server), held(server)
+            after, (longest, at) = usage(server), held(server)
         wrong += [f"left behind at the end: {path.name}" for path in folder.glob("csm-app-*")]
     print("\n".join(_table(seen)))
     print(
@@ -136,6 +137,8 @@ def main() -> int:
         f"{after.peak:.0f} at most, {after.memory:.0f} after; threads {before.threads} and {after.threads}, "
         f"descriptors {before.descriptors} and {after.descriptors}; the interpreter was held for {longest:.2f} s."
     )
+    if longest > HOLD:
+        print("When it was let go, threads were at:\n" + "\n\n".join("\n".join(stack) for stack in at))
     for fault in wrong:
         print(f"\nFAULT {fault}")
     return 1 if wrong else 0

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ def usage(server: Server) -> Usage:
 
 
 def forget_peak(server: Server) -> None:
-    """Let the peak of its memory begin anew."""
+    """Let the peak of its memory begin anew, and the time for which it held the interpreter."""
+    (server.folder / HELD).unlink(missing_ok=True)
     Path(f"/proc/{server.pid}/clear_refs").write_text("5")
 
 
@@ -138,22 +140,33 @@ def answers(port: int) -> bool:
 
 
 def watch(place: Path) -> None:
-    """Write down how long at most this process kept its own threads from running, in seconds: what a sleeper comes too
-    late by, as far as the process was at work meanwhile."""
-    longest = 0.0
+    """Write down how long at most this process kept its own threads from running, in seconds, and what it was at: what
+    a sleeper comes too late by, as far as the process was at work meanwhile and the machine had a core for the sleeper.
+    """
+    longest, own = 0.0, threading.get_ident()
     while True:
-        start, worked = time.monotonic(), time.process_time()
+        start, worked, waited = time.monotonic(), time.process_time(), _waited_for_a_core()
         time.sleep(0.01)
-        held = min(time.monotonic() - start - 0.01, time.process_time() - worked)
-        if held > longest + 0.01:
+        late = time.monotonic() - start - 0.01 - (_waited_for_a_core() - waited)
+        held = min(late, time.process_time() - worked)
+        if held > (longest if place.exists() else 0.0) + 0.01:
             longest = held
-            place.write_text(json.dumps({"seconds": round(held, 3)}))
+            others = [traceback.extract_stack(at) for thread, at in sys._current_frames().items() if thread != own]
+            at = [[f"{line.filename}:{line.lineno} {line.name}" for line in stack[-8:]] for stack in others]
+            place.write_text(json.dumps({"seconds": round(held, 3), "at": at}))
 
 
-def held(server: Server) -> float:
-    """What `watch` wrote down, in seconds, since it was asked last."""
+def _waited_for_a_core() -> float:
+    """Seconds that this thread could have run and did not, because others had the cores; 0 where nobody counts them."""
+    counts = Path("/proc/thread-self/schedstat")
+    return int(counts.read_text().split()[1]) / 1e9 if counts.exists() else 0.0
+
+
+def held(server: Server) -> tuple[float, list[list[str]]]:
+    """What `watch` wrote down: seconds, and where the other threads were when it ended."""
     place = server.folder / HELD
-    return json.loads(place.read_text())["seconds"] if place.exists() else 0.0
+    told = json.loads(place.read_text()) if place.exists() else {"seconds": 0.0, "at": []}
+    return told["seconds"], told["at"]
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from csm.evaluation.progress import Progress
 from csm.evaluation.published.listed import listed, voices_of, write_manifest
 from csm.evaluation.published.lists import read_list
 from csm.evaluation.report.page import write_report
+from csm.evaluation.unseen import measure_unseen, unseen_lines
 from csm.listening import recogniser as recognisers
 from csm.speech.generator import Generator
 from csm.speech.loading import load
@@ -84,6 +85,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cmos-read", type=Path, nargs="+", metavar="FILE", help="count the results that the page saved, or a folder's"
     )
 
+    parser.add_argument(
+        "--unseen",
+        type=Path,
+        metavar="FOLDER",
+        help="voices that no training heard, made of Kokoro's weights in FOLDER: does the model follow them?",
+    )
+
     others = parser.add_argument_group("written English")
     others.add_argument("--mixed", action="store_true", help="lines with amounts, dates and units against spelt words")
     others = parser.add_argument_group("published lists")
@@ -96,7 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.install_recogniser:
         recognisers.install_base()
         return 0
-    modes = [name for name in ("all", "cmos", "cmos_read", "mixed", "list", "codec") if getattr(arguments, name)]
+    kinds = ("all", "cmos", "cmos_read", "mixed", "list", "codec", "unseen")
+    modes = [name for name in kinds if getattr(arguments, name)]
     if len(modes) > 1:
         raise InputError(
             f"--{modes[0].replace('_', '-')} and --{modes[1].replace('_', '-')} are two things: ask for one."
@@ -115,6 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _cmos(arguments)
     if arguments.all:
         return _all(arguments)
+    if arguments.unseen:
+        return _unseen(arguments)
     judges = Judges.load(arguments.recogniser)
     if arguments.codec:
         from csm.training.export import trained_codec
@@ -153,6 +164,16 @@ def _all(arguments: argparse.Namespace) -> int:
         write_report(arguments.html, figures, players(store), folder)
         _say(f"Written to {arguments.html}; its clips are in {folder}.")
     return _told([*lines(figures), ""], figures)
+
+
+def _unseen(arguments: argparse.Namespace) -> int:
+    judges = Judges.load(arguments.recogniser, _say)
+    generator = load(arguments.model, arguments.device)
+    sentences = SENTENCES[: arguments.sentences]
+    figures = measure_unseen(
+        generator, arguments.unseen, shipped_voices(), sentences, judges, _speech(arguments), arguments.out, _say
+    )
+    return _told(["", *unseen_lines(figures), ""], {"model": generator.model_name, **figures})
 
 
 def _cmos(arguments: argparse.Namespace) -> int:

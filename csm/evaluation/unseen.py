@@ -172,7 +172,8 @@ class _Measure:
 
     def codec(self) -> Figures:
         """The prompts, and the same after the codec alone."""
-        before, after = [], []
+        before: list[Said] = []
+        after: list[Said] = []
         for speaker in self.speakers:
             codes = self.generator.codec.encode(speaker.prompt.to(self.generator.device))
             again = self.generator.codec.decode(codes).cpu()

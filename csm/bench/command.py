@@ -13,7 +13,7 @@ import torch
 
 from csm.bench.accuracy import quantisation_loss
 from csm.bench.figures import Figures, bench, compared, weights_name
-from csm.bench.load import load, load_table
+from csm.bench.load import bench_load, load_table
 from csm.bench.machine import copy_bandwidth
 from csm.bench.measure import FRAME_SECONDS, Workload, context_at, spoken
 from csm.bench.report import FOLDER, save, table
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.talk:
         return _run_talk(arguments)
     if arguments.load:
-        figures = load(arguments.load, arguments.rate, arguments.seconds, Environment.read().api_key)
+        figures = bench_load(arguments.load, arguments.rate, arguments.seconds, Environment.read().api_key)
         print(load_table(figures))
         print(f"\n{json.dumps(figures)}")
         return 0

@@ -97,7 +97,7 @@ def ask(url: str, arrival: Arrival, key: str | None) -> Served:
     return Served("200", count / BYTES_A_SECOND, first, time.perf_counter() - start)
 
 
-def load(url: str, rate: float, seconds: float, key: str | None = None) -> dict[str, Any]:
+def bench_load(url: str, rate: float, seconds: float, key: str | None = None) -> dict[str, Any]:
     """What all listeners got -> figures. `goodput` is requests a second that were served well, `sound_per_second` all
     sound from the first arrival to the last answer; seconds to the first sound and real-time factors at the
     percentiles. Raises `InputError` for numbers that are not possible, and where nobody heard anything."""

@@ -37,8 +37,7 @@ from csm.model.packed import (
     usual_packing,
 )
 from csm.speech.generator import Generator
-from csm.speech.loading import load as load_generator
-from csm.speech.loading import usable_device
+from csm.speech.loading import load, usable_device
 from csm.speech.voices import load_prompt, shipped_voices
 from csm.text import ByteTokenizer
 
@@ -266,7 +265,7 @@ def _generators(arguments: argparse.Namespace, names: list[str]) -> tuple[Genera
     if arguments.random:
         base = random_generator(arguments.model or "nano", device, large)
     else:
-        base = load_generator(arguments.model, str(device), dtype=large)
+        base = load(arguments.model, str(device), dtype=large)
     usual = usual_packing(base.stored) if device.type == "cpu" and wide else weights_name(base)
     if not names or (usual not in names and any(name not in EXACT for name in names)):
         names = [usual, *names]

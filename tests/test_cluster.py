@@ -243,6 +243,7 @@ def test_a_stream_that_broke_off_says_so_and_a_file_is_cut(cluster, breaks):
 
     text = asked_of_both()
     assert text.count("has ended") == 1 and '"type": "server_error"' in text and text.count("data: 2") == 1
+    wait_for(lambda: breaks in front._balance._down)  # the end of the stream is sent before it is noted
     with pytest.raises(httpx.RemoteProtocolError):
         asked_of_both(type="audio/pcm")
 

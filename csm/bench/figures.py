@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -80,14 +80,22 @@ def bench(generator: Generator, workload: Workload, copy_gb_per_second: float | 
     }
 
 
+def percentile(values: Sequence[float], at: int) -> float:
+    """The smallest of `values` below or at which `at` of a hundred are (nearest rank)."""
+    return sorted(values)[-(-at * len(values) // 100) - 1]
+
+
 def spread(values: list[float]) -> dict[str, float] | None:
-    """Median, smallest, largest and 95th percentile (nearest rank); None when nothing was measured."""
+    """Median, smallest, largest and 95th percentile; None when nothing was measured."""
     if not values:
         return None
-    ordered = sorted(values)
-    p95 = ordered[-(-95 * len(ordered) // 100) - 1]
-    figures = {"median": statistics.median(ordered), "min": ordered[0], "max": ordered[-1], "p95": p95}
-    return {**{key: round(value, 5) for key, value in figures.items()}, "count": len(ordered)}
+    figures = {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "p95": percentile(values, 95),
+    }
+    return {**{key: round(value, 5) for key, value in figures.items()}, "count": len(values)}
 
 
 def compared(found: dict[str, list[list[float]]]) -> Figures:

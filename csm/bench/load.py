@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from csm.bench.figures import percentile
 from csm.bench.server import ANSWER_SECONDS, BYTES_A_SECOND, TEXT
 from csm.errors import InputError
 
@@ -151,5 +152,4 @@ def load_table(figures: dict[str, Any]) -> str:
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    ordered = sorted(values)
-    return {f"p{at}": round(ordered[math.ceil(at / 100 * len(ordered)) - 1], 4) for at in PERCENTILES}
+    return {f"p{at}": round(percentile(values, at), 4) for at in PERCENTILES}

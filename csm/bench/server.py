@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from csm.bench.figures import percentile
 from csm.config import SAMPLE_RATE, Environment
 from csm.errors import InputError
 
@@ -159,14 +160,14 @@ def bench_server(model: str | None, device: str, clients: tuple[int, ...], round
 
 def _figures(rounds: list[tuple[list[Heard], float]]) -> dict[str, float]:
     every = [heard for one, _ in rounds for heard in one]
-    firsts = sorted(heard.first for heard in every)
+    firsts = [heard.first for heard in every]
     paces = [heard.sound / heard.whole for heard in every]
     figures = {
         "sound_per_second": statistics.median(sum(heard.sound for heard in one) / seconds for one, seconds in rounds),
         "client_median": statistics.median(paces),
         "client_min": min(paces),
         "first_seconds_median": statistics.median(firsts),
-        "first_seconds_p95": firsts[-(-95 * len(firsts) // 100) - 1],
+        "first_seconds_p95": percentile(firsts, 95),
     }
     return {name: round(value, 3) for name, value in figures.items()}
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from csm.bench.crowd import BROKEN, TEXTS, Away, Heard, LanguageModel, page, program, talker
+from csm.bench.figures import percentile
 from csm.bench.server import Running, serving
 from csm.errors import InputError
 
@@ -178,12 +179,12 @@ def _settled(running: Running, before: Usage) -> Usage:
 
 def _figures(told: Told, before: Usage, seen: list[Usage], after: Usage) -> dict[str, Any]:
     quarter = max(1, len(seen) // 4)
-    firsts = sorted(told.firsts) or [0.0]
+    firsts = told.firsts or [0.0]
     memory = [usage.memory for usage in seen]
     return {
         "requests": dict(sorted(told.seen.items())),
         "first_seconds_median": round(statistics.median(firsts), 3),
-        "first_seconds_p95": round(firsts[-(-95 * len(firsts) // 100) - 1], 3),
+        "first_seconds_p95": round(percentile(firsts, 95), 3),
         "came_again": told.again,
         "got_in": told.got_in,
         "memory": {

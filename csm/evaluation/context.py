@@ -17,7 +17,7 @@ from csm.audio import resample
 from csm.config import SAMPLE_RATE
 from csm.engine.frames import Segment
 from csm.evaluation.judges import Judges
-from csm.evaluation.metrics import cosine, error_rate, mean
+from csm.evaluation.metrics import cosine, error_rate, mean, rounded
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice, load_prompt
 from csm.training.corpus import SHIFTS
@@ -127,8 +127,8 @@ def converse(
             heard = judges.hear(turn.audio)
             turns.setdefault(len(cast.voices), []).append(CastTurn(place, text, heard, turn.state, own, others))
             report(
-                f"{'+'.join(cast.voices):>15}  {cast.voices[who]:>5}  {turn.state}  {_rounded(own)} "
-                f"({', '.join(str(_rounded(other)) for other in others)})  heard: {heard}"
+                f"{'+'.join(cast.voices):>15}  {cast.voices[who]:>5}  {turn.state}  {rounded(own)} "
+                f"({', '.join(str(rounded(other)) for other in others)})  heard: {heard}"
             )
     figures = {f"casts_of_{size}": _of_casts(spoken) for size, spoken in sorted(turns.items())}
     return figures | {"all": _of_casts([turn for spoken in turns.values() for turn in spoken])}
@@ -137,17 +137,17 @@ def converse(
 def _of_casts(turns: Sequence[CastTurn]) -> dict[str, Any]:
     def judged(some: Sequence[CastTurn]) -> dict[str, Any]:
         return {
-            "nearest_is_own": _rounded(mean([turn.nearest_is_own for turn in some])),
-            "similarity_own": _rounded(mean([turn.own for turn in some])),
-            "similarity_others": _rounded(mean([other for turn in some for other in turn.others])),
+            "nearest_is_own": rounded(mean([turn.nearest_is_own for turn in some])),
+            "similarity_own": rounded(mean([turn.own for turn in some])),
+            "similarity_others": rounded(mean([other for turn in some for other in turn.others])),
         }
 
     places = sorted({turn.place for turn in turns})
     return {
         "turns": len(turns),
         **judged(turns),
-        "ended": _rounded(mean([turn.state == "ended" for turn in turns])),
-        "word_error_rate": _rounded(error_rate([turn.text for turn in turns], [turn.heard for turn in turns])),
+        "ended": rounded(mean([turn.state == "ended" for turn in turns])),
+        "word_error_rate": rounded(error_rate([turn.text for turn in turns], [turn.heard for turn in turns])),
         "by_turn": [judged([turn for turn in turns if turn.place == place]) for place in places],
     }
 
@@ -199,15 +199,11 @@ def new_voices(
         spoken = judges.embed(talk.say(text, 0, marked=False, **speech.options()).audio)
         own.append(cosine(spoken, identity))
         nearest.append(cosine(spoken, rival))
-        report(f"{name} at {shift} of its speed: {_rounded(own[-1])}, nearest training voice {_rounded(nearest[-1])}")
+        report(f"{name} at {shift} of its speed: {rounded(own[-1])}, nearest training voice {rounded(nearest[-1])}")
     judged = [(mine, other) for mine, other in zip(own, nearest) if mine is not None and other is not None]
     return {
         "clips": len(cases),
-        "similarity_new": _rounded(mean(own)),
-        "similarity_nearest_training": _rounded(mean(nearest)),
+        "similarity_new": rounded(mean(own)),
+        "similarity_nearest_training": rounded(mean(nearest)),
         "followed": round(float(np.mean([mine > other for mine, other in judged])), 4) if judged else None,
     }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)

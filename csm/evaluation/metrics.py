@@ -29,6 +29,7 @@ __all__ = [
     "error_rate",
     "interval",
     "mean",
+    "rounded",
     "word_error_rate",
 ]
 
@@ -40,6 +41,11 @@ def mean(values: Sequence[float | None]) -> float | None:
     """The mean of what was judged; None when nothing was."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def rounded(value: float | None) -> float | None:
+    """A figure as it is printed, to three digits; None when nothing was judged."""
+    return None if value is None else round(value, 3)
 
 
 def error_rate(written: Sequence[str], heard: Sequence[str | None]) -> float | None:

@@ -21,10 +21,11 @@ from csm.engine.frames import Segment
 from csm.errors import InputError
 from csm.evaluation.context import Speech, shifted
 from csm.evaluation.judges import Judges, Report
-from csm.evaluation.metrics import cosine, error_rate, mean
+from csm.evaluation.metrics import cosine, error_rate, mean, rounded
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice, load_prompt
 from csm.training.kokoro import Kokoro, Style
+from csm.watermark import mark
 
 Figures = dict[str, Any]
 
@@ -108,11 +109,13 @@ def _rows(teacher: Path, voice: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Said:
-    """A turn that was spoken, and what the judges say of it; None is "not judged"."""
+    """A turn that was spoken, and what the judges say of it: its voice, and the likeness of that to the own prompt and
+    to the others'; None is "not judged"."""
 
     text: str
     heard: str | None
     ended: bool
+    spoken: np.ndarray | None
     own: float | None
     others: tuple[float | None, ...]
     naturalness: float | None
@@ -216,15 +219,15 @@ class _Measure:
                 for turn in range(FOREIGN_TURNS):
                     talk.say(sentences[(number + turn) % len(sentences)], 1, marked=False, **self.speech.options())
                 said = self._say(talk, sentences[(number + 7) % len(sentences)], speaker, 0)
-                rival = cosine(self._spoken, other.identity)
+                rival = cosine(said.spoken, other.identity)
                 if said.own is not None and rival is not None:
                     nearer.append(said.own > rival)
                     if speaker.name in alone:
                         shares.append(said.own / alone[speaker.name])
         return {
             "turns": 2 * len(self.speakers),
-            "likeness_of_alone": _rounded(mean(shares)),
-            "nearer_to_own": _rounded(mean(nearer)),
+            "likeness_of_alone": rounded(mean(shares)),
+            "nearer_to_own": rounded(mean(nearer)),
         }
 
     def drift(self, sentences: Sequence[str]) -> Figures:
@@ -234,10 +237,10 @@ class _Measure:
             talk = self.generator.conversation([speaker.segment(0)], seed=self.speech.seed + number)
             for place in range(DRIFT_TURNS):
                 turns[place].append(self._say(talk, sentences[(place + number) % len(sentences)], speaker, 0).own)
-        by_turn = [_rounded(mean(turn)) for turn in turns]
+        by_turn = [rounded(mean(turn)) for turn in turns]
         half = DRIFT_TURNS // 2
         first, last = mean(by_turn[:half]), mean(by_turn[half:])
-        return {"by_turn": by_turn, "change": None if first is None or last is None else _rounded(last - first)}
+        return {"by_turn": by_turn, "change": None if first is None or last is None else rounded(last - first)}
 
     def _say(self, talk: Any, text: str, speaker: Unseen, slot: int, seconds: float = 0.0) -> Said:
         options = self.speech.options()
@@ -245,24 +248,16 @@ class _Measure:
         turn = talk.say(text, slot, marked=False, **options)
         said = self._judged(turn.audio, speaker, text, turn.state == "ended")
         self.clips += 1
-        self.report(f"{self.clips:4}  {speaker.name:>22}  {turn.state}  {_rounded(said.own)}  heard: {said.heard}")
+        self.report(f"{self.clips:4}  {speaker.name:>22}  {turn.state}  {rounded(said.own)}  heard: {said.heard}")
         if self.out and turn.audio.numel():
-            from csm.watermark import mark
-
             write_audio(self.out / f"{self.clips:04}-{speaker.name}.wav", mark(turn.audio))
         return said
 
     def _judged(self, sound: Tensor, speaker: Unseen, text: str, ended: bool) -> Said:
-        self._spoken = self.judges.embed(sound)
-        others = tuple(cosine(self._spoken, other.identity) for other in self.speakers if other is not speaker)
-        return Said(
-            text,
-            self.judges.hear(sound),
-            ended,
-            cosine(self._spoken, speaker.identity),
-            others,
-            self.judges.rate(sound),
-        )
+        spoken, heard = self.judges.embed(sound), self.judges.hear(sound)
+        others = tuple(cosine(spoken, other.identity) for other in self.speakers if other is not speaker)
+        own = cosine(spoken, speaker.identity)
+        return Said(text, heard, ended, spoken, own, others, self.judges.rate(sound))
 
 
 def _own(said: Sequence[Said]) -> dict[str, float]:
@@ -278,11 +273,11 @@ def _own(said: Sequence[Said]) -> dict[str, float]:
 def _figures(said: Sequence[Said]) -> Figures:
     return {
         "clips": len(said),
-        "likeness": _rounded(mean([one.own for one in said])),
-        "nearest_is_own": _rounded(mean([one.nearest for one in said])),
-        "word_error_rate": _rounded(error_rate([one.text for one in said], [one.heard for one in said])),
-        "naturalness": _rounded(mean([one.naturalness for one in said])),
-        "ended": _rounded(mean([one.ended for one in said])),
+        "likeness": rounded(mean([one.own for one in said])),
+        "nearest_is_own": rounded(mean([one.nearest for one in said])),
+        "word_error_rate": rounded(error_rate([one.text for one in said], [one.heard for one in said])),
+        "naturalness": rounded(mean([one.naturalness for one in said])),
+        "ended": rounded(mean([one.ended for one in said])),
     }
 
 
@@ -316,7 +311,3 @@ def unseen_lines(figures: Figures) -> list[str]:
         f"in {behind['nearer_to_own']}",
         f"ten turns: {drift['by_turn']}, change {drift['change']}",
     ]
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -113,16 +113,20 @@ async def pass_on(
     request = httpx.Request(
         scope["method"], target, headers=headers, content=body.ahead if body.complete else body.parts()
     )
-    asking = asyncio.ensure_future(_answered(asker, request, send, more))
-    leaving = asyncio.ensure_future(body.left())
+    await _until_either(_answered(asker, request, send, more), body.left())
+
+
+async def _until_either(replica: Coroutine[Any, Any, None], client: Coroutine[Any, Any, None]) -> None:
+    """Until the replica's side or the client's has ended, which ends the other. Raises what the replica's raised."""
+    tasks = [asyncio.ensure_future(replica), asyncio.ensure_future(client)]
     try:
-        await asyncio.wait({asking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if asking.done():
-            asking.result()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()
     finally:
-        for task in (asking, leaving):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(asking, leaving, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _answered(asker: httpx.AsyncClient, request: httpx.Request, send: Send, more: Headers) -> None:
@@ -174,16 +178,9 @@ async def pass_socket(url: str, secret: str, scope: Scope, receive: Receive, sen
     except (OSError, TimeoutError) as error:
         raise Unreachable(asked=False) from error
     await send({"type": "websocket.accept", "subprotocol": joined.subprotocol})
-    onward_task = asyncio.ensure_future(_from_client(receive, joined))
-    back_task = asyncio.ensure_future(_from_replica(joined, send))
     try:
-        await asyncio.wait({onward_task, back_task}, return_when=asyncio.FIRST_COMPLETED)
-        if back_task.done():
-            back_task.result()
+        await _until_either(_from_replica(joined, send), _from_client(receive, joined))
     finally:
-        for task in (onward_task, back_task):
-            task.cancel()
-        await asyncio.gather(onward_task, back_task, return_exceptions=True)
         await joined.close()
 
 

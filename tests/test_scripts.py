@@ -148,7 +148,7 @@ def test_a_broken_script_is_refused_with_its_line(script: str, sentence: str):
 
 
 @pytest.mark.parametrize(
-    "piece", ["[", "(a ", "/*", "<a", "*a", "<Person1>", "[00:12]", "hi (a\n", "A:\nhi\n\n", "[S1] hi "]
+    "piece", ["[", "(a ", "/*", "<a", "*a", "<Person1>", "[00:12]", "hi (a\n", "A:\nhi\n\n", "[S1] hi ", "\u0301\u0316"]
 )
 def test_the_time_a_script_takes_grows_with_its_length_alone(piece: str):
     def seconds(size: int) -> float:

@@ -21,11 +21,11 @@ from csm.spoken.letters import UNREADABLE, left_out, plain
 from csm.spoken.measures import RULES as MEASURES
 from csm.spoken.money import RULES as MONEY
 from csm.spoken.rules import apply
-from csm.spoken.signs import ARITHMETIC, SIGNS, readable
+from csm.spoken.signs import ARITHMETIC, SIGNS, composed, readable
 from csm.spoken.titles import BARE, SHORT_FORMS
 from csm.spoken.titles import RULES as TITLES
 
-__all__ = ["BEGINNERS", "SHORT_FORMS", "UNREADABLE", "changed", "forget", "left_out", "plain", "spoken"]
+__all__ = ["BEGINNERS", "SHORT_FORMS", "UNREADABLE", "changed", "composed", "forget", "left_out", "plain", "spoken"]
 
 # In this order: what one kind takes, those after it no longer see.
 ABBREVIATIONS = [*TITLES, *NAMES]

@@ -38,18 +38,19 @@ def readable(text: str) -> str:
     text = re.sub(r"(?<![\w.,])\d{1,3}(?: \d{3}){0,5} 000(?! ?\d)", lambda match: match[0].replace(" ", ","), text)
     if text.isascii():
         return text
-    text = unicodedata.normalize("NFC", _few_marks(text))
+    text = composed(text)
     text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))", ",", text)  # 1 000 000
     return "".join(map(_character, text))
 
 
-def _few_marks(text: str) -> str:
+def composed(text: str) -> str:
+    """The text in composed Unicode (NFC), without the marks that a letter has beyond `MOST_MARKS`."""
     kept, run = [], 0
     for letter in text:
         run = run + 1 if unicodedata.combining(letter) else 0
         if run <= MOST_MARKS:
             kept.append(letter)
-    return "".join(kept)
+    return unicodedata.normalize("NFC", "".join(kept))
 
 
 @lru_cache(maxsize=4096)

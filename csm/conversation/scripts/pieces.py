@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass
 
+from csm.spoken import composed
+
 
 @dataclass(frozen=True)
 class Said:
@@ -34,9 +36,8 @@ def clean(raw: str) -> str:
         return raw
     if raw.isascii() and raw.isprintable():
         return " ".join(raw.split())
-    composed = unicodedata.normalize("NFC", raw)
     # Editors and web pages scatter marks that nobody sees; the two joiners are letters' business in some scripts.
-    visible = (c for c in composed if c in "\u200c\u200d" or unicodedata.category(c) != "Cf")
+    visible = (c for c in composed(raw) if c in "\u200c\u200d" or unicodedata.category(c) != "Cf")
     return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in visible).split())
 
 

@@ -60,7 +60,7 @@ def moments(turns, probabilities):
 
 def test_a_turn_begins_after_three_windows_of_speech_and_ends_with_silence():
     said = [0.0] * 5 + [0.9] * 20 + [0.0] * 20
-    assert moments(Turns("server", silence=0.5), said) == [Kind.BEGUN, Kind.PAUSED, Kind.QUIET, Kind.ENDED]
+    assert moments(Turns("server", silence=0.5), said) == [Kind.BEGUN, Kind.PAUSED, Kind.ENDED]
     assert moments(Turns("server"), [0.9] * 2) == [] and moments(Turns("server"), [0.9] * 3) == [Kind.BEGUN]
 
 
@@ -71,7 +71,7 @@ def test_two_windows_of_what_is_surely_speech_interrupt():
 def test_a_pause_in_the_middle_of_a_turn_is_waited_for():
     said = [0.9] * 20 + [0.0] * 10 + [0.9] * 20 + [0.0] * 30
     kinds = moments(Turns("server", silence=0.5), said)
-    assert kinds == [Kind.BEGUN, Kind.PAUSED, Kind.QUIET, Kind.RESUMED, Kind.PAUSED, Kind.QUIET, Kind.ENDED]
+    assert kinds == [Kind.BEGUN, Kind.PAUSED, Kind.RESUMED, Kind.PAUSED, Kind.ENDED]
 
 
 def test_a_click_is_no_speech_and_a_cough_is_no_turn():

@@ -230,10 +230,8 @@ class Talk:
                 quiet = WINDOW_SECONDS * (self._detector.quiet if self._detector else 0)
                 turn = self._turn = _Turn(item, time.monotonic() - quiet, turns.answers)
                 self._hear(turn, start, at + WINDOW, silent=True)
-            elif moment.kind is Kind.QUIET:
-                if self._turn is not None and turns.kind == "semantic":
-                    wave = self._cut(self._speech[1], at + WINDOW)
-                    self._turn.check = self._start(self._checked(self._turn, wave))
+                if turns.kind == "semantic":
+                    turn.check = self._start(self._checked(turn, self._cut(start, at + WINDOW)))
             elif moment.kind is Kind.RESUMED:
                 self._drop_turn()
             else:

@@ -12,8 +12,7 @@ WINDOW_SECONDS = 0.032  # of sound for each probability
 BEGIN = 3  # windows of speech in a row that begin a turn; where the second is `SURE`, two do: 64 ms, for interrupting
 SURE = 0.95
 RESUME = 2  # windows of speech that end a pause
-PAUSE = 4  # windows of silence after which it is worth finding out what was said: 128 ms
-ASK = 6  # windows of silence after which it is worth asking whether it sounds whole: 192 ms, as Smart Turn was taught
+PAUSE = 3  # windows of silence after which it is worth finding out what was said, and whether it sounds whole: 96 ms
 SHORTEST = 5  # windows of speech that a turn has at least: a cough has fewer
 LONGEST = round(40 / WINDOW_SECONDS)  # windows after which a turn is over, whatever is heard
 HYSTERESIS = 0.15  # how far below the threshold silence begins
@@ -24,7 +23,6 @@ class Kind(Enum):
 
     BEGUN = "begun"
     PAUSED = "paused"
-    QUIET = "quiet"  # the pause is long enough to judge the turn by its sound
     RESUMED = "resumed"
     ENDED = "ended"
     DROPPED = "dropped"  # it was too short to be speech
@@ -75,8 +73,6 @@ class TurnDetector:
         if self.quiet >= self._pause and not self._paused:
             self._paused = True
             moments.append(Moment(Kind.PAUSED, window))
-        if self.quiet == ASK and self._paused:
-            moments.append(Moment(Kind.QUIET, window))
         if self.quiet >= self._quiet_end or window - self._begun >= LONGEST:
             moments += self.end()
         return moments

@@ -92,6 +92,17 @@ def test_the_recordings_of_the_voices_come_along(session, saved, tmp_path):
         assert torch.equal(again.prompts[speaker].codes, session.prompts[speaker].codes)
 
 
+def test_what_earlier_weights_spoke_opens_without_its_takes_and_says_so(session, saved, tmp_path, generator):
+    rewritten(saved, lambda document: document.update(codec="0" * 16))
+    again = open_project(saved, tmp_path, generator)
+    assert again.unheard == len(session.turns) and [turn.text for turn in again.turns] == [
+        turn.text for turn in session.turns
+    ]
+    assert again.settings == session.settings and set(again.voices) == set(session.voices)
+    run(again.speak(generator, live=False))
+    assert all(turn.take for turn in again.turns) and again.codec == generator.codec_key
+
+
 def test_a_script_that_was_not_spoken_yet_can_be_saved_too(tmp_path, generator):
     save_project(tmp_path / "new.csm", Session(parse_script("A: Hello."), {}))
     again = open_project(tmp_path / "new.csm", tmp_path, generator)
@@ -142,7 +153,10 @@ def bad_files():
         "two speakers in one slot": (set_in("slots", value={"A": 0, "B": 0}), "damaged"),
         "a voice outside the file": (set_in("voices", "A", "recording", value="../../secret.wav"), "damaged"),
         "a voice that is a program": (set_in("voices", "A", "recording", value="run.sh"), "damaged"),
-        "another codec": (set_in("codec", value="0" * 16), "load small first"),
+        "another model": (
+            lambda file: rewritten(file, lambda document: document.update(codec="0" * 16, model="big")),
+            "load big first",
+        ),
     }
 
 
@@ -220,7 +234,8 @@ def test_what_is_saved_opens_whatever_stands_in_it(tmp_path):
 
 
 def test_another_models_project_is_refused_before_its_codes_are_read(saved, tmp_path):
-    with pytest.raises(InputError, match=r"spoken by the model small"):
+    rewritten(saved, lambda document: document.update(model="big"))
+    with pytest.raises(InputError, match=r"spoken by the model big"):
         open_project(saved, tmp_path, small_generator(SMALL_MIMI))
 
 

@@ -140,8 +140,9 @@ def _told(take: Take) -> dict[str, Any]:
 def open_project(path: str | Path, folder: str | Path, generator: Generator | None = None) -> Session:
     """Read a project; the voices' recordings are put into `folder`, which must exist.
 
-    With a `generator`, a project whose takes come from another codec is refused. Raises `InputError` in one sentence
-    for a file that is damaged, foreign, too large, or from a newer version of this program.
+    With a `generator`, a project that another model spoke is refused; of one that earlier weights of the same model
+    spoke, the takes are let go and counted in `unheard`. Raises `InputError` in one sentence for a file that is
+    damaged, foreign, too large, or from a newer version of this program.
     """
     path = Path(path)
     if not os.path.isfile(path):
@@ -163,13 +164,17 @@ def _opened(path: Path, folder: Path | None, generator: Generator | None) -> Ses
                 raise InputError(
                     f"{path.name} was saved by a newer version of this program ({document.get('program')}); update it."
                 )
-            if generator and document["codec"] not in (None, generator.codec_key):
+            unheard = generator is not None and document["codec"] not in (None, generator.codec_key)
+            if generator and unheard and document["model"] != generator.model_name:
                 raise InputError(
                     f"{path.name} was spoken by the model {document['model']}, and its codes mean nothing to "
                     f"{generator.model_name}: load {document['model']} first."
                 )
             codes = load_tensors(archive.read("codes.safetensors", MOST_CODES))
-            return _session(document, _Codes(codes, generator), archive, folder)
+            session = _session(document, _Codes(codes, None if unheard else generator), archive, folder)
+            if unheard:
+                session.let_go()
+            return session
     except InputError:
         raise
     except (zipfile.BadZipFile, NotImplementedError) as error:

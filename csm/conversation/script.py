@@ -54,6 +54,7 @@ class Script:
 
     `turns` may be read at any time; change them through the methods. `slots` numbers the speakers for the model.
     `model` and `codec` name who made the takes (None before the first), `prompts` holds the voices it has encoded.
+    `unheard` counts the turns whose takes were let go, because no model that there is can play them.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Script:
         self.model: str | None = None
         self.codec: str | None = None
         self.prompts: dict[str, Prompt] = {}
+        self.unheard = 0
         self._busy = False
         self._number_speakers()
 
@@ -102,6 +104,12 @@ class Script:
         if self._reworded(take):
             return True
         return take.drawing != now.drawing or take.from_seed not in (None, now.seed)
+
+    def let_go(self) -> None:
+        """Keep script, voices and settings, and no take: their codes are those of weights that are no more."""
+        self.unheard = sum(bool(turn.takes) for turn in self.turns)
+        self.turns = [replace(turn, takes=(), chosen=None, drawn=0) for turn in self.turns]
+        self.prompts, self.model, self.codec = {}, None, None
 
     @property
     def first_open(self) -> int | None:

@@ -39,6 +39,7 @@ def page_view(page: Page, lengths: PromptLengths) -> dict[str, Any]:
     view: dict[str, Any] = {
         "new": new,
         "turns": turns,
+        "unheard": session.unheard,
         "script": "\n".join(f"{turn.speaker}: {written(turn.directions)}{turn.text}" for turn in session.turns),
         "understood": page.reading.told if page.reading and page.reading.guessed else "",
         "speakers": [{"label": label, "voice": name} for label, name in page.voice_names().items()],

@@ -97,7 +97,10 @@ export class Files {
     try {
       const view = await page.server.open(file);
       page.reopen(view);
-      page.notes.status(`${file.name} is open: ${plural(view.turns.length, "turn")}.`, "done");
+      const lost = view.unheard
+        ? " An earlier version of the model spoke it, and this one can’t play that: have it spoken again."
+        : "";
+      page.notes.status(`${file.name} is open: ${plural(view.turns.length, "turn")}.${lost}`, "done");
     } catch (refusal) {
       page.notes.refused({ message: refusal.message, place: "open" }, true);
     }

@@ -1,25 +1,32 @@
 """The recipe, in miniature: data, codec, codes, language model, export, and a model that loads."""
 
+import copy
 import json
 import random
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import csm
+from csm.checkpoint import load_model
 from csm.cli import main
+from csm.codec.spectral import SpectralCodec
+from csm.errors import InputError
+from csm.model import CSM
 from csm.text import ByteTokenizer
 from csm.training import codec as codec_training
 from csm.training.codec import PHONES, phones_at, train_codec
 from csm.training.codes import Conversations, encode_corpus, frames_of, spoken_text
 from csm.training.corpus import Corpus, Utterance
-from csm.training.export import export, trained_codec
+from csm.training.export import export, run_weights, trained_codec
 from csm.training.held_out import CONVERSATION, SENTENCES
 from csm.training.lm import LMSettings, optimisers, train_lm
 from csm.training.plots import read_metrics
+from csm.training.recode import carry_over
 from csm.training.run import Run, warmup_cosine
 from csm.training.sentences import FORTUNES, fortune_sentences, phrase, wording
 from csm.training.shapes import keep_shape
@@ -263,8 +270,43 @@ def test_refining_leaves_the_codes_and_changes_the_sound(speech, runs, tmp_path,
     assert torch.equal(after.encode(wave), codes)
     assert not torch.equal(after.decode(codes), before.decode(codes))
     assert {"energy", "fooled", "judgement"} <= set(read_metrics(tmp_path / "run")[-1])
-    assert main([*command, "--out", str(tmp_path / "run"), "--steps", "3"]) == 2
-    assert "--refined" in capsys.readouterr().err
+
+
+def test_a_codec_goes_on_with_more_blocks_that_change_nothing_at_first(speech, runs, tmp_path, capsys):
+    trained = trained_codec(runs / "codec")
+    more = SpectralCodec(replace(trained.module.config, decoder_blocks=trained.module.config.decoder_blocks + 2))
+    codec_training.grow(more, trained.module)
+    codes = torch.randint(0, 8, (1, CONFIG.num_codebooks, 5), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(more.decode_step(codes, None)[0], trained.module.decode_step(codes, None)[0])
+
+    export(runs / "lm", trained, tmp_path / "model")
+    command = ["train", "codec", "--init", str(tmp_path / "model"), "--data", str(speech)]
+    command += ["--out", str(tmp_path / "on")]
+    blocks = str(more.config.decoder_blocks)
+    assert main([*command, "--steps", "2", "--refined", "0", "--blocks", blocks, "--shifted", "1"]) == 0
+    assert "has learned them" in capsys.readouterr().out
+    assert load_model(str(tmp_path / "on" / "model")).codec.module.config == more.config
+    assert {"energy", "mel"} <= set(read_metrics(tmp_path / "on")[-1])
+    for wrong in (["--blocks", "1"], ["--shifted", "2"]):
+        assert main([*command, *wrong]) == 2 and wrong[0] in capsys.readouterr().err
+
+
+def test_a_language_model_begins_with_the_codes_that_stand_where_its_own_stood(runs, tmp_path):
+    """The same codes in another order: after a change of names the model says the same."""
+    model = CSM(CONFIG)
+    model.load_state_dict(run_weights(runs / "lm"))
+    file = sorted((runs / "codes").glob("codes-*.npy"))[0]
+    before, size = np.load(file), CONFIG.codec.codebook_size
+    names = [np.random.default_rng(book).permutation(size) for book in range(CONFIG.num_codebooks)]
+    np.save(tmp_path / file.name, np.stack([names[book][before[:, book]] for book in range(len(names))], axis=1))
+    now = copy.deepcopy(model)
+    carry_over(now, runs / "codes", tmp_path)
+    common = np.bincount(before[:, 0], minlength=size).argmax()
+    old, new = (one.codebook0_head.weight[code] for one, code in ((model, common), (now, names[0][common])))
+    assert torch.cosine_similarity(old, new, dim=0) > 0.99
+    assert not torch.allclose(model.codebook0_head.weight, now.codebook0_head.weight)
+    with pytest.raises(InputError, match="no shard in common"):
+        carry_over(now, tmp_path / "nothing", tmp_path)
 
 
 def test_a_turn_of_several_sentences_ends_once(runs, speech):

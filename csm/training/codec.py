@@ -3,7 +3,7 @@
 Reconstruction is judged by log-mel distance at four window sizes; then the decoder alone learns to sound like speech,
 from an energy distance and, if they are asked for, from discriminators. Code 0 is made semantic by distillation, as in
 Mimi, except that the teacher is the synthesiser itself: a linear head must read the phones of each frame from code 0's
-vector alone.
+vector alone. A trained codec can go on as a whole, with both distances at once and more blocks; its codes move then.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import soxr
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from csm.training.corpus import Corpus, Utterance, speaker_shares
 from csm.training.pitch import pitch
 from csm.training.run import Run, warmup_cosine
 
+FASTER, SLOWER = 1.25, 0.8  # how a clip may be played, pitch and vocal tract with it, to be another speaker's
 PHONE_TIMES = (0.02, 0.06)  # seconds into a frame at which the teacher names the phone
 PHONES = (
     "pau aa ae ah ao aw ax ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw v w y z zh"
@@ -96,11 +98,12 @@ def _energy(real: Tensor, made: Tensor, again: Tensor) -> Tensor:
     return F.l1_loss(real, made) + F.l1_loss(real, again) - F.l1_loss(made, again)
 
 
-def phones_at(utterance: Utterance, start: float, frames: int) -> np.ndarray:
-    """The teacher's answer: int64 (frames, 2), phone ids at `PHONE_TIMES` of each frame from `start` seconds on."""
+def phones_at(utterance: Utterance, start: float, frames: int, speed: float = 1.0) -> np.ndarray:
+    """The teacher's answer: int64 (frames, 2), phone ids at `PHONE_TIMES` of each frame from `start` seconds on, when
+    it is played at `speed`."""
     ends = np.array([end for _, end in utterance.phones])
     ids = np.array([PHONE_IDS.get(phone, 0) for phone, _ in utterance.phones] + [0])
-    times = start + np.arange(frames)[:, None] * 0.08 + np.array(PHONE_TIMES)
+    times = start + (np.arange(frames)[:, None] * 0.08 + np.array(PHONE_TIMES)) * speed
     return ids[np.searchsorted(ends, times)]
 
 
@@ -116,21 +119,28 @@ class CodecTrainer(nn.Module):
         self.adversary = Adversary() if adversarial else nn.Module()
 
     def forward(
-        self, wave: Tensor, phones: Tensor, quantise: bool, own_pitch: bool = False
+        self, wave: Tensor, phones: Tensor, quantise: bool, own_pitch: bool = False, energy: bool = False
     ) -> tuple[Tensor, dict[str, float]]:
         """wave (B, samples), phones (B, frames, 2) -> loss, metrics.
 
         The reconstruction speaks at the recording's pitch, which the codes must tell besides; `own_pitch`: as in use.
+        `energy`: it is judged by the energy distance of two takes before the mel distance of one.
         """
         hertz, voiced = pitch(wave, HOP)
-        (made,), commitment, semantic, octaves = self.codec(wave, None if own_pitch else hertz, quantise)
-        mel = self.distance(made, wave)
+        hertz_spoken = None if own_pitch else hertz
+        takes, commitment, semantic, octaves = self.codec(wave, hertz_spoken, quantise, takes=2 if energy else 1)
+        mel = self.distance(takes[0], wave)
         off = (octaves - hertz.log2()).abs()[voiced].mean()
         read = self.phone_reader(semantic).view(*phones.shape, len(PHONES))
         phone = F.cross_entropy(read.flatten(0, 2), phones.flatten())
-        loss = 10 * mel + 4 * off + phone + commitment
         correct = (read.argmax(-1) == phones).float().mean()
         metrics = {"mel": mel, "semitones_off": 12 * off, "phone_accuracy": correct, "commitment": commitment}
+        if energy:
+            metrics["energy"] = self.energy(wave, *takes)
+            sound = 10 * metrics["energy"] + 4 * mel
+        else:
+            sound = 10 * mel
+        loss = sound + 4 * off + phone + commitment
         return loss, {name: value.item() for name, value in metrics.items()}
 
     def refine(self, wave: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -162,19 +172,34 @@ class Clips:
         return own[rng.integers(len(own))]
 
 
-def crops(corpus: Corpus, clips: Clips, rng: np.random.Generator, batch: int, frames: int) -> tuple[Tensor, Tensor]:
-    """Random cuts of random clips: waves float32 (B, 1920 frames) and phone ids int64 (B, frames, 2)."""
+def crops(
+    corpus: Corpus, clips: Clips, rng: np.random.Generator, batch: int, frames: int, shifted: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Random cuts of random clips: waves float32 (B, 1920 frames) and phone ids int64 (B, frames, 2). `shifted` is the
+    part of them that is played faster or slower than it was said."""
     length = frames * FRAME_SIZE
     waves = np.zeros((batch, length), np.float32)
     phones = np.zeros((batch, frames, len(PHONE_TIMES)), np.int64)
     for row in range(batch):
         clip = clips.draw(rng)
-        start = int(rng.integers(max(1, clip.samples - length)))
-        pcm = corpus.audio(clip)[start : start + length]
-        gain = 10 ** (rng.uniform(-4, 2) / 20)
-        waves[row, : len(pcm)] = pcm.astype(np.float32) / 32768 * gain
-        phones[row] = phones_at(clip, start / SAMPLE_RATE, frames)
+        speed = float(np.exp(rng.uniform(np.log(SLOWER), np.log(FASTER)))) if rng.random() < shifted else 1.0
+        taken = length if speed == 1 else int(length * speed) + 2
+        start = int(rng.integers(max(1, clip.samples - taken)))
+        wave = corpus.audio(clip)[start : start + taken].astype(np.float32) / 32768
+        if speed != 1:
+            wave = soxr.resample(wave, SAMPLE_RATE * speed, SAMPLE_RATE, quality="MQ")[:length]
+        waves[row, : len(wave)] = wave * 10 ** (rng.uniform(-4, 2) / 20)
+        phones[row] = phones_at(clip, start / SAMPLE_RATE, frames, speed)
     return torch.from_numpy(waves), torch.from_numpy(phones)
+
+
+def grow(codec: SpectralCodec, start: SpectralCodec) -> None:
+    """Begin `codec` as the trained `start`; decoder blocks that only it has change nothing yet."""
+    own, trained = codec.state_dict(), start.state_dict()
+    for name in own.keys() - trained.keys():
+        if name.endswith(".scale"):
+            own[name] = torch.zeros_like(own[name])
+    codec.load_state_dict(own | trained)
 
 
 def train_codec(
@@ -190,6 +215,7 @@ def train_codec(
     rate: float = 1e-3,
     refined_rate: float = 3e-4,
     adversarial: float = 0.0,
+    shifted: float = 0.0,
     unquantised: int = 700,
     seed: int = 1,
     every: int = 250,
@@ -199,16 +225,17 @@ def train_codec(
     starts by k-means after `unquantised` (a quarter at most), when the latents mean something; then `refined` more in
     which the decoder alone learns to sound like speech, from discriminators, too, if `adversarial` gives them a weight.
     The codes stay what they are after `steps`, so that the language model can be trained on them meanwhile. A trained
-    codec to `start` from is only refined. Returns the codec in evaluation mode."""
+    codec to `start` from, of this shape or of fewer decoder blocks, goes on for `steps` as a whole, judged by the
+    energy distance, too. `shifted` is the part of the clips that are played as other speakers. Returns the codec in
+    evaluation mode."""
     torch.manual_seed(seed)
     corpus = Corpus(data)
     train = Clips([u for u in corpus.utterances if not u.held_out])
     held_out = Clips([u for u in corpus.utterances if u.held_out])
     trainer = CodecTrainer(config, adversarial)
     if start is not None:
-        trainer.codec.load_state_dict(start.state_dict())
-        steps = 0
-    unquantised = min(unquantised, steps // 4)
+        grow(trainer.codec, start)
+    unquantised = min(unquantised, steps // 4) if start is None else -1
     parts = [[*trainer.codec.parameters(), *trainer.phone_reader.parameters()], [*trainer.adversary.parameters()]]
     optimiser = torch.optim.AdamW(
         [{"params": part} for part in parts if part], lr=rate, betas=(0.8, 0.99), weight_decay=1e-2
@@ -224,13 +251,14 @@ def train_codec(
         rng = np.random.default_rng((seed, step))
         if refining:
             now = refined_rate * warmup_cosine(step - steps, refined)
-            wave, _ = crops(corpus, train, rng, refined_batch, refined_frames)
+            wave, _ = crops(corpus, train, rng, refined_batch, refined_frames, shifted)
             loss, metrics = trainer.refine(wave)
         else:
             now = rate * warmup_cosine(step, steps)
             # The first quantised batch feeds k-means: it must hold several vectors for every code.
-            wave, phones = crops(corpus, train, rng, batch * (1 + 5 * (step == unquantised)), frames)
-            loss, metrics = trainer(wave, phones, step >= unquantised)
+            size = batch * (1 + 5 * (step == unquantised))
+            wave, phones = crops(corpus, train, rng, size, frames, shifted)
+            loss, metrics = trainer(wave, phones, step >= unquantised, energy=start is not None)
         for group in optimiser.param_groups:
             group["lr"] = now
         optimiser.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,19 @@ def add_arguments(codec: argparse.ArgumentParser) -> None:
     shape.add_argument(
         "--config", default="nano", help=f"{', '.join(CODECS)} (the published one is mimi), or a JSON file of sizes"
     )
-    shape.add_argument("--init", metavar="MODEL", help="refine the codec of nano or of a folder like it; codes stay")
-    codec.add_argument("--steps", type=positive, help="steps in all; of reconstruction for nano")
+    shape.add_argument("--init", metavar="MODEL", help="go on with the codec of nano or of a folder like it")
+    codec.add_argument(
+        "--steps", type=natural, help="steps in all; of reconstruction for nano; with --init codes move in them (0)"
+    )
     codec.add_argument("--seed", type=natural, default=1)
     codec.add_argument("--every", type=positive, default=250, help="steps between saves (default: 250)")
     nano = codec.add_argument_group("nano")
     nano.add_argument("--refined", type=natural, default=4_000, help="steps in which the decoder learns to sound")
+    nano.add_argument("--rate", type=float, metavar="RATE", help="of reconstruction (default: 0.001)")
+    nano.add_argument("--blocks", type=positive, metavar="N", help="of the decoder: --init may get more than it has")
+    nano.add_argument(
+        "--shifted", type=float, default=0.0, metavar="PART", help="of the clips, played as other speakers (default: 0)"
+    )
     nano.add_argument("--adversarial", type=float, default=0.0, metavar="WEIGHT", help="of discriminators (default: 0)")
     mimi = codec.add_argument_group("Mimi")
     mimi.add_argument(
@@ -41,7 +49,7 @@ def add_arguments(codec: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Train what the options say. Raises `InputError`."""
     if arguments.init:
-        _refine(arguments)
+        _go_on(arguments)
         return
     config = codec_shape(arguments.config)
     if isinstance(config, MimiConfig):
@@ -55,9 +63,17 @@ def _train_light(arguments: argparse.Namespace, config: SpectralConfig) -> None:
     from csm.training.corpus import Corpus
 
     Corpus(arguments.data)  # without speech there is nothing to begin
+    config = _grown(config, arguments)
     keep_shape(arguments.out, config)
-    steps = {} if arguments.steps is None else {"steps": arguments.steps}
-    train_codec(arguments.data, arguments.out, config, **_light_options(arguments), **steps)
+    train_codec(arguments.data, arguments.out, config, **_light_options(arguments))
+
+
+def _grown(config: SpectralConfig, arguments: argparse.Namespace) -> SpectralConfig:
+    """The shape with the decoder blocks that are asked for. Raises `InputError` for fewer than there are."""
+    blocks = arguments.blocks or config.decoder_blocks
+    if arguments.init and blocks < config.decoder_blocks:
+        raise InputError(f"{arguments.init} has {config.decoder_blocks} decoder blocks: --blocks can only add some.")
+    return replace(config, decoder_blocks=blocks)
 
 
 def _light_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -65,37 +81,34 @@ def _light_options(arguments: argparse.Namespace) -> dict[str, Any]:
         raise InputError(
             f"The weight --adversarial {arguments.adversarial} means nothing: choose one from 0 up, such as 1."
         )
-    return {name: getattr(arguments, name) for name in ("refined", "adversarial", "seed", "every")}
+    if not 0 <= arguments.shifted <= 1:
+        raise InputError(f"--shifted {arguments.shifted} is no part of the clips: choose one from 0 to 1.")
+    told = {name: getattr(arguments, name) for name in ("refined", "adversarial", "shifted", "seed", "every")}
+    given = {name: getattr(arguments, name) for name in ("steps", "rate")}
+    return told | {name: value for name, value in given.items() if value is not None}
 
 
-def _refine(arguments: argparse.Namespace) -> None:
+def _go_on(arguments: argparse.Namespace) -> None:
     from csm.checkpoint import load_model
     from csm.codec.spectral import SpectralCodec
     from csm.training.codec import train_codec
     from csm.training.corpus import Corpus
     from csm.training.finetune import save_like
 
-    if arguments.steps is not None:
-        raise InputError(
-            "With --init the decoder alone learns: say with --refined for how many steps, without --steps."
-        )
+    options = {"steps": 0} | _light_options(arguments)
     loaded = load_model(arguments.init)
     codec = loaded.codec.module
     if not isinstance(codec, SpectralCodec):
-        raise InputError(f"{arguments.init} has a Mimi, which --init doesn't refine: give a model with nano's codec.")
+        raise InputError(f"{arguments.init} has a Mimi, which --init doesn't take: give a model with nano's codec.")
     Corpus(arguments.data)
-    keep_shape(arguments.out, codec.config)
-    codec.load_state_dict(
-        train_codec(
-            arguments.data,
-            arguments.out,
-            codec.config,
-            **_light_options(arguments),
-            start=codec,
-        ).state_dict()
-    )
+    config = _grown(codec.config, arguments)
+    keep_shape(arguments.out, config)
+    loaded.codec.module = train_codec(arguments.data, arguments.out, config, **options, start=codec)
+    loaded.model.config = replace(loaded.model.config, codec=config)
     save_like(arguments.init, loaded.model, loaded.codec, arguments.out / "model")
     say(f"written: {arguments.out / 'model'}, to use with --model {arguments.out / 'model'}")
+    if options["steps"]:
+        say("Its codes are others than before: the language model in it says nothing yet until it has learned them.")
 
 
 def _train_mimi(arguments: argparse.Namespace, config: MimiConfig) -> None:

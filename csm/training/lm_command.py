@@ -72,6 +72,12 @@ def add_arguments(lm: argparse.ArgumentParser) -> None:
     lm.add_argument(
         "--tell-slots", action="store_true", help="with --init nano: from now on frames carry their speaker's slot"
     )
+    lm.add_argument(
+        "--formerly",
+        type=Path,
+        metavar="FOLDER",
+        help="with --init, whose codec was trained on: the same speech in the codes that it spoke before",
+    )
     lm.add_argument("--optimiser", choices=["muon", "adamw"], help="default: muon; adamw under torchrun, --init")
     lm.add_argument(
         "--precision",
@@ -182,6 +188,7 @@ def run(arguments: argparse.Namespace) -> None:
     from csm.training.codes import Conversations
     from csm.training.corpus import Corpus
     from csm.training.lm import train_lm
+    from csm.training.recode import carry_over
     from csm.training.slots import tell_slots
 
     with processes(arguments.device) as together:
@@ -190,6 +197,10 @@ def run(arguments: argparse.Namespace) -> None:
             return
         corpus = Corpus(arguments.data)
         model, tokenizer, codec = starting_model(arguments)
+        if arguments.formerly:
+            if not arguments.init:
+                raise InputError("--formerly is for a model that goes on: name it with --init.")
+            carry_over(model, arguments.formerly, arguments.codes)
         if arguments.tell_slots:
             plain = Conversations(corpus, arguments.codes, tokenizer, model.config)
             model = tell_slots(model, tokenizer, plain.batch(0, 4, min(512, model.config.max_positions)))

@@ -261,7 +261,7 @@ def test_ripples_tell_a_voice_from_a_whisper_wherever_its_harmonics_are():
 def test_refining_leaves_the_codes_and_changes_the_sound(speech, runs, tmp_path, capsys):
     export(runs / "lm", trained_codec(runs / "codec"), tmp_path / "model")
     command = ["train", "codec", "--init", str(tmp_path / "model"), "--data", str(speech), "--refined", "2"]
-    command += ["--adversarial", "1"]
+    command += ["--adversarial", "1", "--sharpen", "1.1"]
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
     assert str(tmp_path / "run" / "model") in capsys.readouterr().out
     before, after = (csm.load(str(folder), "cpu").codec for folder in (tmp_path / "model", tmp_path / "run" / "model"))
@@ -287,7 +287,7 @@ def test_a_codec_goes_on_with_more_blocks_that_change_nothing_at_first(speech, r
     assert "has learned them" in capsys.readouterr().out
     assert load_model(str(tmp_path / "on" / "model")).codec.module.config == more.config
     assert {"energy", "mel"} <= set(read_metrics(tmp_path / "on")[-1])
-    for wrong in (["--blocks", "1"], ["--shifted", "2"]):
+    for wrong in (["--blocks", "1"], ["--shifted", "2"], ["--sharpen", "9"]):
         assert main([*command, *wrong]) == 2 and wrong[0] in capsys.readouterr().err
 
 
@@ -319,3 +319,11 @@ def test_a_turn_of_several_sentences_ends_once(runs, speech):
         assert len(turn.guide) == len(turn.codes)
         assert turn.guide[-1, 1] == turn.text.rindex("number") + len("number") + 1 + 4  # BOS and "[0]" come first
         assert (np.diff(turn.guide[:, 1]) >= -1).all()
+
+
+def test_what_is_smoother_than_a_recording_is_told_by_its_contrast():
+    distance = codec_training.MelDistance()
+    noise = torch.randn(2, 24_000, generator=torch.Generator().manual_seed(0))
+    lively = noise * (1 + 0.9 * torch.sin(torch.arange(24_000) / 600))
+    assert distance.contrast(lively, lively) == 0
+    assert distance.contrast(noise, lively) > 2 * distance.contrast(lively.flip(1), lively)

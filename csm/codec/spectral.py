@@ -136,6 +136,14 @@ class SpectralDecoder(nn.Module):
         gain, phase = logs.real.clamp_max(6).exp(), logs.imag
         return 7 + octaves[..., 0].clamp(-1.5, 2), torch.complex(gain * phase.cos(), gain * phase.sin())
 
+    @torch.no_grad()
+    def sharpen(self, factor: float) -> None:
+        """Let the peaks of the voiced filter stand out by `factor` more in decibels, its level as it was: what learned
+        to be right on average is smoother than speech, and the postfilters of speech coders do the same."""
+        shape = slice(2, 1 + CAUSAL + ANTICAUSAL)
+        self.head.weight[shape] *= factor
+        self.head.bias[shape] *= factor
+
     def pieces(self, filters: Tensor, pitch: Tensor, state: SourceState | None = None) -> tuple[Tensor, SourceState]:
         """Filters (B, 2, n, 481) and pitch in Hz (B, n) -> windowed pieces of waveform (B, n, 960), still to be
         overlap-added, and the source's new state."""

@@ -24,6 +24,7 @@ from csm.training.pitch import pitch
 from csm.training.run import Run, warmup_cosine
 
 FASTER, SLOWER = 1.25, 0.8  # how a clip may be played, pitch and vocal tract with it, to be another speaker's
+CONTRAST = 60.0  # weight of the contrast of spectra while the decoder learns to sound
 PHONE_TIMES = (0.02, 0.06)  # seconds into a frame at which the teacher names the phone
 PHONES = (
     "pau aa ae ah ao aw ax ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw v w y z zh"
@@ -54,6 +55,19 @@ class MelDistance(nn.Module):
     def forward(self, made: Tensor, target: Tensor) -> Tensor:
         distances = [F.l1_loss(self.log_mel(made, w), self.log_mel(target, w)) for w in self.windows]
         return torch.stack(distances).mean()
+
+    def contrast(self, made: Tensor, target: Tensor) -> Tensor:
+        """How far the liveliness of log-mel spectra is from the recording's: how much they vary, and how much they
+        change from one to the next, over time and over bands (global variance, Toda and Tokuda 2007). What is right on
+        average is smoother than speech, and sounds muffled, where it is nearest to it."""
+        views = [[_liveliness(self.log_mel(wave, w)) for w in self.windows[1:]] for wave in (made, target)]
+        pairs = [(own, real) for mine, theirs in zip(*views) for own, real in zip(mine, theirs)]
+        return torch.stack([F.l1_loss(own, real) for own, real in pairs]).mean()
+
+
+def _liveliness(mel: Tensor) -> list[Tensor]:
+    """(B, frames, mels) -> spread and mean step over time (B, mels), and over bands (B, frames)."""
+    return [measure for dim in (1, 2) for measure in (mel.std(dim), mel.diff(dim=dim).abs().mean(dim))]
 
 
 class EnergyDistance(nn.Module):
@@ -149,7 +163,9 @@ class CodecTrainer(nn.Module):
         takes, _, _, octaves = self.codec(wave, hertz, takes=2)
         energy = self.energy(wave, *takes)
         off = (octaves - hertz.log2()).abs()[voiced].mean()
-        loss, metrics = 10 * energy + 4 * off, {"energy": energy, "semitones_off": 12 * off}
+        contrast = self.distance.contrast(takes[0], wave)
+        loss = 10 * energy + CONTRAST * contrast + 4 * off
+        metrics = {"energy": energy, "contrast": contrast, "semitones_off": 12 * off}
         if isinstance(self.adversary, Adversary):
             metrics["fooled"] = fooled(self.adversary, takes[0])
             metrics["judgement"] = discriminator_loss(self.adversary, wave, takes[0])

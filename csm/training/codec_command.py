@@ -34,6 +34,9 @@ def add_arguments(codec: argparse.ArgumentParser) -> None:
     nano.add_argument(
         "--shifted", type=float, default=0.0, metavar="PART", help="of the clips, played as other speakers (default: 0)"
     )
+    nano.add_argument(
+        "--sharpen", type=float, default=1.0, metavar="FACTOR", help="with --init: peaks of the voice, once learned (1)"
+    )
     nano.add_argument("--adversarial", type=float, default=0.0, metavar="WEIGHT", help="of discriminators (default: 0)")
     mimi = codec.add_argument_group("Mimi")
     mimi.add_argument(
@@ -81,6 +84,8 @@ def _light_options(arguments: argparse.Namespace) -> dict[str, Any]:
         raise InputError(
             f"The weight --adversarial {arguments.adversarial} means nothing: choose one from 0 up, such as 1."
         )
+    if not 0.5 <= arguments.sharpen <= 2:
+        raise InputError(f"--sharpen {arguments.sharpen} leaves no voice: choose a factor from 0.5 to 2, such as 1.1.")
     if not 0 <= arguments.shifted <= 1:
         raise InputError(f"--shifted {arguments.shifted} is no part of the clips: choose one from 0 to 1.")
     told = {name: getattr(arguments, name) for name in ("refined", "adversarial", "shifted", "seed", "every")}
@@ -103,7 +108,9 @@ def _go_on(arguments: argparse.Namespace) -> None:
     Corpus(arguments.data)
     config = _grown(codec.config, arguments)
     keep_shape(arguments.out, config)
-    loaded.codec.module = train_codec(arguments.data, arguments.out, config, **options, start=codec)
+    trained = train_codec(arguments.data, arguments.out, config, **options, start=codec)
+    trained.decoder.sharpen(arguments.sharpen)
+    loaded.codec.module = trained
     loaded.model.config = replace(loaded.model.config, codec=config)
     save_like(arguments.init, loaded.model, loaded.codec, arguments.out / "model")
     say(f"written: {arguments.out / 'model'}, to use with --model {arguments.out / 'model'}")

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from csm.audio import write_audio
 from csm.engine.frames import Segment
-from csm.errors import InputError
 from csm.evaluation.context import Speech, shifted
 from csm.evaluation.judges import Judges, Report
 from csm.evaluation.metrics import cosine, error_rate, mean, rounded
 from csm.speech.generator import Generator
 from csm.speech.voices import Voice, load_prompt
-from csm.training.kokoro import Kokoro, Style
+from csm.training.kokoro import Kokoro, Style, voice_rows
 from csm.watermark import mark
 
 Figures = dict[str, Any]
@@ -90,21 +89,13 @@ def unseen_speakers(teacher: Path, judges: Judges) -> list[Unseen]:
     engine = Kokoro(teacher)
     speakers = []
     for maker, words in zip(MAKERS, PROMPTS):
-        rows = sum(share * _rows(teacher, voice) for voice, share in maker.shares)
+        rows = sum(share * voice_rows(teacher, voice) for voice, share in maker.shares)
         british = maker.shares[0][0].startswith("b")
         wave, _, _ = engine.speak(words, Style(maker.name, british, np.asarray(rows, np.float32)))
         prompt = torch.from_numpy(wave)
         prompt = prompt if maker.factor == 1 else shifted(prompt, maker.factor)
         speakers.append(Unseen(maker.name, words, prompt, judges.embed(prompt)))
     return speakers
-
-
-def _rows(teacher: Path, voice: str) -> np.ndarray:
-    path = Path(teacher) / "voices" / f"{voice}.bin"
-    try:
-        return np.fromfile(path, dtype=np.float32).reshape(-1, 256)
-    except (OSError, ValueError) as error:
-        raise InputError(f"The voice {voice} is not in {teacher}/voices: unpack the npm package kokoro-js.") from error
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,15 @@ class Style:
     rows: np.ndarray
 
 
+def voice_rows(folder: Path, voice: str) -> np.ndarray:
+    """float32 (tokens, 256) of one of the teacher's voices. Raises `InputError` where it is missing."""
+    path = Path(folder) / "voices" / f"{voice}.bin"
+    try:
+        return np.fromfile(path, dtype=np.float32).reshape(-1, 256)
+    except (OSError, ValueError) as error:
+        raise InputError(f"The voice {voice} is not in {folder}/voices: unpack the npm package kokoro-js.") from error
+
+
 class Teacher(Protocol):
     """Who says texts in a style: the waveform, float32 (num_samples,) at 24 kHz, its phones and its words."""
 
@@ -70,7 +79,7 @@ class Styles:
 
     def __init__(self, folder: Path) -> None:
         files = sorted(path for path in (Path(folder) / "voices").glob("*.bin") if path.stem not in KEPT_FOR_TESTS)
-        self.rows = {path.stem: np.fromfile(path, dtype=np.float32).reshape(-1, 256) for path in files}
+        self.rows = {path.stem: voice_rows(folder, path.stem) for path in files}
         self.english = [name for name in self.rows if name[0] in "ab"]
         if not self.english:
             raise InputError(

@@ -16,6 +16,7 @@ from csm.training import amortisation, codec_command, lm_command
 from csm.training.held_out import asked
 from csm.training.options import natural, positive
 from csm.training.parts import EVERYTHING, Part
+from csm.training.remote import at_hand
 from csm.training.run import say
 
 
@@ -99,6 +100,9 @@ def _part(step: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    for name in ("data", "codes"):
+        if hasattr(arguments, name) and getattr(arguments, "plan", None) is None:
+            setattr(arguments, name, at_hand(getattr(arguments, name)))
     arguments.action(arguments)
     return 0
 

@@ -1,4 +1,4 @@
-"""Work that many machines share: parts of the shards, made anywhere in any order, are together what one machine makes."""
+"""Work that many machines share: parts of the shards, made anywhere in any order, are what one machine makes."""
 
 import json
 import queue

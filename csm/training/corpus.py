@@ -186,12 +186,12 @@ def synthesise(
     rhvoice: Path | None = None,
     part: Part = EVERYTHING,
 ) -> Iterator[str]:
-    """Write the training speech into `folder`, of all shards those of this `part`, skipping what is there; yields a line
-    for each shard.
+    """Write the training speech into `folder`, of all shards those of this `part`, skipping what is there; yields a
+    line for each shard.
 
     `excluded` holds normalised sentences that must stay unheard, such as the evaluation's. Lines with nothing to
-    say are left out and counted. Raises `InputError` when a synthesiser or a source of sentences is missing, and where the
-    folder's shards say other lines.
+    say are left out and counted. Raises `InputError` when a synthesiser or a source of sentences is missing, and
+    where the folder's shards say other lines.
     """
     load_engines(rhvoice)
     folder.mkdir(parents=True, exist_ok=True)

@@ -261,8 +261,8 @@ def synthesise_naturally(
     seed in a process of its own, and yield a line for each; shards that are there are kept.
 
     A shard is whole once its index is there, so that a run can be killed at any moment and given again. `teacher` has
-    the weights and `voices/*.bin`. Raises `InputError` for what is missing, before anything is written, for a seed whose
-    shards say other sentences, and for a disk that is full.
+    the weights and `voices/*.bin`. Raises `InputError` for what is missing, before anything is written, for a seed
+    whose shards say other sentences, and for a disk that is full.
     """
     if not all(1 <= seed <= 99 for seed in seeds):
         raise InputError("A seed of natural speech is a number from 1 to 99.")

@@ -90,6 +90,7 @@ def test_two_processes_with_fsdp2_have_the_loss_curve_of_one(start, speech, talk
     assert_equal_curves(tmp_path / "one", tmp_path / "two", 12)
 
 
+@pytest.mark.slow
 def test_two_nodes_have_the_loss_curve_of_one_though_one_was_killed(start, speech, two, tmp_path):
     """The second node dies after the save at the fourth step, the first ends by itself, and the same command on both
     goes on."""

@@ -38,8 +38,9 @@ def test_a_folder_in_storage_is_copied_once_and_then_what_is_new(stored, speech,
     at_hand(remote.Path("memory://bucket/speech/"))
     assert not fetched
     stored.pipe("/bucket/speech/codes-000.npy", stored.cat("/bucket/speech/codes-000.npy"))  # of the same size
+    stored.rm("/bucket/speech/audio-000.npy")
     at_hand(remote.Path("memory://bucket/speech"))
-    assert fetched == ["/bucket/speech/codes-000.npy"]
+    assert fetched == ["/bucket/speech/codes-000.npy"] and not (here / "audio-000.npy").exists()
 
 
 def test_training_reads_speech_and_codes_from_storage(stored, speech, talk, monkeypatch):

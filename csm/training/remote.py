@@ -13,7 +13,7 @@ from typing import Any
 from csm.errors import InputError
 from csm.files import whole
 
-COPIES = Path("runs/copies")
+COPIES, LOCK = Path("runs/copies"), ".lock"
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+([^/].*)")  # `Path` makes one slash of two
 
 
@@ -37,13 +37,19 @@ def at_hand(folder: Path) -> Path:
         if not there:
             raise InputError(f"There is nothing at {address}.")
         here.mkdir(parents=True, exist_ok=True)
-        with FileLock(here / ".lock"):
-            for name, about in there.items():
-                _fetch(files, name, about["size"], here / name.partition(f"{path}/")[2])
-    except (InputError, KeyboardInterrupt):
+        with FileLock(here / LOCK):
+            wanted = {here / name.partition(f"{path}/")[2]: (name, about["size"]) for name, about in there.items()}
+            if any(".." in target.parts for target in wanted):
+                raise InputError(f"{address} has names with .. in them.")
+            for old in {file for file in here.rglob("*") if file.is_file()} - {*wanted, here / LOCK}:
+                old.unlink()
+            for target, (name, size) in wanted.items():
+                _fetch(files, name, size, target)
+    except InputError:
         raise
     except Exception as error:  # each store has errors of its own
-        raise InputError(f"{address} can't be read: {str(error).splitlines()[0]}") from error
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{address} can't be read: {told}") from error
     return here
 
 

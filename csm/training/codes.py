@@ -81,7 +81,7 @@ def encode_corpus(
             made = _encoded(codec, torch.from_numpy(waves).to(device)).cpu().numpy().astype(np.int16)
             for row, i in enumerate(chosen):
                 codes[i] = made[row, : frames_of(clips[i])]
-        with whole(target) as part, part.open("wb") as file:
+        with whole(target) as written, written.open("wb") as file:
             np.save(file, np.concatenate([codes[i] for i in range(len(clips))]))
         report(f"encoded shard {shard}, {done} of {len(shards)}")
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,9 @@ from csm.training.distributed import Processes
 from csm.training.export import export, model_codec
 from csm.training.lm import LMSettings, train_lm
 from csm.training.plan import plan
+from csm.training.run import Run
 from csm.training.shapes import keep_shape, kept_model
+from tests import nodes
 from tests.letters import CONFIG, CURVES, SETTINGS, curve, new_model, weights
 from tests.published import write_tokenizer, write_transformers
 from tests.small import SMALL_LIGHT, SMALL_MIMI, fill_codebooks
@@ -42,41 +45,81 @@ def start(tmp_path_factory):
     return folder
 
 
-def test_two_processes_with_fsdp2_have_the_loss_curve_of_one(start, speech, talk, tmp_path):
-    """The same four conversations a step: two batches on one process, one batch on each of two. In float32 the curves
-    differ by rounding alone: at most 1e-4 of each value over eight steps. Then each is resumed the other way.
-    """
+def options(start, speech, folder, steps) -> list:
+    """Of `csm train` with a save at every fourth step."""
+    return [
+        *("lm", "--init", start, "--data", speech, "--codes", speech, "--out", folder, "--positions", 128),
+        *("--batch-positions", 256, "--device", "cpu", "--precision", "float32", "--voice-guide", 0.3),
+        *("--rate", 0.01, "--warmup", 2, "--steps", steps, "--every", 4, "--log-every", 1),
+    ]
+
+
+@pytest.fixture(scope="module")
+def two(start, speech, tmp_path_factory):
+    """A run of eight steps on two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    nodes.ended(nodes.torchrun(options(start, speech, folder, 8)))
+    return folder
+
+
+def assert_equal_curves(folder, other, steps):
+    """Up to rounding in float32: 1e-4 of each value over eight steps."""
+    one, two = np.array(curve(folder)), np.array(curve(other))
+    assert one.shape == two.shape == (steps, len(CURVES)) and one.all() and one[-1, 0] < one[0, 0]
+    assert np.abs(two / one - 1).max() < 1e-4 * (steps / 8) ** 2
+
+
+def test_two_processes_with_fsdp2_have_the_loss_curve_of_one(start, speech, talk, two, tmp_path):
+    """The same four conversations a step: two batches on one process, one batch on each of two. Then each is resumed
+    the other way."""
     exact = replace(SETTINGS, steps=8, every=4, precision="float32", optimiser="adamw", guided_layer=2, voice_layer=4)
 
     def alone(folder, steps):
         train_lm(load_model(str(start)).model, talk, None, folder, replace(exact, steps=steps, accumulate=2))
 
-    def together(folder, steps):
-        command = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", 2, "-m", "csm"]
-        command += ["train", "lm", "--init", start, "--data", speech, "--codes", speech, "--out", folder]
-        command += ["--positions", 128, "--batch-positions", 256, "--device", "cpu", "--precision", "float32"]
-        command += ["--voice-guide", 0.3]
-        command += ["--rate", 0.01, "--warmup", 2, "--steps", steps, "--every", 4, "--log-every", 1]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOP)}
-        done = subprocess.run(list(map(str, command)), cwd=TOP, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
-    def assert_equal_curves(steps):
-        one, two = np.array(curve(tmp_path / "one")), np.array(curve(tmp_path / "two"))
-        assert one.shape == two.shape == (steps, len(CURVES)) and one.all() and one[-1, 0] < one[0, 0]
-        assert np.abs(two / one - 1).max() < 1e-4 * (steps / 8) ** 2
-
     alone(tmp_path / "one", 8)
-    together(tmp_path / "two", 8)
-    assert_equal_curves(8)
+    shutil.copytree(two, tmp_path / "two")
+    assert_equal_curves(tmp_path / "one", two, 8)
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert all(torch.allclose(second[name], first[name], atol=1e-4) for name in first)
     assert json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[0])["processes"] == 2
     made = load_model(str(tmp_path / "two" / "model")).model.state_dict()  # what --init leaves behind, in float16
     assert all(torch.allclose(made[name], second[name], atol=1e-3) for name in made)
     alone(tmp_path / "two", 12)
-    together(tmp_path / "one", 12)
-    assert_equal_curves(12)
+    nodes.ended(nodes.torchrun(options(start, speech, tmp_path / "one", 12)))
+    assert_equal_curves(tmp_path / "one", tmp_path / "two", 12)
+
+
+@pytest.mark.slow
+def test_two_nodes_have_the_loss_curve_of_one_though_one_was_killed(start, speech, two, tmp_path):
+    """The second node dies after the save at the fourth step, the first ends by itself, and the same command on both
+    goes on."""
+    command, program = options(start, speech, tmp_path / "run", 8), tmp_path / "dying.py"
+    program.write_text(nodes.DYING)
+    with ExitStack() as both:
+        try:
+            names = both.enter_context(nodes.two_nodes())
+        except OSError as error:
+            pytest.skip(f"no network namespaces can be made here: {error}")
+        first, second = nodes.torchrun(command, names, 0), nodes.torchrun(command, names, 1, [program])
+        second.communicate(timeout=300)
+        assert second.returncode < 0
+        first.communicate(timeout=300)
+        assert first.returncode > 0 and 4 <= len(curve(tmp_path / "run")) < 8
+        nodes.ended(*(nodes.torchrun(command, names, number) for number in (0, 1)))
+    assert_equal_curves(two, tmp_path / "run", 8)
+
+
+class Apart(Processes):
+    """One of several processes, whose machines don't see the same folder."""
+
+    def alike(self, value: int) -> bool:
+        return False
+
+
+def test_machines_with_folders_of_their_own_are_refused_before_the_first_step(tmp_path):
+    with pytest.raises(csm.InputError, match="saved at another step on another machine"):
+        Run(tmp_path, torch.nn.Linear(1, 1), [], {}, Apart())
 
 
 def test_muon_on_several_processes_is_refused(talk, tmp_path):

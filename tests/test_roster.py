@@ -33,6 +33,19 @@ def test_why_one_failed_is_known_longer():
     assert [one.trouble for one in roster.standings()] == ["There are no weights."]
 
 
+def test_what_fails_again_and_again_is_told_once():
+    now = [0.0]
+    roster = Roster(lambda: now[0])
+    roster.tell(standing("other", state=FAILED, trouble="It could not start."))
+    for attempt in range(5):
+        roster.tell(standing(f"attempt {attempt}", state=FAILED, trouble="There are no weights."))
+        now[0] += 30.0
+    assert [one.id for one in roster.standings()] == ["other", "attempt 4"]
+    for id in "ab":
+        roster.tell(standing(id, state=FAILED, trouble="There are no weights."))
+    assert [one.id for one in roster.standings()] == ["other", "a", "b"], "both are there"
+
+
 def test_a_replica_that_runs_something_else_is_named_and_left_out():
     roster = Roster()
     for one in (standing("a"), standing("b"), standing("c", speaks="csm 2")):

@@ -102,7 +102,7 @@ def bench_load(url: str, rate: float, seconds: float, key: str | None = None) ->
     """What all listeners got -> figures. `goodput` is requests a second that were served well, `sound_per_second` all
     sound from the first arrival to the last answer; seconds to the first sound and real-time factors at the
     percentiles. Raises `InputError` for numbers that are not possible, and where nobody heard anything."""
-    if urlsplit(url).scheme not in ("http", "https"):
+    if not _is_address(url):
         raise InputError(f"{url[:80]} is no address: write one such as http://127.0.0.1:7860.")
     coming, served, begun = arrivals(rate, seconds), list[Served](), time.perf_counter()
 
@@ -132,6 +132,14 @@ def bench_load(url: str, rate: float, seconds: float, key: str | None = None) ->
         "real_time_factor": _percentiles([one.whole / one.sound for one in heard]),
     }
     return {"load": figures}
+
+
+def _is_address(url: str) -> bool:
+    try:
+        at = urlsplit(url)
+        return at.scheme in ("http", "https") and bool(at.hostname) and at.port != 0
+    except ValueError:  # a port that is none
+        return False
 
 
 def load_table(figures: dict[str, Any]) -> str:

@@ -70,10 +70,13 @@ def build_codec(config: CodecConfig) -> Codec:
     return LightCodec(config)
 
 
-def codec_key(codec: Codec) -> str:
-    """Sixteen hexadecimal digits that tell a codec from others: of a few numbers out of each of its weights."""
+def codec_key(codec: Codec, encoding: bool = False) -> str:
+    """Sixteen hexadecimal digits that tell a codec from others: of a few numbers out of each of its weights, or, for
+    `encoding`, of each that codes depend on, so that another decoder for the same codes changes nothing."""
     found = hashlib.sha256()
     for name, weight in sorted(codec.module.state_dict().items()):
+        if encoding and name.startswith(("decoder", "upsample")):
+            continue
         values = weight.detach().flatten()[:8].to("cpu", torch.float32).numpy()
         found.update(f"{name} {tuple(weight.shape)} ".encode() + values.tobytes())
     return found.hexdigest()[:16]

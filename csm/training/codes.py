@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csm.codec import Codec
+from csm.codec import Codec, codec_key
 from csm.codec.spectral import SpectralCodec
 from csm.config import FRAME_RATE, FRAME_SIZE, ModelConfig
 from csm.engine.frames import RowFormat, audio_rows
@@ -22,6 +22,7 @@ from csm.errors import InputError
 from csm.files import whole
 from csm.text import ByteTokenizer, Tokenizer
 from csm.training.corpus import Corpus, Utterance, speaker_shares
+from csm.training.parts import EVERYTHING, Part, agree
 from csm.training.run import say
 from csm.training.shapes import keep_shape
 
@@ -47,16 +48,24 @@ def _encoded(codec: Codec, waves: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def encode_corpus(
-    corpus: Corpus, codec: Codec, folder: Path, device: torch.device | str = "cpu", batch: int = 16, report=say
+    corpus: Corpus,
+    codec: Codec,
+    folder: Path,
+    device: torch.device | str = "cpu",
+    batch: int = 16,
+    report=say,
+    part: Part = EVERYTHING,
 ) -> None:
-    """Write `codes-NNN.npy`, int16 (frames, K) for every shard's clips one after another, and whose codes they are.
+    """Write `codes-NNN.npy`, int16 (frames, K), for each shard's clips one after another, and whose codes they are: of
+    all shards those of this `part`.
 
-    Skips finished shards. Raises `InputError` for a folder with the codes of a codec of another shape.
+    Skips finished shards. Raises `InputError` for a folder with another codec's codes.
     """
     keep_shape(folder, codec.config)
+    agree(folder, "codec", codec_key(codec, encoding=True))
     codec.module.to(device)
-    shards = sorted({u.shard for u in corpus.utterances})
-    for shard in shards:
+    shards = sorted({u.shard for u in corpus.utterances if u.shard in part})
+    for done, shard in enumerate(shards, 1):
         target = folder / f"codes-{shard:03d}.npy"
         if target.exists():
             continue
@@ -72,9 +81,9 @@ def encode_corpus(
             made = _encoded(codec, torch.from_numpy(waves).to(device)).cpu().numpy().astype(np.int16)
             for row, i in enumerate(chosen):
                 codes[i] = made[row, : frames_of(clips[i])]
-        with whole(target) as part, part.open("wb") as file:
+        with whole(target) as written, written.open("wb") as file:
             np.save(file, np.concatenate([codes[i] for i in range(len(clips))]))
-        report(f"encoded shard {shard + 1} of {len(shards)}")
+        report(f"encoded shard {shard}, {done} of {len(shards)}")
 
 
 @dataclass

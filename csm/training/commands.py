@@ -15,6 +15,8 @@ from csm.codec import Codec
 from csm.training import amortisation, codec_command, lm_command
 from csm.training.held_out import asked
 from csm.training.options import natural, positive
+from csm.training.parts import EVERYTHING, Part
+from csm.training.remote import at_hand
 from csm.training.run import say
 
 
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=positive, default=1, help="of natural speech; each worker has the next (default: 1)"
     )
     data.add_argument("--shards", type=positive, default=100, help="of natural speech for each worker, 7 min each")
+    _part(data)
     data.set_defaults(action=_data)
 
     codec = steps.add_parser("codec", help="train the codec")
@@ -48,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     codes.add_argument("--data", type=Path, default=Path("runs/speech"))
     _codec_arguments(codes)
     codes.add_argument("--out", type=Path, default=Path("runs/codes"))
+    _part(codes)
     codes.set_defaults(action=_codes)
 
     lm = steps.add_parser("lm", help="train backbone and depth decoder")
@@ -86,9 +90,22 @@ def _codec_arguments(step: argparse.ArgumentParser) -> None:
     source.add_argument("--model", help="the codec of a model instead: nano, a folder or a hub id")
 
 
+def _part(step: argparse.ArgumentParser) -> None:
+    step.add_argument(
+        "--part",
+        type=Part.read,
+        default=EVERYTHING,
+        metavar="K/N",
+        help="only the shards of job K of N, such as 2/8: N machines, one folder or folders that are copied together",
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    for name in ("data", "codes"):
+        if hasattr(arguments, name) and getattr(arguments, "plan", None) is None:
+            setattr(arguments, name, at_hand(getattr(arguments, name)))
     arguments.action(arguments)
     return 0
 
@@ -105,7 +122,9 @@ def _data(arguments: argparse.Namespace) -> None:
         texts = training_sentences(random.Random(11), arguments.phrases, arguments.mixes)
         heard = [text for text in texts if wording(text) not in excluded]
         seeds = range(arguments.seed, arguments.seed + arguments.workers)
-        for line in synthesise_naturally(arguments.out, arguments.natural, heard, seeds, arguments.shards):
+        for line in synthesise_naturally(
+            arguments.out, arguments.natural, heard, seeds, arguments.shards, arguments.part
+        ):
             say(line)
         return
     for line in synthesise(
@@ -115,6 +134,7 @@ def _data(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
         excluded=excluded,
         rhvoice=arguments.rhvoice,
+        part=arguments.part,
     ):
         say(line)
 
@@ -130,7 +150,7 @@ def _codes(arguments: argparse.Namespace) -> None:
     from csm.training.corpus import Corpus
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encode_corpus(Corpus(arguments.data), _codec(arguments), arguments.out, device)
+    encode_corpus(Corpus(arguments.data), _codec(arguments), arguments.out, device, part=arguments.part)
 
 
 def _average(arguments: argparse.Namespace) -> None:

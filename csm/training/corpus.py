@@ -21,6 +21,7 @@ import soxr
 from csm.errors import InputError
 from csm.files import whole
 from csm.training.flite import Flite, Phones, Spoken, Words
+from csm.training.parts import EVERYTHING, Part, agree, digest
 from csm.training.rhvoice import RHVoice
 from csm.training.sentences import training_sentences, wording
 
@@ -28,6 +29,7 @@ SAMPLE_RATE = 24_000
 LEVEL = -23.0  # dB below full scale: root mean square of the speech in every clip
 PEAK = 0.95
 SHORTEST, LONGEST = 0.2, 12.0  # seconds
+LINES_A_SHARD = 1000
 
 
 class Engine(Protocol):
@@ -182,19 +184,23 @@ def synthesise(
     workers: int = 2,
     excluded: frozenset[str] = frozenset(),
     rhvoice: Path | None = None,
+    part: Part = EVERYTHING,
 ) -> Iterator[str]:
-    """Write the training speech into `folder`, skipping shards that are there; yields a line for each shard.
+    """Write the training speech into `folder`, of all shards those of this `part`, skipping what is there; yields a
+    line for each shard.
 
     `excluded` holds normalised sentences that must stay unheard, such as the evaluation's. Lines with nothing to
-    say are left out and counted. Raises `InputError` when a synthesiser or a source of sentences is missing.
+    say are left out and counted. Raises `InputError` when a synthesiser or a source of sentences is missing, and
+    where the folder's shards say other lines.
     """
     load_engines(rhvoice)
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
     texts = [text for text in training_sentences(rng, phrases, mixes) if wording(text) not in excluded]
     lines = assigned(rng, texts, voices_per_sentence)
-    size = 1000
-    jobs = [(folder, shard, lines[i : i + size], rhvoice) for shard, i in enumerate(range(0, len(lines), size))]
+    agree(folder, "lines", digest(f"{name} {text}" for text, name in lines))
+    starts = enumerate(range(0, len(lines), LINES_A_SHARD))
+    jobs = [(folder, shard, lines[i : i + LINES_A_SHARD], rhvoice) for shard, i in starts if shard in part]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for done, (shard, lacking, seconds) in enumerate(pool.imap_unordered(_write_shard, jobs), 1):
             yield f"shard {shard}: {seconds / 60:.0f} min, {lacking} lines left out; {done} of {len(jobs)}"

@@ -35,6 +35,14 @@ class Processes:
             torch.distributed.all_reduce(values)
         return values
 
+    def alike(self, value: int) -> bool:
+        """Whether all processes have the same whole number; all of them must ask."""
+        if self.count == 1:
+            return True
+        ends = torch.tensor([value, -value], device=self.device)
+        torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
+        return bool(ends[0] == -ends[1])
+
     def wait(self) -> None:
         """Go on when all are here."""
         if self.count > 1:

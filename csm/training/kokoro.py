@@ -26,6 +26,7 @@ from csm.errors import InputError
 from csm.files import whole
 from csm.training.corpus import SAMPLE_RATE, Utterance, levelled
 from csm.training.flite import Phones, Words
+from csm.training.parts import EVERYTHING, Part, agree, digest
 from csm.training.sentences import SHORT_TURNS
 
 MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
@@ -258,14 +259,19 @@ def as_people_write(rng: random.Random, sentences: Sequence[str], short: Sequenc
 
 
 def synthesise_naturally(
-    folder: Path, teacher: Path, sentences: Sequence[str], seeds: Sequence[int], shards: int
+    folder: Path,
+    teacher: Path,
+    sentences: Sequence[str],
+    seeds: Sequence[int],
+    shards: int,
+    part: Part = EVERYTHING,
 ) -> Iterator[str]:
-    """Write up to `shards` shards of natural speech for each seed into `folder`, each seed in a process of its own, and
-    yield a line for each; shards that are there are kept.
+    """Write up to `shards` shards of natural speech for each seed into `folder`, of these those of this `part`, each
+    seed in a process of its own, and yield a line for each; shards that are there are kept.
 
     A shard is whole once its index is there, so that a run can be killed at any moment and given again. `teacher` has
-    the weights and `voices/*.bin`. Raises `InputError` for what is missing, before anything is written, and for a disk
-    that is full.
+    the weights and `voices/*.bin`. Raises `InputError` for what is missing, before anything is written, for a seed
+    whose shards say other sentences, and for a disk that is full.
     """
     if not all(1 <= seed <= 99 for seed in seeds):
         raise InputError("A seed of natural speech is a number from 1 to 99.")
@@ -274,7 +280,10 @@ def synthesise_naturally(
     folder.mkdir(parents=True, exist_ok=True)
     short = [text.strip() for text in re.findall(r"[^.?!]+[.?!]", SHORT_TURNS)]
     lines: multiprocessing.Queue[str | None] = multiprocessing.get_context("spawn").Queue()
-    jobs = [(folder, teacher, list(sentences), short, seed, shards, lines) for seed in seeds]
+    for seed in seeds:
+        agree(folder, f"seed-{seed:02d}", digest(sentences))
+    numbers = {seed: [n for n in range(shards) if shard_of(seed, n) in part] for seed in seeds}
+    jobs = [(folder, teacher, list(sentences), short, seed, numbers[seed], lines) for seed in seeds]
     running = [multiprocessing.get_context("spawn").Process(target=_write_seed, args=job, daemon=True) for job in jobs]
     for process in running:
         process.start()
@@ -295,12 +304,12 @@ def synthesise_naturally(
 
 
 def _write_seed(
-    folder: Path, teacher: Path, sentences: list[str], short: list[str], seed: int, shards: int, lines: Any
+    folder: Path, teacher: Path, sentences: list[str], short: list[str], seed: int, numbers: list[int], lines: Any
 ) -> None:
     engine, styles = Kokoro(teacher), Styles(teacher)
     try:
-        for number in range(shards):
-            shard = seed * SHARDS_A_SEED + number
+        for number in numbers:
+            shard = shard_of(seed, number)
             if not (folder / f"utterances-{shard:03d}.jsonl").exists():
                 seconds = write_shard(folder, engine, styles, sentences, short, seed, number)
                 lines.put(f"shard {shard}: {seconds / 60:.1f} min of {SPEAKERS_A_SHARD} speakers")
@@ -313,6 +322,11 @@ def _write_seed(
         lines.put(None)
 
 
+def shard_of(seed: int, number: int) -> int:
+    """A seed's shards have numbers of their own among all of a folder."""
+    return seed * SHARDS_A_SEED + number
+
+
 def write_shard(
     folder: Path,
     engine: Teacher,
@@ -323,7 +337,7 @@ def write_shard(
     number: int,
 ) -> float:
     """Write one shard, whole or not at all -> seconds of speech in it."""
-    shard = seed * SHARDS_A_SEED + number
+    shard = shard_of(seed, number)
     index = folder / f"utterances-{shard:03d}.jsonl"
     waves, records, offset = [], [], 0
     for person in range(number * SPEAKERS_A_SHARD, (number + 1) * SPEAKERS_A_SHARD):

@@ -66,7 +66,11 @@ class Run:
         self._metrics = self.folder / METRICS
         if self._state.exists():
             self._resume()
-        together.wait()
+        if not together.alike(self.step):
+            raise InputError(
+                f"The run in {self.folder} was saved at another step on another machine: give an --out that all "
+                "machines share, or copy its state.pt to each."
+            )
         if together.first:
             self._start_metrics()
 

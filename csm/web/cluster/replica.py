@@ -24,6 +24,7 @@ from csm.web.v1.shelf import Shelf
 
 LEAST_ROOM = 64 * MB  # bytes on the disk, below which a replica says so
 NO_ROOM = "The disk of this replica is full: pages can't keep their sound there."
+PORTS_TRIED = 3
 SAMPLED = 64  # values of every tensor that tell weights apart
 
 
@@ -38,17 +39,24 @@ class Replica:
         self._studio = open_studio(generator)
         self._pages = Pages(self._studio, access=Access.of(Environment.read(), listens_at))
         self._app = build_app(self._studio, self._pages)
-        warm_up(self._studio)
         self._speaks = speaks(generator)
         self._beat = 0
         options = server_options(
             self._studio, self._pages, shelf=shelf, outermost=lambda app: Gate(app, secret, address)
         )
-        port = _free_port(address)
-        self._app.launch(
-            **launch_options() | options, server_name=address, server_port=port, prevent_thread_lock=True, quiet=True
-        )
+        for left in reversed(range(PORTS_TRIED)):
+            port = _free_port(address)
+            try:
+                self._app.launch(
+                    **launch_options() | options, server_name=address, server_port=port, prevent_thread_lock=True,
+                    quiet=True,
+                )  # fmt: skip
+                break
+            except OSError:  # somebody else took it meanwhile, or it was not up within Gradio's five seconds
+                if not left:
+                    raise
         self._url = f"http://{address}:{port}"
+        warm_up(self._studio)  # after the server is up, which has little time for that
 
     def standing(self, generation: float) -> Standing:
         """How it does."""

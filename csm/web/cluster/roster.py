@@ -57,13 +57,15 @@ class Roster:
         self._heard[standing.id] = (self._clock(), standing)
 
     def standings(self) -> list[Standing]:
-        """Those who are there and those who failed of late; one that speaks otherwise than the rest of its generation
-        has failed, too."""
+        """Those who are there and those who failed of late, once for every trouble, however often that was tried again;
+        one that speaks otherwise than the rest of its generation has failed, too."""
         now = self._clock()
+        told = {one.trouble: at for at, one in sorted(self._heard.values(), key=lambda heard: heard[0])}
         self._heard = {
             id: (at, one)
             for id, (at, one) in self._heard.items()
-            if now - at <= (TOLD_SECONDS if one.state == FAILED else SILENT_SECONDS)
+            if now - at <= SILENT_SECONDS
+            or (one.state == FAILED and now - at <= TOLD_SECONDS and at == told[one.trouble])
         }
         all_of_them = [one for _, one in self._heard.values()]
         usual = _usual(all_of_them)

@@ -152,6 +152,7 @@ class Engine:
         return torch.cuda.stream(self._beside)
 
     def _read(self, context: Context, rows: Rows) -> None:
+        self.threads.regain()
         ids, mask = rows.ids.to(self.device), rows.mask.to(self.device)
         hidden = self.model.backbone(self.model.embed_rows(ids[None], mask[None]), context.cache)
         context.state = hidden[:, -1]

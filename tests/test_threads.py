@@ -195,6 +195,13 @@ def test_nano_steps_with_as_many_threads_as_openmp_was_told(several, monkeypatch
         assert torch.get_num_threads() == 2
 
 
+def test_where_graphs_have_threads_of_their_own_torch_takes_one_beside_them(several, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with StepThreads(PRESETS["tiny"], CPU, in_graphs=True).few():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+
+
 def test_a_thread_that_begins_while_another_steps_gets_its_own_back(several):
     threads, seen = StepThreads(PRESETS["nano"], CPU), []
 

@@ -90,12 +90,15 @@ class MimiStream:
     def push(self, codes: Tensor) -> Tensor:
         module, codes = self._codec.module, self._codec.known(codes)
         with self._codec.lock:
-            # moshi would record CUDA graphs anew for every stream, and no other thread may use the device meanwhile.
-            with no_cuda_graph(), module.streaming(1):  # fresh states; our own take their place below
-                if self._state is not None:
-                    module.set_streaming_state(self._state)
-                waves = [module.decode(frame.unsqueeze(0)) for frame in codes.T.split(1, dim=1)]
-                self._state = module.get_streaming_state()
+            if self._state is None:
+                with module.streaming(1):
+                    self._state = module.get_streaming_state()
+            module.set_streaming_state(self._state)
+            try:
+                with no_cuda_graph():  # moshi would record them anew for every stream, while nobody may use the device
+                    waves = [module.decode(frame.unsqueeze(0)) for frame in codes.T.split(1, dim=1)]
+            finally:
+                module.set_streaming_state(dict.fromkeys(self._state))  # nobody streams
         return torch.cat(waves, dim=-1)[0, 0].float()
 
     def flush(self) -> Tensor:

@@ -40,7 +40,7 @@ class Engine:
         self.model = model
         self.config = model.config
         self.lineups = lineups or Lineups(model, weights)
-        self.threads = StepThreads(self.config, self.device)
+        self.threads = StepThreads(self.config, self.device, model.in_graphs)
         self._beside: torch.cuda.Stream | None = None
 
     @property

@@ -73,8 +73,8 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
             continue
         if kind[0] != ("cgroup" if controller else "cgroup2") or (controller and controller not in kind[2].split(",")):
             continue
-        mounted, path = root / place[1].lstrip("/"), PurePosixPath(own)
-        inside = path.relative_to(place[0]) if path.is_relative_to(place[0]) else PurePosixPath()
+        mounted, group = root / place[1].lstrip("/"), PurePosixPath(own)
+        inside = group.relative_to(place[0]) if group.is_relative_to(place[0]) else PurePosixPath()
         if ".." in inside.parts:  # seen from a namespace that it is not in
             inside = PurePosixPath()
         yield from (mounted / part for part in (inside, *inside.parents))

@@ -275,7 +275,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     from csm.config import Environment
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    written = convert(arguments.source, Path(arguments.target), arguments.layout, dtype, token=Environment.read().token)
+    token, target = Environment.read().token, Path(arguments.target)
+    written = convert(arguments.source, target, arguments.layout, dtype, token, arguments.weights)
     for name, size in written.files.items():
         print(f"{arguments.target}/{name}  {size / 1e9:.2f} GB")
     return 0
@@ -401,13 +402,14 @@ def _parser() -> argparse.ArgumentParser:
 
     convert = commands.add_parser(
         "convert",
-        help="write a published model in its other layout or precision",
-        description="Write a published model in either layout, as a new folder.",
+        help="write a published model in its other layout or precision, or any model packed",
+        description="Write a published model in either layout, or any model's weights packed, as a new folder.",
     )
     convert.add_argument("source", metavar="SRC", help="a folder, a weight file or a hub id")
     convert.add_argument("target", metavar="DST", help="the folder to make")
-    convert.add_argument("--layout", choices=["original", "transformers"], required=True)
+    convert.add_argument("--layout", choices=["original", "transformers"])
     convert.add_argument("--dtype", choices=["float32", "bfloat16"], help="the language model's (default: as it is)")
+    convert.add_argument("--weights", choices=["int4"], help="instead of a layout: packed, for this program on a CPU")
     convert.set_defaults(run=_convert)
 
     for name, module, text in (

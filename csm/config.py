@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from csm.errors import InputError
+from csm.threads import MOST_THREADS, OPENMP, OURS, threads_said, usual_threads
 
 SAMPLE_RATE = 24_000
 FRAME_RATE = 12.5
@@ -235,7 +236,8 @@ class Environment:
     CSM_VOICES is a folder in which voices that programs bring outlive the server, and CSM_ACCESS_LOG a file (`-` is
     standard error) in which every request is a line of JSON.
     GRADIO_SERVER_NAME, GRADIO_SERVER_PORT, SPACE_HOST and GRADIO_TEMP_DIR are Gradio's and the hub's, RAY_ADDRESS is
-    Ray's, OMP_NUM_THREADS OpenMP's.
+    Ray's, OMP_NUM_THREADS OpenMP's. CSM_THREADS is how many threads a CPU's work takes where OMP_NUM_THREADS doesn't
+    say; without it, as many as cores may be used.
     """
 
     model: str | None
@@ -271,7 +273,7 @@ class Environment:
             fallback=tuple(name for name in names if name != "none"),
             api_key=os.environ.get("CSM_API_KEY") or None,
             weights=os.environ.get("CSM_WEIGHTS") or None,
-            threads=os.environ.get("OMP_NUM_THREADS") or None,
+            threads=os.environ.get(OPENMP) or _threads(os.environ.get(OURS) or ""),
             slots=_slots(os.environ.get("CSM_SLOTS") or ""),
             hosts=_names(os.environ.get("CSM_HOSTS") or ""),
             origins=_names(os.environ.get("CSM_ORIGINS") or ""),
@@ -287,6 +289,11 @@ class Environment:
             access_log=os.environ.get("CSM_ACCESS_LOG") or None,
             ray_address=os.environ.get("RAY_ADDRESS") or None,
         )
+
+    @staticmethod
+    def usual_threads(torchs: int) -> int:
+        """How many threads to take where torch takes `torchs` by itself. Raises nothing: `read` does."""
+        return usual_threads(os.environ, torchs)
 
     @staticmethod
     def upload_to(folder: str) -> None:
@@ -316,6 +323,12 @@ def _port(given: str) -> int | None:
     if given and not (given.isdecimal() and 1 <= int(given) <= 65_535):
         raise InputError(f"GRADIO_SERVER_PORT can't be {given}; choose a whole number from 1 to 65535.")
     return int(given) if given else None
+
+
+def _threads(given: str) -> str | None:
+    if given and threads_said(given) is None:
+        raise InputError(f"{OURS} can't be {given}; choose a whole number from 1 to {MOST_THREADS}.")
+    return given or None
 
 
 def _slots(given: str) -> int | None:

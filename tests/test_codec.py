@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from csm.codec import build_codec
+from csm.codec.mimi import FewSteps
 from csm.codec.spectral import HOP, SPECTRUM, TAIL, overlap_add
 from csm.config import FRAME_SIZE, MimiConfig
 from tests.small import SMALL_LIGHT, SMALL_MIMI, fill_codebooks
@@ -78,6 +79,15 @@ def test_mimi_is_the_package_s_own_model_key_by_key():
         ours = build_codec(MimiConfig()).module.state_dict()
         theirs = loaders.get_mimi(None, device="meta", num_codebooks=32).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_a_convolution_of_few_steps_is_the_convolution(steps):
+    torch.manual_seed(0)
+    plain, x = torch.nn.ConvTranspose1d(6, 4, 10, 5), torch.randn(3, 6, steps)
+    torch.testing.assert_close(FewSteps.of(plain)(x), plain(x))
+    published = build_codec(SMALL_MIMI).module.decoder.modules()
+    assert sum(isinstance(module, FewSteps) for module in published) == 1
 
 
 def test_moshi_records_no_graphs_of_its_own(monkeypatch):

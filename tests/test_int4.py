@@ -1,17 +1,22 @@
 """Weights in four bits: rounded in groups, computed as one graph a step, and nearly the same model."""
 
+import shutil
 import warnings
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from csm import Segment, load
+from csm.checkpoint import convert, describe, load_model
+from csm.cli import main
 from csm.engine import Engine
 from csm.engine.frames import audio_rows
 from csm.errors import InputError
 from csm.model import CSM, KVCache, SideBySide, in_graph
-from csm.model.int4 import group_for, rounded_to_int4
+from csm.model.int4 import Int4, group_for, rounded_to_int4
 from csm.model.packed import packed
 from tests.test_packed import CONFIG, DRAWN, SMALL, divergence, random_model, stepped
 
@@ -148,3 +153,88 @@ def test_where_int4_is_to_be_had_nothing_is_warned_of():
         warnings.simplefilter("error")
         assert in_graph.why_not_in_graphs(CONFIG) is None
         packed(random_model(0), "int4")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A small published model whose rows divide by 32, and the same packed."""
+    from tests.published import small_csm_config, small_reference, write_transformers
+
+    depth = small_csm_config().depth_decoder_config.to_dict()
+    depth |= {"backbone_hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "head_dim": 16}
+    model = small_reference(**shape, depth_decoder_config=depth | {"intermediate_size": 64})
+    folder = tmp_path_factory.mktemp("published")
+    write_transformers(folder / "whole", model)
+    assert main(["convert", str(folder / "whole"), str(folder / "packed"), "--weights", "int4"]) == 0
+    return folder / "whole", folder / "packed"
+
+
+def codes_of(model, **options):
+    return load(str(model), "cpu", **options).generate_codes("Hello.", 0, max_audio_length_ms=560, seed=3)
+
+
+def test_weights_packed_on_disk_say_what_those_packed_at_loading_say(published):
+    whole, made = published
+    assert torch.equal(codes_of(made), codes_of(whole, weights="int4"))
+    assert torch.equal(codes_of(made, weights="int4"), codes_of(made))
+    assert not torch.equal(codes_of(whole, weights="float32"), codes_of(made))
+    assert "packed in int4" in describe(str(made)).layout
+
+
+def test_any_loader_of_safetensors_reads_packed_weights(published):
+    whole, made = published
+    weights = load_model(str(whole), torch.bfloat16).model.state_dict()
+    name = "backbone.layers.1.mlp.w2.weight"
+    with safe_open(made / "model.safetensors", "pt") as file:
+        assert file.metadata()["kind"] == "int4" and file.metadata()["order"] == "lower half first, eight added"
+        stored = Int4(file.get_tensor(f"{name}.packed"), file.get_tensor(f"{name}.scales"))
+        assert torch.equal(file.get_tensor("audio_head"), weights["audio_head"])
+    assert stored.group == 32
+    assert torch.equal(stored.wide(), rounded_to_int4(weights[name], 32).wide())
+
+
+def test_nano_packed_on_disk_speaks_the_same(tmp_path):
+    convert("nano", tmp_path / "nano", None, weights="int4")
+    assert torch.equal(codes_of(tmp_path / "nano"), codes_of("nano", weights="int4"))
+
+
+def test_packed_weights_that_cannot_be_used_are_told_of_in_one_sentence(published, tmp_path, monkeypatch, capsys):
+    whole, made = published
+    file = "model.safetensors"
+    with safe_open(made / file, "pt") as opened:
+        told, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}
+
+    def written(name, told, changed):
+        folder = shutil.copytree(made, tmp_path / name)
+        save_file(tensors | changed, folder / file, told)
+        return str(folder)
+
+    name = "decoder.layers.0.attn.k_proj.weight.packed"
+    wider = {name: tensors[name].flatten(1).unflatten(1, (-1, 8)).contiguous()}
+    other = written("other", told | {"kind": "int3"}, {})
+    coarser, torn = written("coarser", told, wider), written("torn", told, {"more.packed": tensors[name].clone()})
+    for folder, options, words in (
+        (other, {}, "packed as 'int3', which this version can't read"),
+        (coarser, {}, "k_proj.weight is in groups of 16, and this version reads groups of 32"),
+        (torn, {}, "tensors that the model doesn't know, the first more.packed"),
+        (str(made), {"weights": "int8"}, "in int4: for int8, load the model they were made of"),
+    ):
+        with pytest.raises(InputError, match=words):
+            load(folder, "cpu", **options)
+    with pytest.raises(InputError, match="packed weights, which only speak"):
+        load_model(str(made))  # as training does
+    for source, words in ((made, "holds packed weights"), (tmp_path / "nothing", "There is no model")):
+        assert main(["convert", str(source), str(tmp_path / "new"), "--weights", "int4"]) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1
+    assert main(["convert", str(whole), str(tmp_path / "new"), "--weights", "int4", "--layout", "original"]) == 2
+    assert "Say either" in capsys.readouterr().err and not (tmp_path / "new").exists()
+    monkeypatch.setattr("csm.extras.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs onnx and onnxruntime"):
+        load(str(made), "cpu")
+
+
+def test_rows_that_no_group_divides_are_not_packed(folder, tmp_path):
+    with pytest.raises(InputError, match="Rows of 48 numbers, as .* has, don't divide into int4's groups"):
+        convert(str(folder), tmp_path / "new", None, weights="int4")

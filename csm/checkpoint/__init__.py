@@ -37,16 +37,19 @@ __all__ = [
 ]
 
 
-def load_model(name: str, dtype: torch.dtype = torch.float32, adapter: str | None = None) -> Loaded:
+def load_model(
+    name: str, dtype: torch.dtype = torch.float32, adapter: str | None = None, packed_too: bool = False
+) -> Loaded:
     """A preset, a local folder or file in any of the three layouts, or a hub id. On the CPU.
 
     `dtype` is the published models' language model's; codecs and our own folders, which are small, stay float32.
-    `adapter` is a PEFT adapter, a folder or a hub id, to merge into the language model. Raises `InputError` with one
-    sentence for anything that can't be loaded; nothing is half loaded.
+    `adapter` is a PEFT adapter, a folder or a hub id, to merge into the language model. Weights that are packed already
+    only speak: they are refused unless they are welcome, too. Raises `InputError` with one sentence for anything that
+    can't be loaded; nothing is half loaded.
     """
     token = Environment.read().token
     found = find_model(name, token)
     opened = open_adapter(adapter, token) if adapter else None
     if isinstance(found, Path):
-        return read_folder(found, name if found.parent == ASSETS else found.name, opened)
-    return read_published(found.weights, found.repository, token, dtype, opened)
+        return read_folder(found, name if found.parent == ASSETS else found.name, opened, packed_too)
+    return read_published(found.weights, found.repository, token, dtype, opened, packed_too)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from csm.checkpoint import packed
 from csm.checkpoint.adapter import Adapter, merge
 from csm.checkpoint.hub import files_of
 from csm.checkpoint.tensors import (
@@ -25,6 +26,7 @@ from csm.checkpoint.tensors import (
     shapes_of,
     shard_names,
     sharded,
+    told_of,
     write_index,
 )
 from csm.codec import build_codec
@@ -68,23 +70,29 @@ def read_config(folder: Path) -> ModelConfig:
         raise InputError(f"The folder {folder.name} is no complete model of this project: {error}.") from error
 
 
-def read_folder(folder: Path, name: str, adapter: Adapter | None = None) -> Loaded:
-    """Both networks of a folder of ours, in float32, `adapter` merged into it. Raises `InputError`."""
-    config = read_config(folder)
-    tensors = open_tensors(files_of(folder / INDEX))
+def read_folder(folder: Path, name: str, adapter: Adapter | None = None, packed_too: bool = False) -> Loaded:
+    """Both networks of a folder of ours, in float32, `adapter` merged into it; or, if they are welcome, its packed
+    weights as they are. Raises `InputError`."""
+    config, files = read_config(folder), files_of(folder / INDEX)
+    tensors = open_tensors(files)
 
     def part(prefix: str) -> Checkpoint:
         return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
+    language = part("csm.")
+    codec = build_codec(config.codec)
+    if packed.is_packed(language):
+        packed.check_use(name, packed_too, adapter is not None)
+        packed.check_packed(language, config, told_of(files[0]), "checkpoint")
+        fill(codec.module, part("codec."), "checkpoint's codec")
+        return Loaded(name, packed.read_packed(language, config, torch.float32), codec, ByteTokenizer())
     with torch.device("meta"):
         model = CSM(config)
-    language = part("csm.")
     if adapter:
         check_keys(set(language), set(shapes_of(model)), "checkpoint")
         language = merge(language, adapter, config, shapes_of(model), "checkpoint")
         name = f"{name} with {adapter.name}"
     halves = not adapter and all(tensor.dtype == torch.float16 for tensor in language.values())
     fill(model, language, "checkpoint")
-    codec = build_codec(config.codec)
     fill(codec.module, part("codec."), "checkpoint's codec")
     return Loaded(name, model, codec, ByteTokenizer(), torch.float16 if halves else None)

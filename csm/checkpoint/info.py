@@ -14,6 +14,7 @@ from csm.checkpoint.configs import model_config, read_config
 from csm.checkpoint.find import find_model
 from csm.checkpoint.folder import read_config as read_own_config
 from csm.checkpoint.hub import Snapshot, Token, cached_model, fetch_file
+from csm.checkpoint.packed import is_packed
 from csm.checkpoint.published import open_published
 from csm.checkpoint.tensors import open_tensors
 from csm.codec import build_codec
@@ -87,7 +88,8 @@ def describe(name: str, token: Token = None) -> Facts:
     opened = open_published(found.weights, found.repository, token)
     types = Counter(str(tensor.dtype) for tensor in opened.csm.values())
     licence = _licence(opened.folder, opened.config)
-    return Facts(name, opened.layout, opened.config, licence, _sizes(opened.files), _plain(types))
+    layout = "original, packed in int4" if is_packed(opened.csm) else opened.layout
+    return Facts(name, layout, opened.config, licence, _sizes(opened.files), _plain(types))
 
 
 def _hub_config(repository: str, token: Token) -> ModelConfig:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 
-from csm.checkpoint import layouts, mimi_keys
+from csm.checkpoint import layouts, mimi_keys, packed
 from csm.checkpoint.adapter import Adapter, merge
 from csm.checkpoint.configs import Json, model_config, read_config, recognised
 from csm.checkpoint.hub import HUB_MIMI, HUB_TOKENIZER, WEIGHTS, Token, complete, fetch_file, files_of, weight_map
@@ -27,6 +27,7 @@ from csm.checkpoint.tensors import (
     fill,
     open_tensors,
     shapes_of,
+    told_of,
 )
 from csm.codec import build_codec
 from csm.config import RELEASES, MimiConfig, ModelConfig
@@ -83,9 +84,12 @@ def open_published(weights: Path, name: str, token: Token) -> Published:
         csm = layouts.from_transformers(language, config, shapes, what)
         mimi = mimi_keys.from_transformers(codec, config.codec, mimi_shapes(config.codec), f"{what}'s codec")
         return Published("transformers", files, config, given, csm, lambda: mimi)
-    check_keys(set(tensors), set(shapes), what)
-    check_types(tensors, what)
-    check_shapes(tensors, shapes, what)
+    if packed.is_packed(tensors):
+        packed.check_packed(tensors, config, told_of(files[0]), what)
+    else:
+        check_keys(set(tensors), set(shapes), what)
+        check_types(tensors, what)
+        check_shapes(tensors, shapes, what)
     return Published("original", files, config, given, tensors, partial(_mimi_beside, weights.parent, config, token))
 
 
@@ -140,11 +144,19 @@ def read_tokenizer(file: Path, text_vocab_size: int) -> LlamaTokenizer:
 
 
 def read_published(
-    weights: Path, name: str, token: Token, dtype: torch.dtype, adapter: Adapter | None = None
+    weights: Path,
+    name: str,
+    token: Token,
+    dtype: torch.dtype,
+    adapter: Adapter | None = None,
+    packed_too: bool = False,
 ) -> Loaded:
-    """Load a checkpoint in either layout: the language model in `dtype`, the codec in float32."""
+    """Load a checkpoint in either layout: the language model in `dtype`, or, if they are welcome, its packed weights as
+    they are; the codec in float32."""
     opened = open_published(weights, name, token)
     what = f"checkpoint {name}"
+    if in_four_bits := packed.is_packed(opened.csm):
+        packed.check_use(name, packed_too, adapter is not None)
     tokenizer = read_tokenizer(tokenizer_file(opened.folder, token), opened.config.text_vocab_size)
     with torch.device("meta"):
         model, codec = CSM(opened.config), build_codec(opened.config.codec)
@@ -153,5 +165,7 @@ def read_published(
         tensors = merge(tensors, adapter, opened.config, shapes_of(model), what)
         name = f"{name} with {adapter.name}"
     fill(codec.module, opened.mimi(), f"{what}'s codec", torch.float32)
+    if in_four_bits:
+        return Loaded(name, packed.read_packed(tensors, opened.config), codec, tokenizer)
     fill(model, tensors, what, dtype)
     return Loaded(name, model, codec, tokenizer)

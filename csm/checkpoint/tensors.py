@@ -33,7 +33,7 @@ KINDS = {  # what safetensors calls them
     **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
 }
 WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
-NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8"}
 
 
 class Loaded:
@@ -251,9 +251,18 @@ def write_index(folder: Path, files: Mapping[str, Mapping[str, Sized]]) -> None:
     (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
 
 
-def write_tensors(file: Path, tensors: Checkpoint) -> None:
-    """A safetensors file, written tensor by tensor in each one's own type; one tensor is in memory at a time."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def told_of(file: Path) -> dict[str, str]:
+    """What a safetensors file, which was opened before, says of itself."""
+    if file.suffix != ".safetensors":
+        return {}
+    with safe_open(file, framework="np") as opened:
+        return opened.metadata() or {}
+
+
+def write_tensors(file: Path, tensors: Checkpoint, told: Mapping[str, str] | None = None) -> None:
+    """A safetensors file, written tensor by tensor in each one's own type; one tensor is in memory at a time. `told` is
+    what it says of itself."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(told or {})}}
     end = 0
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     for name, tensor in ordered:

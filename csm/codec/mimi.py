@@ -14,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from moshi.models.compression import MimiModel
 from moshi.modules import SEANetDecoder, SEANetEncoder, transformer
+from moshi.modules.conv import StreamingConvTranspose1d
 from moshi.quantization import SplitResidualVectorQuantizer
 from moshi.utils.compile import no_cuda_graph
-from torch import Tensor
+from torch import Tensor, nn
 
 from csm.config import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE, MimiConfig
+
+FEW = 8  # steps
 
 
 def build_mimi(config: MimiConfig) -> MimiModel:
@@ -78,7 +81,32 @@ def build_mimi(config: MimiConfig) -> MimiModel:
         decoder_transformer=transformer.ProjectedTransformer(**attention),
     )
     model.set_num_codebooks(config.num_codebooks)
+    first = next(layer.convtr for layer in decoder.model if isinstance(layer, StreamingConvTranspose1d))
+    first.convtr = FewSteps.of(first.convtr)  # the one with the most weights, of which a frame is two steps
     return model.eval()
+
+
+class FewSteps(nn.ConvTranspose1d):
+    """A transposed convolution whose kernel is twice its stride, on a CPU: few steps are one product with its weights,
+    which torch's own way copies first."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """x (B, in, T) -> (B, out, (T + 1) stride)."""
+        steps, stride = x.shape[-1], self.stride[0]
+        if steps > FEW or x.device.type != "cpu" or self.bias is None:
+            return super().forward(x, output_size)
+        made = torch.matmul(x.transpose(1, 2), self.weight.flatten(1)).unflatten(2, (self.out_channels, 2, stride))
+        first, second = made.permute(3, 0, 2, 1, 4).flatten(3)  # (B, out, T stride): each step's two halves
+        return (F.pad(first, (0, stride)) + F.pad(second, (stride, 0))).add_(self.bias[:, None])
+
+    @classmethod
+    def of(cls, source: nn.ConvTranspose1d) -> FewSteps:
+        """The same with the parameters of `source`."""
+        assert source.kernel_size[0] == 2 * source.stride[0]
+        with torch.device("meta"):
+            made = cls(source.in_channels, source.out_channels, source.kernel_size[0], source.stride[0])
+        made.weight, made.bias = source.weight, source.bias
+        return made
 
 
 class MimiStream:
@@ -90,12 +118,15 @@ class MimiStream:
     def push(self, codes: Tensor) -> Tensor:
         module, codes = self._codec.module, self._codec.known(codes)
         with self._codec.lock:
-            # moshi would record CUDA graphs anew for every stream, and no other thread may use the device meanwhile.
-            with no_cuda_graph(), module.streaming(1):  # fresh states; our own take their place below
-                if self._state is not None:
-                    module.set_streaming_state(self._state)
-                waves = [module.decode(frame.unsqueeze(0)) for frame in codes.T.split(1, dim=1)]
-                self._state = module.get_streaming_state()
+            if self._state is None:
+                with module.streaming(1):
+                    self._state = module.get_streaming_state()
+            module.set_streaming_state(self._state)
+            try:
+                with no_cuda_graph():  # moshi would record them anew for every stream, while nobody may use the device
+                    waves = [module.decode(frame.unsqueeze(0)) for frame in codes.T.split(1, dim=1)]
+            finally:
+                module.set_streaming_state(dict.fromkeys(self._state))  # nobody streams
         return torch.cat(waves, dim=-1)[0, 0].float()
 
     def flush(self) -> Tensor:

@@ -40,7 +40,7 @@ class Engine:
         self.model = model
         self.config = model.config
         self.lineups = lineups or Lineups(model, weights)
-        self.threads = StepThreads(self.config, self.device)
+        self.threads = StepThreads(self.config, self.device, model.in_graphs)
         self._beside: torch.cuda.Stream | None = None
 
     @property
@@ -152,6 +152,7 @@ class Engine:
         return torch.cuda.stream(self._beside)
 
     def _read(self, context: Context, rows: Rows) -> None:
+        self.threads.regain()
         ids, mask = rows.ids.to(self.device), rows.mask.to(self.device)
         hidden = self.model.backbone(self.model.embed_rows(ids[None], mask[None]), context.cache)
         context.state = hidden[:, -1]

@@ -45,7 +45,8 @@ class InPlaceStage:
 
     def __init__(self, model: CSM, slots: int) -> None:
         self.slots = slots
-        self._model, self._threads = model, StepThreads(model.config, model.projection.weight.device)
+        self._model = model
+        self._threads = StepThreads(model.config, model.projection.weight.device, model.in_graphs)
         self._contexts: dict[int, tuple[Context, Settings, int]] = {}  # with its length when it entered
 
     def enter(self, slot: int, context: Context, sampling: Settings, keep: bool = True) -> None:

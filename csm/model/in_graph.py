@@ -96,17 +96,34 @@ class GraphTransformer(nn.Module):
 
 
 @torch.no_grad()
-def graph_transformer(source: Transformer, keep: bool, projection: Tensor | None = None) -> GraphTransformer:
+def graph_transformer(
+    config: TransformerConfig,
+    positions: int,
+    layers: list[LayerWeights],
+    norm: Tensor,
+    projection: Int4 | None = None,
+) -> GraphTransformer:
+    """The transformer of these matrices and final norm (dim,), for so many positions; with a `projection` (dim, width)
+    what it makes of projected inputs."""
+    frequencies = rope_frequencies(config.head_dim, config.rope)
+    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
+    model, weights = step_graph(config, layers, norm, (angles.cos(), angles.sin()), projection)
+    return GraphTransformer(config, session(model, weights, 1 if config.dim <= SMALL else torch.get_num_threads()))
+
+
+def rounded(*weights: Tensor) -> Int4:
+    """Weights (out, in) of one input as one matrix, in the usual groups, which divide its rows."""
+    whole = torch.cat(weights) if len(weights) > 1 else weights[0]
+    group = group_for(whole.shape[1])
+    assert group is not None, "asked for before"
+    return rounded_to_int4(whole, group)
+
+
+@torch.no_grad()
+def rounded_transformer(source: Transformer, keep: bool, projection: Tensor | None = None) -> GraphTransformer:
     """`source`, or with `projection` (dim, width) what it makes of projected inputs, with its matrices in four bits.
 
     Unless it is to `keep` them, `source` loses its matrices."""
-
-    def rounded(*weights: Tensor) -> Int4:
-        whole = torch.cat(weights) if len(weights) > 1 else weights[0]
-        group = group_for(whole.shape[1])
-        assert group is not None, "asked for before"
-        return rounded_to_int4(whole, group)
-
     layers = []
     for layer in cast(list[Layer], source.layers):
         attn, mlp = layer.attn, layer.mlp
@@ -123,10 +140,5 @@ def graph_transformer(source: Transformer, keep: bool, projection: Tensor | None
             for module in layer.modules():
                 if isinstance(module, nn.Linear):
                     del module.weight
-    config, rotary = source.config, source.rotary
-    angles = torch.outer(
-        torch.arange(rotary.positions, dtype=torch.float32), rope_frequencies(rotary.head_dim, rotary.rope)
-    )
     before = None if projection is None else rounded(projection)
-    model, weights = step_graph(config, layers, source.norm.scale, (angles.cos(), angles.sin()), before)
-    return GraphTransformer(config, session(model, weights, 1 if config.dim <= SMALL else torch.get_num_threads()))
+    return graph_transformer(source.config, source.rotary.positions, layers, source.norm.scale, before)

@@ -38,6 +38,11 @@ class Int4:
     def nbytes(self) -> int:
         return self.packed.nbytes + self.scales.nbytes
 
+    @classmethod
+    def of_rows(cls, *parts: Int4) -> Int4:
+        """One matrix of the rows of several, in groups of the same size."""
+        return cls(torch.cat([part.packed for part in parts]), torch.cat([part.scales for part in parts]))
+
     def wide(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The numbers that it stands for, (out, in)."""
         pairs = torch.stack((self.packed & 15, self.packed >> 4), dim=-1).flatten(2)

@@ -21,6 +21,7 @@ ROWS_AT_ONCE = 256  # whose columns' embeddings are held at a time: 2 048 rows o
 
 class CSM(nn.Module):
     stack: type[Transformer] = Transformer  # what the backbone and the depth decoder are
+    in_graphs = False  # whether others than torch compute them, with threads of their own
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

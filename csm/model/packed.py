@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from csm.config import ModelConfig
 from csm.errors import InputError
 from csm.extras import need
-from csm.model.in_graph import graph_transformer, why_not_in_graphs
+from csm.model.in_graph import GraphTransformer, rounded_transformer, why_not_in_graphs
 from csm.model.int4 import GROUP
 from csm.model.module import CSM
 from csm.model.precision import quick_in_bfloat16
@@ -201,7 +201,8 @@ class PackedCSM(RecordedCSM):
     def __init__(self, config: ModelConfig, packing: Packing) -> None:
         super().__init__(config)
         self.packing = packing
-        self.recorded = packing != "int4"  # whose steps are graphs of another kind
+        self.in_graphs = packing == "int4"
+        self.recorded = not self.in_graphs
 
     def depth_logits(self, state: Tensor, codes: Tensor) -> Tensor:
         hidden = self.decoder(self.depth_inputs(state, codes[:, :-1]))[:, 1:]
@@ -264,9 +265,12 @@ def packed(model: CSM, packing: Packing, keep: bool = False) -> PackedCSM:
         torch.backends.quantized.engine = ENGINE  # decides how weights are packed, and nothing later
     try:
         if in_graphs:
-            graphs: Any = made
-            graphs.backbone = graph_transformer(model.backbone, keep)
-            graphs.decoder = graph_transformer(model.decoder, keep, model.projection.weight)
+            graphs, stacks = cast(Any, made), cast(Any, model)  # whose graphs may be there already
+            if isinstance(stacks.backbone, GraphTransformer):
+                graphs.backbone, graphs.decoder = stacks.backbone, stacks.decoder
+            else:
+                graphs.backbone = rounded_transformer(stacks.backbone, keep)
+                graphs.decoder = rounded_transformer(stacks.decoder, keep, model.projection.weight)
         for name, source in list(model.named_modules()):
             parent, _, own = name.rpartition(".")
             if isinstance(model.get_submodule(parent), Attention | FeedForward):
@@ -314,8 +318,12 @@ def rounded_by_kernels(weights: str | None, device: torch.device) -> bool:
 
 def in_precision(model: CSM, weights: str | None, keep: bool = False) -> CSM:
     """`model` with its matrices in `weights`, by name, packed on a CPU; None leaves it alone. A model to `keep` is not
-    changed."""
+    changed. Raises `InputError` for one that is packed otherwise."""
     if not weights:
+        return model
+    if isinstance(model, PackedCSM):
+        if model.packing != weights:
+            raise InputError(f"The weights are in {model.packing}: for {weights}, load the model they were made of.")
         return model
     if weights in EXACT and model.projection.weight.device.type != "cpu":
         return (copy.deepcopy(model) if keep else model).to(EXACT[weights])

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Frames
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -287,6 +287,10 @@ class SharedEngine(Engine):
         self.slots = slots
         self._reading = _InOrder()
         self._stepper = _Stepper(lambda: self.lineups.new(slots))
+
+    def decoding(self) -> AbstractContextManager[object]:
+        """On a CPU, with one thread: the steps of all, beside which sound is made, have the others."""
+        return self.threads.one() if self.device.type == "cpu" else super().decoding()
 
     def _read(self, context: Context, rows: Rows) -> None:
         with self._reading:

@@ -9,7 +9,7 @@ import torch
 from csm.checkpoint import HUB_MODEL, load_model
 from csm.config import Environment
 from csm.errors import InputError
-from csm.model.packed import in_precision, reading_precision, rounded_by_kernels, usual_packing
+from csm.model.packed import PackedCSM, in_precision, reading_precision, rounded_by_kernels, usual_packing
 from csm.speech.generator import Generator
 
 
@@ -44,7 +44,8 @@ def load(
     model is left as it is published. `adapter` is a PEFT adapter to merge, a folder or a hub id.
     `weights` (or CSM_WEIGHTS) is the precision of any model's matrices: float32, bfloat16, on a CPU float16, int8 or
     int4, and on CUDA int8 or float8. On a CPU they are packed, and all around them is float32; a model that is stored
-    in float16, as nano is, keeps its weights so. Raises `InputError` in one sentence.
+    in float16, as nano is, keeps its weights so, and so does one that was packed before (`csm convert --weights`).
+    Raises `InputError` in one sentence.
     """
     environment, target = Environment.read(), usable_device(device)
     weights = weights or environment.weights
@@ -52,11 +53,12 @@ def load(
     dtype = reading_precision(weights, dtype, target)
 
     def build(name: str) -> Generator:
-        loaded = load_model(name, dtype, adapter)
+        loaded = load_model(name, dtype, adapter, packed_too=target.type == "cpu")
         if weights and rounded_by_kernels(weights, target):
             return Generator(loaded, target, weights)
         usual = None if as_published else usual_packing(loaded.stored)
-        loaded.model = in_precision(loaded.model, weights or usual)
+        if weights or not isinstance(loaded.model, PackedCSM):  # some come packed
+            loaded.model = in_precision(loaded.model, weights or usual)
         return Generator(loaded, target)
 
     name = model or environment.model

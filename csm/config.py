@@ -75,7 +75,7 @@ class SpectralConfig:
     mlp_dim: int = 768
     codebook_dim: int = 128
     encoder_blocks: int = 3
-    decoder_blocks: int = 9
+    decoder_blocks: int = 5
     mels: int = 100
 
 

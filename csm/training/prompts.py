@@ -1,7 +1,7 @@
-"""Make the shipped voice prompts again (`prompts/`): two sentences each, by the teachers of the training speech.
+"""Make the shipped voice prompts again (`prompts/`): the six unshifted synthetic speakers, two sentences each.
 
-Eight natural voices of Kokoro's, and the six unshifted speakers of the two synthesisers (`csm/training/corpus.py`), so
-that the embedded model knows them all; the same teachers give the same files bit for bit.
+The same recipe as the training speech (`csm/training/corpus.py`), so that the embedded model knows the voices;
+the same synthesisers give the same files bit for bit.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from csm.audio import write_audio
 from csm.config import SAMPLE_RATE
-from csm.training.corpus import SPEAKERS, levelled, load_engines, say
-from csm.training.kokoro import Kokoro, Style, voice_rows
+from csm.training.corpus import SPEAKERS, load_engines, say
 
 FLITE_TERMS = """\
 Copyright (c) 1999-2001 Language Technologies Institute, Carnegie Mellon University. All Rights Reserved.
@@ -47,16 +45,11 @@ MERCHANTABILITY AND FITNESS, IN NO EVENT SHALL THE AUTHORS BE LIABLE FOR ANY SPE
 DAMAGES OR ANY DAMAGES WHATSOEVER RESULTING FROM LOSS OF USE, DATA OR PROFITS, WHETHER IN AN ACTION OF CONTRACT, \
 NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
 See http://www.festvox.org/cmu_arctic/ for more details."""
-APACHE_TERMS = """\
-Kokoro-82M, by hexgrad: weights and voices under the Apache License, Version 2.0, the same as in the file LICENSE of \
-this repository. What is kept here is speech that they made, and no part of them."""
 LICENCES = {
-    "kokoro": ("Apache License 2.0", APACHE_TERMS),
     "flite": ("CMU Flite licence (permissive)", FLITE_TERMS),
     "rhvoice": ("CMU ARCTIC licence (permissive)", ARCTIC_TERMS),
 }
 ORIGINS = {
-    "kokoro": "Kokoro-82M, voice {voice}",
     "flite": "CMU Flite, voice cmu_us_{voice}, built by Carnegie Mellon University from the CMU ARCTIC recordings of "
     "{voice}; resampled to 24 kHz",
     "rhvoice": "RHVoice 1.6.0, voice {voice}, built by the RHVoice project from Carnegie Mellon University's CMU "
@@ -66,54 +59,13 @@ ORIGINS = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a shipped voice says, what it sounds like in a few words, and which of Kokoro's voices it is, if any."""
+    """What a shipped voice says, and what it sounds like in a few words."""
 
     transcript: str
     description: str
-    kokoro: str = ""
 
 
 PROMPTS: dict[str, Prompt] = {
-    "lark": Prompt(
-        "The bakery on the corner opens before sunrise. By noon there is hardly a roll left on the shelves.",
-        "woman, American",
-        "af_heart",
-    ),
-    "finch": Prompt(
-        "We planted two cherry trees behind the shed. It took them six years to give us the first fruit.",
-        "man, American",
-        "am_michael",
-    ),
-    "wren": Prompt(
-        "A fog came in from the harbour this morning. You could hear the ships, but nobody could see them.",
-        "woman, British",
-        "bf_emma",
-    ),
-    "heron": Prompt(
-        "My aunt repairs old clocks in her kitchen. Every hour the whole house begins to chime at once.",
-        "man, British",
-        "bm_george",
-    ),
-    "dove": Prompt(
-        "The path to the lighthouse is steep and narrow. Take a coat with you, because it is always windy.",
-        "woman, American",
-        "af_bella",
-    ),
-    "raven": Prompt(
-        "He found a map in the back of the drawer. It showed a bridge that had been gone for ages.",
-        "man, American",
-        "am_fenrir",
-    ),
-    "swift": Prompt(
-        "They painted the boat green over the winter. In spring it looked as good as new on the water.",
-        "woman, British",
-        "bf_alice",
-    ),
-    "owl": Prompt(
-        "The library stays open late on Thursdays. I like to sit by the window and watch the buses go by.",
-        "man, British",
-        "bm_fable",
-    ),
     "slt": Prompt(
         "My grandmother always baked apple pies on Sundays. Everybody sat together around her table.",
         "woman, American",
@@ -141,33 +93,27 @@ PROMPTS: dict[str, Prompt] = {
 }
 
 
-def make_prompts(folder: Path, natural: Path, rhvoice: Path | None = None) -> list[Path]:
+def make_prompts(folder: Path, rhvoice: Path | None = None) -> list[Path]:
     """Write one 16-bit 24 kHz mono wav a voice and `index.json` into `folder`; returns the wavs' paths.
 
-    `natural` has Kokoro's packages and voices, `rhvoice` is where RHVoice is installed. Raises `InputError` when one of
-    the teachers is missing.
+    `rhvoice` is where RHVoice is installed. Raises `InputError` when it or Flite is not.
     """
-    teacher, engines = Kokoro(natural), load_engines(rhvoice)
+    engines = load_engines(rhvoice)
     folder.mkdir(parents=True, exist_ok=True)
     entries, paths = [], []
     for name, prompt in PROMPTS.items():
-        if prompt.kokoro:
-            engine, voice = "kokoro", prompt.kokoro
-            style = Style(voice, voice.startswith("b"), voice_rows(natural, voice))
-            wave = levelled(teacher.speak(prompt.transcript, style)[0])
-        else:
-            engine, voice = SPEAKERS[name].engine, SPEAKERS[name].voice
-            wave, _, _ = say(engines, prompt.transcript, name)
+        wave, _, _ = say(engines, prompt.transcript, name)
         paths.append(folder / f"{name}.wav")
-        write_audio(paths[-1], torch.from_numpy(np.ascontiguousarray(wave)), SAMPLE_RATE)
+        write_audio(paths[-1], torch.from_numpy(wave), SAMPLE_RATE)
+        speaker = SPEAKERS[name]
         entries.append(
             {
                 "name": name,
                 "file": paths[-1].name,
                 "transcript": prompt.transcript,
-                "licence": LICENCES[engine][0],
+                "licence": LICENCES[speaker.engine][0],
                 "origin": "Synthesised by this project (csm/training/prompts.py) with "
-                + ORIGINS[engine].format(voice=voice)
+                + ORIGINS[speaker.engine].format(voice=speaker.voice)
                 + "; its loudness changed.",
                 "description": prompt.description,
             }

@@ -95,6 +95,7 @@ def _light_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _go_on(arguments: argparse.Namespace) -> None:
     from csm.checkpoint import load_model
+    from csm.codec import build_codec
     from csm.codec.spectral import SpectralCodec
     from csm.training.codec import train_codec
     from csm.training.corpus import Corpus
@@ -110,9 +111,10 @@ def _go_on(arguments: argparse.Namespace) -> None:
     keep_shape(arguments.out, config)
     trained = train_codec(arguments.data, arguments.out, config, **options, start=codec)
     trained.decoder.sharpen(arguments.sharpen)
-    loaded.codec.module = trained
+    grown = build_codec(config)
+    grown.module.load_state_dict(trained.state_dict())
     loaded.model.config = replace(loaded.model.config, codec=config)
-    save_like(arguments.init, loaded.model, loaded.codec, arguments.out / "model")
+    save_like(arguments.init, loaded.model, grown, arguments.out / "model")
     say(f"written: {arguments.out / 'model'}, to use with --model {arguments.out / 'model'}")
     if options["steps"]:
         say("Its codes are others than before: the language model in it says nothing yet until it has learned them.")

@@ -22,9 +22,7 @@ def add_arguments(codec: argparse.ArgumentParser) -> None:
         "--config", default="nano", help=f"{', '.join(CODECS)} (the published one is mimi), or a JSON file of sizes"
     )
     shape.add_argument("--init", metavar="MODEL", help="go on with the codec of nano or of a folder like it")
-    codec.add_argument(
-        "--steps", type=natural, help="steps in all; of reconstruction for nano; with --init codes move in them (0)"
-    )
+    codec.add_argument("--steps", type=positive, help="in all; of reconstruction for nano; with --init the codes move")
     codec.add_argument("--seed", type=natural, default=1)
     codec.add_argument("--every", type=positive, default=250, help="steps between saves (default: 250)")
     nano = codec.add_argument_group("nano")

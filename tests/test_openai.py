@@ -240,6 +240,20 @@ def test_sound_that_may_have_gone_wrong_says_so_in_a_header_and_in_the_last_even
     assert json.loads(events.strip().rpartition("data: ")[2])["doubt"] == "it is too long"
 
 
+def test_it_is_listened_to_where_somebody_can_be_told_what_was_heard(serve):
+    judged = []
+
+    def noting(job: Job) -> Iterator[Event]:
+        judged.append(job.judged)
+        yield second_of_noise()
+
+    url = f"{serve(noting)}/v1/audio/speech"
+    for form in ({"response_format": "pcm"}, {"response_format": "flac"}, {"stream_format": "sse"}):
+        asked = {"voice": "slt", "input": "Good morning."} | form
+        assert httpx.post(url, json=asked, trust_env=False, timeout=60).status_code == 200
+    assert judged == [False, True, True]
+
+
 def test_sound_arrives_while_the_rest_is_made(serve):
     """The rest is not made until the client has the beginning."""
     arrived, in_time = threading.Event(), []

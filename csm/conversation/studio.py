@@ -21,6 +21,7 @@ from csm.conversation.events import Event, Performed, TurnFinished
 from csm.conversation.judges import LazyJudges
 from csm.conversation.parsing import Line
 from csm.conversation.session import Session
+from csm.conversation.takes import NOBODY
 from csm.conversation.waiting import Queue
 from csm.errors import InputError
 from csm.settings import Settings
@@ -83,6 +84,7 @@ class Job:
     """Speak `session` from turn `index` (from 0) on or, `again`, redo that turn alone; `live`, sound is told of while
     it is made or, `held`, as soon as a piece of it is done and nothing more is to be mended.
 
+    Single takes are listened to where it is `judged`: where somebody can be told what may have gone wrong.
     A job that others may stop has a `folder` of its own: a file in it is seen from other processes, too. `who` asked
     for it, by a name under which the queue knows them again. `most_seconds` of sound is all that it may come to.
     """
@@ -93,6 +95,7 @@ class Job:
     again: bool = False
     live: bool = True
     held: bool = False
+    judged: bool = True
     who: str = ""
     most_seconds: float = math.inf
 
@@ -229,6 +232,8 @@ class Studio:
 
     def _spoken(self, job: Job) -> Iterator[Event]:
         session = job.session
-        judges = self.judges.get() if session.settings.takes > 1 else self.judges.listening
+        judges = self.judges.listening if job.judged else NOBODY
+        if session.settings.takes > 1:
+            judges = self.judges.get()
         spoken = session.redo if job.again else session.speak
         return spoken(self.generator, job.index, stop=job.stopped, judges=judges, live=job.live, held=job.held)

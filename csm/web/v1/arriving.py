@@ -104,7 +104,8 @@ class TextStream:
             lines.append(Line(READER, clause, index + 1))
             session.rewrite(lines)
             left = LONGEST_SPEECH - heard.seconds
-            job = Job(session, new_folder(), index, who=asker(socket), most_seconds=max(1.0, left))
+            most = max(1.0, left)
+            job = Job(session, new_folder(), index, judged=False, who=asker(socket), most_seconds=most)
             await socket.send_json(
                 {"type": "audio.start", "sentence_index": index, "sentence_text": clause, "format": order.format}
             )

@@ -103,7 +103,9 @@ class Order:
     def job(self, folder: Path, who: str, live: bool = True) -> Job:
         """What is to be spoken."""
         session = Session(self.lines, self.voices, self.settings)
-        return Job(session, folder, live=live, held=live and self.whole, who=who, most_seconds=LONGEST_SPEECH)
+        told = not live or self.whole or self.stream_format == "sse"  # sound that flows has no place for more
+        held = live and self.whole
+        return Job(session, folder, live=live, held=held, judged=told, who=who, most_seconds=LONGEST_SPEECH)
 
 
 def voice_for(name: str, offered: Mapping[str, Voice]) -> Voice | None:

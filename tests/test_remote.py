@@ -60,3 +60,13 @@ def test_what_can_not_be_read_is_one_sentence(address, told, tmp_path, monkeypat
     with pytest.raises(csm.InputError, match=re.escape(told)) as error:
         at_hand(remote.Path(address))
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../x.npy", "/etc/x.npy"])
+def test_a_name_that_leads_out_of_the_copy_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = fsspec.filesystem("memory")
+    found = {f"bucket/odd/{name}": {"size": 1, "type": "file"}}
+    monkeypatch.setattr(type(files), "find", lambda files, path, detail: found)
+    with pytest.raises(csm.InputError, match="names that lead out of it"):
+        at_hand(remote.Path("memory://bucket/odd"))

@@ -39,8 +39,8 @@ def at_hand(folder: Path) -> Path:
         here.mkdir(parents=True, exist_ok=True)
         with FileLock(here / LOCK):
             wanted = {here / name.partition(f"{path}/")[2]: (name, about["size"]) for name, about in there.items()}
-            if any(".." in target.parts for target in wanted):
-                raise InputError(f"{address} has names with .. in them.")
+            if any(".." in target.parts or not target.is_relative_to(here) for target in wanted):
+                raise InputError(f"{address} has names that lead out of it.")
             for old in {file for file in here.rglob("*") if file.is_file()} - {*wanted, here / LOCK}:
                 old.unlink()
             for target, (name, size) in wanted.items():

@@ -28,7 +28,7 @@ from csm.speech.voices import (
     shipped_voices,
     voice_name,
 )
-from csm.web.voices import VoicesTab, build_voices_tab, findings, forget, lay_out
+from csm.web.voices import VoicesTab, _seconds, build_voices_tab, findings, forget, lay_out
 from tests.small import SMALL_MIMI, performed, small_generator
 
 SHIPPED = next(iter(shipped_voices().values()))
@@ -270,3 +270,9 @@ def test_a_kept_voice_speaks_with_its_codes(generator, recording):
     kept = tab.add(recording, 1.0, 3.0, "My grandmother.", "Anna", {})[tab.kept]
     done = list(performed(generator, [Line("A", "Hi.", 1)], {"A": kept["Anna"]}, Settings(max_turn_seconds=0.3)))
     assert isinstance(done[-1], Performed) and done[-1].report["turns"]
+
+
+@pytest.mark.parametrize("given", [10**400, "soon", [1]])
+def test_a_time_that_is_none_is_refused(given):
+    with pytest.raises(InputError, match="are seconds"):
+        _seconds(given)

@@ -235,6 +235,14 @@ def test_bad_input_gets_one_sentence(client, prompts, given, sentence):
     assert "Traceback" not in told and "\n" not in told and len(told) < 300
 
 
+def test_a_function_or_an_event_that_is_not_there_is_no_failure_of_the_program(app):
+    with httpx.Client(base_url=app.url + "gradio_api/", trust_env=False, timeout=60) as http:
+        unknown = http.post("call/nothing", json={"data": [1]})
+        assert unknown.status_code == 400 and "can't be read" in unknown.json()["error"]
+        for path in ("call/generate/nothing", "call/v2/generate/nothing"):
+            assert "404" in http.get(path).text  # and the answer is whole
+
+
 def test_a_request_cannot_have_files_of_the_server_read(app):
     def called(recording) -> str:
         data = ["A: Hi.", "slt", "rms", 7, 0.9, 50, 1, recording, "Hi.", None, "", 1, 0.1]

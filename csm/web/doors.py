@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+from gradio.route_utils import FnIndexInferError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -33,7 +34,10 @@ HEADER_NAMES = re.compile(r"[\w-]+(?: *, *[\w-]+){0,63}", re.ASCII)
 TOO_LONG = "This is more than the server takes at once: send less."
 NO_ROOM = "The server keeps as many files as it can: try again in an hour."
 UNREADABLE = "The request can't be read: something in it is missing or of another kind."
-UNREADABLE_ERRORS = (LookupError, ValueError, TypeError, AttributeError, RecursionError, MultiPartException)
+UNREADABLE_ERRORS = (
+    *(LookupError, ValueError, TypeError, AttributeError, RecursionError, MultiPartException),
+    FnIndexInferError,  # a function that there is not
+)
 SAID = {
     404: "There is nothing at this address.",
     405: "This address takes requests of another method.",
@@ -152,6 +156,8 @@ class Doors:
                 logger.exception("A request failed.")
             if not began:
                 await failed(path, error)(scope, receive, send)
+            elif _unreadable(path, error):  # what Gradio said of it is all
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             if name:
                 self._calls.end(name)
@@ -249,7 +255,8 @@ async def answer_unreadable(request: Request, error: Exception) -> Response:
 def _unreadable(path: str, error: Exception) -> bool:
     """Gradio's own routes raise these for what they are asked; our functions behind them let none of them out."""
     of_name = isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR)
-    return not path.startswith(("/v1", "/csm")) and (of_name or isinstance(error, UNREADABLE_ERRORS))
+    nothing = isinstance(error.__cause__, HTTPException)  # an event that there is not, told after the answer began
+    return not path.startswith(("/v1", "/csm")) and (of_name or nothing or isinstance(error, UNREADABLE_ERRORS))
 
 
 def _reason(sentence: str) -> str:

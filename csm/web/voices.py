@@ -181,7 +181,7 @@ class VoicesTab:
         if not recording:
             raise InputError("There is no recording yet: record or choose one.")
         inspect_audio(recording)
-        return cut(load_audio(recording, LONGEST_READ), float(start or 0), float(end or 0))
+        return cut(load_audio(recording, LONGEST_READ), _seconds(start), _seconds(end))
 
     def _checked(self, wave: Any, transcript: str) -> str:
         ears = self.ears.get()
@@ -215,6 +215,14 @@ class VoicesTab:
             self.own: gr.update(choices=list(kept), value=name),
             **self.choose(name, kept),
         }
+
+
+def _seconds(given: float | None) -> float:
+    """A time in a recording, 0 where none was given. Raises `InputError` for a number that is none."""
+    try:
+        return float(given or 0)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise InputError("Begin and end are seconds of the recording: give numbers such as 2.5.") from error
 
 
 def _safely(act: Callable[..., Changes], place: gr.HTML, busy: str = "") -> Callable[..., Iterator[Changes]]:

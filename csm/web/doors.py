@@ -108,12 +108,12 @@ class Doors:
 
     async def _served(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, state = scope["path"], scope.setdefault("state", {})
-        began = gone = silent = False
+        began = ended = gone = silent = False
         # Gradio looks for an event after it has begun to tell of it: the head of that answer waits for its body.
         held: Message | None = None
 
         async def sent(message: Message) -> None:
-            nonlocal began, held, silent
+            nonlocal began, ended, held, silent
             if message["type"] == "http.response.start":
                 # Gradio answers a refusal like a failure, and the MCP server what it can't read.
                 if message["status"] == 500 and not state.get(OURS) and (path.startswith(MCP) or state.get(REFUSED)):
@@ -131,6 +131,7 @@ class Doors:
             except TimeoutError:
                 silent = True
                 raise
+            ended = message["type"] == "http.response.body" and not message.get("more_body")
 
         async def taken() -> Message:
             nonlocal gone
@@ -156,7 +157,7 @@ class Doors:
                 logger.exception("A request failed.")
             if not began:
                 await failed(path, error)(scope, receive, send)
-            elif _unreadable(path, error):  # what Gradio said of it is all
+            elif not ended and _unreadable(path, error):  # what Gradio said of it is all
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             if name:

@@ -103,8 +103,7 @@ def convert(
         plan = _own_packed(found, source)
     else:
         opened = open_published(found.weights, found.repository, token)
-        if packed.is_packed(opened.csm):
-            raise InputError(f"{source} holds packed weights: convert the model that they were made of.")
+        _check_whole(opened.csm, source)
         plan = _published_packed(opened, dtype) if layout is None else _published(opened, layout, dtype)
     parent = target.resolve().parent
     if not parent.is_dir():
@@ -124,6 +123,11 @@ def convert(
     return Converted({name: (target / name).stat().st_size for name in plan.files})
 
 
+def _check_whole(language: Checkpoint, source: str) -> None:
+    if packed.is_packed(language):
+        raise InputError(f"{source} holds packed weights: convert the model that they were made of.")
+
+
 def _published(opened: Published, layout: Layout, dtype: torch.dtype | None) -> _Plan:
     files = _files(opened, layout, dtype)
     return _Plan(files, _config(opened, next(iter(next(iter(files.values())).values())).dtype), opened.folder)
@@ -141,8 +145,7 @@ def _own_packed(folder: Path, source: str) -> _Plan:
     config = read_config(folder)
     tensors = open_tensors(files_of(folder / INDEX))
     language = {name.removeprefix("csm."): tensor for name, tensor in tensors.items() if name.startswith("csm.")}
-    if packed.is_packed(language):
-        raise InputError(f"{source} holds packed weights: convert the model that they were made of.")
+    _check_whole(language, source)
     whole = {f"csm.{name}": tensor for name, tensor in packed.pack(language).items()}
     whole |= {name: tensor for name, tensor in tensors.items() if name.startswith("codec.")}
     return _Plan({shard_names(1)[0]: whole}, config.to_dict(), folder, packed.TOLD)

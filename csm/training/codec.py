@@ -198,7 +198,8 @@ def crops(
     phones = np.zeros((batch, frames, len(PHONE_TIMES)), np.int64)
     for row in range(batch):
         clip = clips.draw(rng)
-        speed = float(np.exp(rng.uniform(np.log(SLOWER), np.log(FASTER)))) if rng.random() < shifted else 1.0
+        other = shifted > 0 and rng.random() < shifted
+        speed = float(np.exp(rng.uniform(np.log(SLOWER), np.log(FASTER)))) if other else 1.0
         taken = length if speed == 1 else int(length * speed) + 2
         start = int(rng.integers(max(1, clip.samples - taken)))
         wave = corpus.audio(clip)[start : start + taken].astype(np.float32) / 32768
@@ -289,7 +290,7 @@ def train_codec(
         trainer.eval()
         torch.manual_seed(0)
         wave, phones = crops(corpus, held_out, np.random.default_rng(0), 32, frames)
-        return trainer(wave, phones, run.step > unquantised or not steps, own_pitch=True)[1]
+        return trainer(wave, phones, run.step > unquantised, own_pitch=True)[1]
 
     run.loop(steps + refined, train_step, validate, every)
     return trainer.codec.eval()

@@ -85,6 +85,8 @@ class LMSettings:
             raise InputError(f"The depth share is {self.depth_share}; choose a part of the frames above 0, at most 1.")
         if not 0 <= self.openings <= 1:
             raise InputError(f"The part of openings is {self.openings}; choose one from 0 to 1.")
+        if not 0 <= self.code_noise < 1:
+            raise InputError(f"The part of wrong frames is {self.code_noise}; choose one from 0 to below 1.")
         if not 0 < self.rate < 1:
             raise InputError(f"The learning rate is {self.rate}; choose one above 0 and below 1.")
 

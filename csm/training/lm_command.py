@@ -62,6 +62,13 @@ def add_arguments(lm: argparse.ArgumentParser) -> None:
         metavar="PART",
         help=f"part of those frames that begin a turn (default: {LMSettings.openings}); 0: any frame, as at Sesame",
     )
+    lm.add_argument(
+        "--code-noise",
+        type=float,
+        default=LMSettings.code_noise,
+        metavar="PART",
+        help=f"part of the frames that are heard wrongly, to go on from all the same (default: {LMSettings.code_noise})",
+    )
     lm.add_argument("--guide", type=float, default=LMSettings.guide_weight, help="weight of guided attention, 0: none")
     lm.add_argument(
         "--voice-guide",
@@ -114,6 +121,7 @@ def settings_of(arguments: argparse.Namespace, config: ModelConfig, several: boo
         accumulate=arguments.accumulate,
         depth_share=arguments.depth_share,
         openings=arguments.openings,
+        code_noise=arguments.code_noise,
         guide_weight=arguments.guide,
         voice_weight=voice,
         optimiser=arguments.optimiser or ("adamw" if several or arguments.init else "muon"),

@@ -1,6 +1,8 @@
 """The house: a room imports only from layers above its own and, within its layer, from rooms that stand before it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,9 @@ def test_the_gpu_decorator_is_used_in_one_file():
 def test_the_environment_is_read_in_one_place():
     readers = {file.name for file in FILES if "os.environ" in file.read_text() or "getenv" in file.read_text()}
     assert readers == {"config.py"}
+
+
+def test_importing_the_package_brings_no_torch_and_finds_all_that_it_lists():
+    asked = "import sys, csm; assert 'torch' not in sys.modules; [getattr(csm, name) for name in csm.__all__]"
+    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, cwd=TOP)
+    assert told.returncode == 0, told.stderr

@@ -299,3 +299,23 @@ def test_codes_of_another_codec_are_refused(speech):
     config = replace(CONFIG, codec=replace(CONFIG.codec, num_codebooks=3))
     with pytest.raises(csm.InputError, match="another codec"):
         Conversations(Corpus(speech), speech, ByteTokenizer(), config)
+
+
+def test_a_spliced_turn_is_whole_words_of_the_speakers_clips_with_their_sound(speech):
+    told = {
+        clip.text: clip
+        for clips in Conversations(Corpus(speech), speech, ByteTokenizer(), CONFIG).clips.values()
+        for clip in clips
+    }
+    spliced = Conversations(Corpus(speech), speech, ByteTokenizer(), CONFIG, spliced=1.0)
+    clips = next(iter(spliced.clips.values()))
+    made = [spliced._turn(np.random.default_rng(number), clips) for number in range(40)]
+    words = {word for clip in told.values() for word in clip.text.split()}
+    assert all(set(turn.text.split()) <= words and turn.text == turn.text.strip() for turn in made)
+    assert len({turn.text for turn in made} - set(told)) > 20
+    frames = {tuple(frame) for clip in clips for frame in clip.codes[:-1].tolist()}
+    for turn in made:
+        assert len(turn.codes) == len(turn.guide) and not turn.codes[-1].any()
+        assert {tuple(frame) for frame in turn.codes[:-1].tolist()} <= frames
+        first, last = turn.guide[:-1].T - len("[0] ")
+        assert first.min() >= -1 and last.max() <= len(turn.text) + 1

@@ -7,6 +7,7 @@ earlier turn of the same speaker, and the model learns to carry the voice on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -32,6 +33,7 @@ SENTENCES_IN_A_TURN = (0.6, 0.3, 0.1)  # shares of turns with one, two and three
 SPEAKERS_IN_A_ROW = (0.10, 0.45, 0.30, 0.15)  # shares of conversations with one to four
 MOST_TRIED = 8  # conversations for one that fits
 ANSWERED = 0.8  # share of turns that another speaker takes next
+MOST_WORDS = 6  # of a clip in a spliced turn
 CONFUSED = 0.1  # share of turns that are heard in a foreign voice, where the speaker's own was heard before
 
 
@@ -89,12 +91,23 @@ def encode_corpus(
 @dataclass
 class Clip:
     """One clip ready for packing: its text, its codes int16 (frames + 1, K) with the zero frame, and for each frame
-    the first and last text id being spoken (-1 where unknown)."""
+    the first and last text id being spoken (-1 where unknown). `cuts`: where words begin, (letter, frame)."""
 
     speaker: str
     text: str
     codes: Tensor
     guide: np.ndarray
+    cuts: Sequence[tuple[int, int]] = ()
+
+    def part(self, first: int, last: int | None) -> Clip:
+        """From the cut `first` to before the cut `last`, None: to the end with its zero frame."""
+        letter, frame = self.cuts[first] if first else (0, 0)
+        if last is None:
+            return Clip(self.speaker, self.text[letter:], self.codes[frame:], self.guide[frame:] - letter)
+        end, until = self.cuts[last]
+        return Clip(
+            self.speaker, self.text[letter:end].rstrip(), self.codes[frame:until], self.guide[frame:until] - letter
+        )
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,12 @@ def spoken_text(utterance: Utterance, frames: int, prefix: int) -> np.ndarray:
     return guide.astype(np.int64)
 
 
+def cuts_of(utterance: Utterance, frames: int) -> list[tuple[int, int]]:
+    """(letter, frame) where each word begins, of those that are known; the first word begins where the clip does."""
+    starts = [(first, round(start / FRAME_SECONDS)) for first, _, start, _ in utterance.words[1:]]
+    return [(0, 0), *((letter, frame) for letter, frame in starts if 0 < frame < frames)]
+
+
 def _read_codes(folder: Path, shard: int, config: ModelConfig) -> np.ndarray | None:
     path = folder / f"codes-{shard:03d}.npy"
     if not path.exists():
@@ -162,9 +181,14 @@ class Conversations:
         config: ModelConfig,
         held_out: bool = False,
         seed: int = 1,
+        spliced: float = 0.0,
     ) -> None:
-        """Clips without codes are left out. Raises `InputError` when none have, or the codes are another model's."""
-        self.format, self.seed = RowFormat.of(config, tokenizer), seed
+        """Clips without codes are left out. `spliced` is the part of the turns that are made of words of several clips
+        of the speaker: where there are few texts, nothing else keeps them from being known by heart.
+
+        Raises `InputError` when no clip has codes, or they are another model's.
+        """
+        self.format, self.seed, self.spliced = RowFormat.of(config, tokenizer), seed, spliced
         self.clips: dict[str, list[Clip]] = {}
         shards = {shard: _read_codes(folder, shard, config) for shard in sorted({u.shard for u in corpus.utterances})}
         offsets = dict.fromkeys(shards, 0)
@@ -179,7 +203,8 @@ class Conversations:
                 raise InputError(f"The codes in {folder.name} are not of this speech: make them again.")
             if utterance.held_out == held_out:
                 ended = torch.cat([torch.from_numpy(codes[start : start + frames]), zero])
-                clip = Clip(utterance.speaker, utterance.text, ended, spoken_text(utterance, frames, 1 + len("[0]")))
+                guide = spoken_text(utterance, frames, 1 + len("[0]"))
+                clip = Clip(utterance.speaker, utterance.text, ended, guide, cuts_of(utterance, frames))
                 self.clips.setdefault(utterance.speaker, []).append(clip)
         if not self.clips:
             raise InputError(f"No codes of this speech in {folder}: run `python -m csm train codes` first.")
@@ -187,15 +212,10 @@ class Conversations:
 
     def _turn(self, rng: np.random.Generator, clips: list[Clip]) -> Clip:
         """One clip, or two or three of the same speaker said in one breath: people's turns have several sentences."""
+        if self.spliced and rng.random() < self.spliced:
+            return _joined(_pieces(rng, clips), ended=False)
         count = 1 + int(rng.choice(3, p=SENTENCES_IN_A_TURN))
-        chosen = [clips[i] for i in rng.integers(len(clips), size=count)]
-        text, codes, guides = chosen[0].text, [chosen[0].codes], [chosen[0].guide]
-        for clip in chosen[1:]:
-            codes[-1], guides[-1] = codes[-1][:-1], guides[-1][:-1]  # only the last sentence ends the turn
-            codes.append(clip.codes)
-            guides.append(clip.guide + len(text) + 1)
-            text = f"{text} {clip.text}"
-        return Clip(chosen[0].speaker, text, torch.cat(codes), np.concatenate(guides))
+        return _joined([clips[i] for i in rng.integers(len(clips), size=count)])
 
     def _conversation(self, rng: np.random.Generator, length: int) -> _Row:
         """Turns of one to four speakers, any as likely as another, each of whom mostly answers somebody else."""
@@ -247,6 +267,33 @@ class Conversations:
         one, other = _batch(right), _batch(swapped)
         asked = one.mask[..., 0] & (torch.arange(length) >= torch.tensor(starts)[:, None])
         return one, other, asked
+
+
+def _joined(clips: Sequence[Clip], ended: bool = True) -> Clip:
+    """One turn of what is said one after another; `ended`: each of them has its zero frame, and only the last keeps
+    it."""
+    text, codes, guides = clips[0].text, [clips[0].codes], [clips[0].guide]
+    for clip in clips[1:]:
+        if ended:
+            codes[-1], guides[-1] = codes[-1][:-1], guides[-1][:-1]
+        codes.append(clip.codes)
+        guides.append(clip.guide + len(text) + 1)
+        text = f"{text} {clip.text}"
+    return Clip(clips[0].speaker, text, torch.cat(codes), np.concatenate(guides))
+
+
+def _pieces(rng: np.random.Generator, clips: Sequence[Clip]) -> list[Clip]:
+    """Words of up to four clips: a turn that begins as one of them does, goes on as others do and ends as one does."""
+    pieces: list[Clip] = []
+    chosen = [clips[i] for i in rng.integers(len(clips), size=int(rng.integers(2, 5)))]
+    for at, clip in enumerate(chosen):
+        cuts, ending = len(clip.cuts), at == len(chosen) - 1
+        first = int(rng.integers(1, cuts)) if pieces and cuts > 1 else 0
+        if ending:
+            pieces.append(clip.part(first, None))
+        elif first + 1 < cuts:
+            pieces.append(clip.part(first, int(rng.integers(first + 1, min(cuts, first + MOST_WORDS + 1)))))
+    return pieces
 
 
 class _Row:

@@ -67,7 +67,14 @@ def add_arguments(lm: argparse.ArgumentParser) -> None:
         type=float,
         default=LMSettings.code_noise,
         metavar="PART",
-        help=f"part of the frames that are heard wrongly, to go on from all the same (default: {LMSettings.code_noise})",
+        help=f"part of the frames that are heard wrongly, to learn to go on (default: {LMSettings.code_noise})",
+    )
+    lm.add_argument(
+        "--spliced",
+        type=float,
+        default=0.0,
+        metavar="PART",
+        help="part of the turns that are made of words of several clips, for speech of few texts (default: 0)",
     )
     lm.add_argument("--guide", type=float, default=LMSettings.guide_weight, help="weight of guided attention, 0: none")
     lm.add_argument(
@@ -213,7 +220,9 @@ def run(arguments: argparse.Namespace) -> None:
             plain = Conversations(corpus, arguments.codes, tokenizer, model.config)
             model = tell_slots(model, tokenizer, plain.batch(0, 4, min(512, model.config.max_positions)))
         settings = settings_of(arguments, model.config, together.count > 1)
-        train = Conversations(corpus, arguments.codes, tokenizer, model.config, seed=arguments.seed)
+        train = Conversations(
+            corpus, arguments.codes, tokenizer, model.config, seed=arguments.seed, spliced=arguments.spliced
+        )
         held_out = None
         if any(utterance.held_out for utterance in corpus.utterances):
             held_out = Conversations(corpus, arguments.codes, tokenizer, model.config, held_out=True, seed=0)

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from csm.web.cluster.roster import FAILED, LEAVING, READY, Asked, Balance, Figures, Roster, Standing, wanted_replicas
+from csm.web.cluster.roster import FAILED, LEAVING, READY, Asked, Balance, Figures, Roster, Standing
+from csm.web.cluster.scaling import wanted_replicas
 
 
 def standing(id: str, **changes) -> Standing:

@@ -384,6 +384,7 @@ def test_two_models_have_two_names_and_one_model_one(generator):
         tensor.copy_(kept)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # uvicorn exits so
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_server_that_starts_slowly_is_waited_for_and_one_that_fails_is_not(monkeypatch, fails):
     async def app(scope, receive, send):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from csm.web.cluster.roster import SILENT_SECONDS
+from csm.web.cluster.register import NEW_SECONDS
 from tests.serving import TOP, serving
 
 pytest.importorskip("ray")
@@ -75,7 +75,7 @@ def test_the_register_may_be_killed(cluster):
     register.kill()
     assert cluster.speak(1, TEXT).startswith("200")
     cluster.wait(lambda: any(one.pid != register.pid for one in cluster.processes("Register")))
-    until = time.monotonic() + 2 * SILENT_SECONDS
+    until = time.monotonic() + 2 * NEW_SECONDS
     while time.monotonic() < until:
         assert len(cluster.named("ready")) == 3, "nobody has gone"
         time.sleep(0.1)

@@ -10,9 +10,10 @@ from typing import Any
 
 from csm.errors import InputError
 from csm.speech.voices import Voice
-from csm.web.cluster.roster import SILENT_SECONDS, Roster, Standing
+from csm.web.cluster.roster import Roster, Standing
 from csm.web.v1.shelf import Shelf, ShelvedVoice
 
+NEW_SECONDS = 3.0  # in which every replica says something several times
 UNREACHABLE = "The voices of this cluster can't be reached at the moment; try again in a few seconds."
 
 
@@ -37,7 +38,7 @@ class Register:
 
     def standings(self) -> list[Standing] | None:
         """All replicas; None while it is too new to have heard of them, because the one before it has died."""
-        return None if self._clock() - self._since < SILENT_SECONDS else self._roster.standings()
+        return None if self._clock() - self._since < NEW_SECONDS else self._roster.standings()
 
     def shelf(self, codec: str, method: str, *inputs: Any) -> Any:
         """What that method of the shelf for a codec's voices answers, or the refusal."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 READY, STARTING, LEAVING, FAILED = "ready", "starting", "leaving", "failed"
-SILENT_SECONDS = 3.0  # without a word, after which a replica is taken for dead
+SILENT_SECONDS = 10.0  # without a word, after which a replica is taken for dead; who asks a dead one notices at once
 TOLD_SECONDS = 600.0  # for which it is said why one failed
 OTHERWISE = "It runs {}, and the others run {}: give all of them the same program and weights."
 SPEAKING = (

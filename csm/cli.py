@@ -192,8 +192,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         return _serve_cluster(arguments)
 
     from csm import load
-    from csm.web import serve
     from csm.web.cluster.options import ClusterOptions
+    from csm.web.server import serve
 
     grace = ClusterOptions.read({"grace": arguments.grace}).grace
     generator = load(arguments.model, arguments.device, adapter=arguments.adapter, weights=arguments.weights)

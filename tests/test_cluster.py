@@ -5,13 +5,17 @@ import json
 import socket
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
 import uvicorn
+from gradio import http_server
+from gradio.exceptions import ServerFailedToStartError
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
@@ -152,10 +156,12 @@ class Known:
     `dead`."""
 
     def __init__(self, *standings: Standing) -> None:
-        self.there, self.beat = list(standings), 10
+        self.there, self.beat, self.new = list(standings), 10, False
 
     async def standings(self):
         self.beat += 1
+        if self.new:
+            return None
         return [one if one.id == "dead" else replace(one, beat=self.beat) for one in self.there]
 
     async def secret(self):
@@ -270,6 +276,15 @@ def test_what_a_dead_replica_was_asked_is_asked_of_another(cluster):
     wait_for(lambda: client.get("/ready").status_code == 200)
 
 
+def test_a_register_that_is_started_again_makes_nobody_go(cluster):
+    client, _, front, known, _ = cluster
+    there, known.there, known.new = known.there, [], True
+    beat = known.beat
+    wait_for(lambda: known.beat > beat + 2)
+    assert client.get("/v1/models").status_code == 200 and len(front.standings()) == 2
+    known.there, known.new = there, False
+
+
 def test_health_figures_and_the_page_know_all_replicas(cluster):
     client, _, front, known, _ = cluster
     there = known.there
@@ -313,7 +328,7 @@ def wait_for(true) -> None:
 
 
 def test_a_voice_is_found_from_every_replica_and_its_refusals_arrive():
-    register = Register()
+    register = Register(SECRET)
 
     def ask(*inputs):
         return register.shelf(*inputs)
@@ -332,8 +347,19 @@ def test_a_voice_is_found_from_every_replica_and_its_refusals_arrive():
     def broken(*inputs):
         raise TimeoutError
 
+    offered = SharedShelf("nano", broken).offered("me")  # those that every replica has are spoken with all the same
     with pytest.raises(InputError, match="can't be reached"):
-        SharedShelf("nano", broken).of("me")
+        offered.get("mine")
+
+
+def test_a_register_that_began_a_moment_ago_knows_that_it_knows_nothing():
+    now = [100.0]
+    register = Register(SECRET, clock=lambda: now[0])
+    register.tell(standing("a"))
+    assert register.standings() is None
+    now[0] += 3
+    register.tell(standing("b"))
+    assert [one.id for one in register.standings()] == ["a", "b"]
 
 
 def test_a_queue_that_closes_lets_running_jobs_end_and_takes_no_more():
@@ -356,3 +382,21 @@ def test_two_models_have_two_names_and_one_model_one(generator):
         assert replicas.speaks(generator) != name
     finally:
         tensor.copy_(kept)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # uvicorn exits so
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_server_that_starts_slowly_is_waited_for_and_one_that_fails_is_not(monkeypatch, fails):
+    async def app(scope, receive, send):
+        await receive()
+        await asyncio.sleep(0.2)
+        await send({"type": "lifespan.startup.failed" if fails else "lifespan.startup.complete"})
+        await receive()
+
+    clock = SimpleNamespace(time=count(step=10).__next__, sleep=time.sleep)  # Gradio's patience ends at once
+    monkeypatch.setattr("gradio.http_server.time", clock)
+    server = http_server.Server(uvicorn.Config(app, "127.0.0.1", 0, lifespan="on", log_level="critical"))
+    with pytest.raises(ServerFailedToStartError) if fails else nullcontext():
+        server.run_in_thread()
+    assert server.started is not fails
+    server.close()

@@ -4,7 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from csm.web.cluster.roster import FAILED, LEAVING, READY, Asked, Balance, Figures, Roster, Standing, wanted_replicas
+from csm.web.cluster.roster import (
+    FAILED,
+    LEAVING,
+    READY,
+    SILENT_SECONDS,
+    Asked,
+    Balance,
+    Figures,
+    Roster,
+    Standing,
+)
+from csm.web.cluster.scaling import wanted_replicas
 
 
 def standing(id: str, **changes) -> Standing:
@@ -18,10 +29,10 @@ def test_a_replica_that_says_nothing_is_taken_for_dead():
     now = [0.0]
     roster = Roster(lambda: now[0])
     roster.tell(standing("a"))
-    now[0] = 2.9
+    now[0] = SILENT_SECONDS - 0.1
     roster.tell(standing("b"))
     assert [one.id for one in roster.standings()] == ["a", "b"]
-    now[0] = 3.1
+    now[0] = SILENT_SECONDS + 0.1
     assert [one.id for one in roster.standings()] == ["b"]
 
 

@@ -444,6 +444,36 @@ def test_what_was_spoken_is_counted(watched):
     assert figures["csm_real_time_factor_count"] == "1.0" and figures["csm_slots"] == "1.0"
 
 
+def test_every_job_is_a_span_of_the_trace_of_its_request(watched, monkeypatch):
+    trace = pytest.importorskip("opentelemetry.trace")
+
+    class Span(trace.NonRecordingSpan):
+        def set_attributes(self, attributes):
+            said.update(attributes)
+
+        def end(self, end_time=None):
+            said["ended"] = True
+
+    class Tracer(trace.NoOpTracer):
+        def start_span(self, name, context=None, **more):
+            said.update(more["attributes"], name=name, trace=trace.get_current_span().get_span_context().trace_id)
+            return Span(trace.INVALID_SPAN_CONTEXT)
+
+    said = {}
+    monkeypatch.setattr(trace, "get_tracer", lambda *_: Tracer())
+    asking = trace.SpanContext(7, 8, is_remote=True, trace_flags=trace.TraceFlags(1))
+    asked = watched.app
+
+    async def traced(scope, receive, send):  # as FastAPI does, which is not in this app
+        with trace.use_span(trace.NonRecordingSpan(asking)):
+            await asked(scope, receive, send)
+
+    answer = TestClient(traced).post("/v1/audio/speech", json=ASKED, headers=bearer("open-sesame"))
+    assert answer.status_code == 200 and said.pop("csm.queue_seconds") < said.pop("csm.first_sound_seconds")
+    assert said.pop("csm.sound_seconds") == pytest.approx(FRAMES * 0.08)
+    assert said == {"name": "csm.job", "csm.turns": 1, "csm.outcome": "done", "trace": 7, "ended": True}
+
+
 def test_the_log_has_a_line_for_each_request_and_neither_texts_nor_names_of_pages(watched, tmp_path):
     place = tmp_path / "access.log"
     before = list(watching.log.handlers)

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from pathlib import Path
@@ -206,7 +206,7 @@ class SpeechApi:
         assert self.shelf is not None
         return self.shelf
 
-    def _offered(self, request: Request) -> dict[str, Voice]:
+    def _offered(self, request: Request) -> Mapping[str, Voice]:
         return self._shelf.offered(owner_of(request))
 
     def _own(self, request: Request) -> ShelvedVoice:

@@ -13,8 +13,9 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 from fastapi.exceptions import RequestValidationError
-from gradio import Blocks
+from gradio import Blocks, http_server
 from gradio.routes import App
+from starlette import status
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -32,6 +33,7 @@ from csm.web.openai import speech_api
 from csm.web.pages import Pages
 from csm.web.realtime import Talks
 from csm.web.routes import PageRoutes
+from csm.web.starting import PatientServer
 from csm.web.stopping import GRACE_SECONDS, stop_gently
 from csm.web.ui import build_app, launch_options
 from csm.web.v1.errors import leftovers
@@ -41,6 +43,9 @@ from csm.web.watching import Metrics, Watched, write_log
 TIDY_SECONDS = 20.0
 TEXTS_SECONDS = 600.0  # how long texts that were read are remembered; a talk's are forgotten with it
 logger = logging.getLogger(__name__)
+# gradio 6.17.3 uses a name that starlette 1.x has deprecated; set here, it no longer warns at every request.
+status.HTTP_422_UNPROCESSABLE_ENTITY = 422
+http_server.Server = PatientServer  # type: ignore[misc]
 
 
 def open_studio(generator: Generator) -> Studio:

@@ -24,6 +24,7 @@ from csm.conversation.studio import Job, Studio
 from csm.conversation.waiting import QueueFull
 from csm.errors import InputError
 from csm.web.asked import Told, asker
+from csm.web.traces import JobSpan
 from csm.web.v1.forms import Health, Ready
 
 SECONDS = (0.03, 0.05, 0.08, 0.12, 0.2, 0.35, 0.6, 1, 2, 4, 8, 15, 30, 60, 120)
@@ -67,17 +68,19 @@ class Metrics:
     def watched(self, job: Job, events: Iterator[Event]) -> Iterator[Event]:
         """`events` of that job, counted on their way."""
         began, started, sounded, outcome = time.perf_counter(), False, False, "left"
-        spent = job.session.spent
+        span, spent = JobSpan(1 if job.again else len(job.session.turns) - job.index), job.session.spent
         seconds, samples = spent.seconds, spent.samples
         try:
             with closing(events):  # type: ignore[type-var]
                 for event in events:
                     if isinstance(event, TurnStarted) and not started:
                         started = True
-                        self.waits.observe(time.perf_counter() - began)
+                        self.waits.observe(passed := time.perf_counter() - began)
+                        span.note(queue_seconds=passed)
                     elif isinstance(event, TurnChunk) and not sounded:
                         sounded = True
-                        self.first.observe(time.perf_counter() - began)
+                        self.first.observe(passed := time.perf_counter() - began)
+                        span.note(first_sound_seconds=passed)
                     elif isinstance(event, Performed):
                         outcome = "stopped" if job.stopped() else "done"
                     yield event
@@ -90,7 +93,10 @@ class Metrics:
         finally:
             self.jobs.labels(outcome).inc()
             spent = job.session.spent
-            if (made := (spent.samples - samples) / SAMPLE_RATE) > 0:
+            made = (spent.samples - samples) / SAMPLE_RATE
+            span.note(outcome=outcome, sound_seconds=made)
+            span.end()
+            if made > 0:
                 self.sound.inc(made)
                 if (work := spent.seconds - seconds) > 0:
                     self.factor.observe(work / made)

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import torch
 
-from csm.web import Pages, build_app, launch_options, open_studio, server_options
+from csm.web.pages import Pages
+from csm.web.server import open_studio, server_options
+from csm.web.ui import build_app, launch_options
 from tests.small import small_generator
 
 TOP = Path(__file__).parent.parent.parent

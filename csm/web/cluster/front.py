@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 class Register(Protocol):
     """Who knows all replicas."""
 
-    async def standings(self) -> list[Standing]: ...
+    async def standings(self) -> list[Standing] | None: ...
 
     async def secret(self) -> str: ...
 
@@ -182,15 +182,20 @@ class Front:
             async with self._first:
                 if self._learning is None:
                     self._secret = await self._register.secret()
-                    self._balance.learn(await self._register.standings())
+                    self._balance.learn(await self._register.standings() or [])
                     self._learning = asyncio.create_task(self._learns())
 
     async def _learns(self) -> None:
+        answers = True
         while True:
             try:
-                self._balance.learn(await self._register.standings())
-            except Exception:
-                logger.exception("The register does not answer.")
+                if (there := await self._register.standings()) is not None:
+                    self._balance.learn(there)
+                answers = True
+            except Exception as error:  # it is being started again
+                if answers:
+                    logger.warning("The register does not answer (%s): those known are asked.", type(error).__name__)
+                answers = False
             await asyncio.sleep(LEARN_SECONDS)
 
     async def _lives(self, receive: Receive, send: Send) -> None:

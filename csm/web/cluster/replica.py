@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import socket
-import time
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ from csm.web.v1.shelf import Shelf
 
 LEAST_ROOM = 64 * MB  # bytes on the disk, below which a replica says so
 NO_ROOM = "The disk of this replica is full: pages can't keep their sound there."
-PORTS_TRIED = 3
 SAMPLED = 64  # values of every tensor that tell weights apart
 
 
@@ -44,17 +42,10 @@ class Replica:
         options = server_options(
             self._studio, self._pages, shelf=shelf, outermost=lambda app: Gate(app, secret, address)
         )
-        for left in reversed(range(PORTS_TRIED)):
-            port = _free_port(address)
-            try:
-                self._app.launch(
-                    **launch_options() | options, server_name=address, server_port=port, prevent_thread_lock=True,
-                    quiet=True,
-                )  # fmt: skip
-                break
-            except OSError:  # somebody else took it meanwhile, or it was not up within Gradio's five seconds
-                if not left:
-                    raise
+        port = _free_port(address)
+        self._app.launch(
+            **launch_options() | options, server_name=address, server_port=port, prevent_thread_lock=True, quiet=True
+        )
         self._url = f"http://{address}:{port}"
         warm_up(self._studio)  # after the server is up, which has little time for that
 
@@ -105,8 +96,3 @@ def _free_port(address: str) -> int:
     with socket.socket() as probe:
         probe.bind((address, 0))
         return probe.getsockname()[1]
-
-
-def new_generation() -> float:
-    """A name for the replicas of one start, later than all before it."""
-    return time.time()

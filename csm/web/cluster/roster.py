@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 READY, STARTING, LEAVING, FAILED = "ready", "starting", "leaving", "failed"
-SILENT_SECONDS = 3.0  # without a word, after which a replica is taken for dead
+SILENT_SECONDS = 10.0  # without a word, after which a replica is taken for dead; who asks a dead one notices at once
 TOLD_SECONDS = 600.0  # for which it is said why one failed
 OTHERWISE = "It runs {}, and the others run {}: give all of them the same program and weights."
 SPEAKING = (
@@ -184,11 +183,3 @@ class Figures:
             sum(one.speaking for one in there),
             sum(one.waiting for one in there),
         )
-
-
-def wanted_replicas(busy: float, replicas: int, slots: int, fewest: int, most: int, full: float = 0.7) -> int:
-    """How many replicas there should be for so many jobs spoken and waiting, with so many `slots` in each: as many as
-    fill their slots to the part `full`. One fewer than are there only where those left would still be below it."""
-    if slots < 1:
-        return max(fewest, min(most, replicas))
-    return max(fewest, min(most, max(1, math.ceil(busy / (full * slots)))))

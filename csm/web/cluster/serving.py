@@ -30,24 +30,25 @@ from csm.web.cluster.front import LEARN_SECONDS, Front
 from csm.web.cluster.options import ClusterOptions
 from csm.web.cluster.passing import LARGEST_MESSAGE
 from csm.web.cluster.register import Register, SharedShelf
-from csm.web.cluster.roster import FAILED, READY, Standing, wanted_replicas
+from csm.web.cluster.roster import FAILED, READY, STARTING, Standing
+from csm.web.cluster.scaling import scaled
 
 NAME, NAMESPACE = "csm", "csm"
 TELL_SECONDS = 0.25
 ASK_SECONDS = 2.0
 RETRY_SECONDS = 30.0  # after which a replica that could not start is started again
 START_SECONDS = 600.0  # at most, until the first replica takes requests; weights may have to arrive
-FEWER_SECONDS = 60.0  # for which fewer must do before one is let go
 HOST, PORT = "127.0.0.1", 7860
 LATE = "No replica was ready within {:.0f} minutes: see what Ray says of them."
 logger = logging.getLogger(__name__)
 
 
 def register() -> Any:
-    """The actor that is this cluster's register, a new one if need be. It outlives the front."""
+    """The actor that is this cluster's register, a new one if need be. It outlives the front, and begins again with the
+    same secret where its process or its machine dies."""
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=1)(Register)
     options: dict[str, Any] = {"name": f"{NAME}-register", "namespace": NAMESPACE, "get_if_exists": True}
-    return actor.options(**options, lifetime="detached").remote(Environment.read().voices)
+    return actor.options(**options, lifetime="detached").remote(secrets.token_hex(24), Environment.read().voices)
 
 
 class RayRegister:
@@ -56,7 +57,7 @@ class RayRegister:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    async def standings(self) -> list[Standing]:
+    async def standings(self) -> list[Standing] | None:
         return await self._actor.standings.remote()
 
     async def secret(self) -> str:
@@ -64,17 +65,22 @@ class RayRegister:
 
 
 class Speaker:
-    """A replica as Ray Serve knows it. It stays when its model can't be loaded, and says why."""
+    """A replica as Ray Serve knows it. It has begun when it takes requests, so a rolling change waits for it; one that
+    can't load its model says why for `RETRY_SECONDS` and ends, and Serve begins another."""
 
     async def __init__(self, options: ClusterOptions, generation: float, alone: bool) -> None:  # type: ignore[misc]
         self._options, self._generation, self._alone = options, generation, alone
         self._register = register()
         self._id = secrets.token_hex(4)
         self._replica: Any = None
-        self._failed, self._since = "", time.monotonic()
-        await self._tell(Standing(self._id, generation=generation))
+        self._failed = ""
         self._telling = asyncio.create_task(self._tells())
-        self._starting = asyncio.create_task(asyncio.to_thread(self._start))
+        await asyncio.to_thread(self._start)
+        while self.standing().state == STARTING:
+            await asyncio.sleep(TELL_SECONDS)
+        if self._failed:
+            await asyncio.sleep(RETRY_SECONDS)
+            raise RuntimeError(self._failed)
 
     def _start(self) -> None:
         try:
@@ -89,11 +95,10 @@ class Speaker:
             address = HOST if self._alone else ray.util.get_node_ip_address()
             self._replica = Replica(self._id, generator, address, secret, options.host, shelf)
         except InputError as error:
-            self._failed, self._since = str(error), time.monotonic()
+            self._failed = str(error)
         except Exception as error:
             logger.exception("A replica could not start.")
             self._failed = f"It could not start: {error or type(error).__name__}."
-            self._since = time.monotonic()
 
     def _pin(self) -> None:
         """Have cores of its own where whole ones were asked for, next to those of its neighbours on this machine."""
@@ -125,8 +130,8 @@ class Speaker:
         while True:
             try:
                 await self._tell(self.standing())
-            except Exception:
-                logger.exception("The register does not answer.")
+            except Exception as error:
+                logger.warning("The register does not answer (%s).", type(error).__name__)
             await asyncio.sleep(TELL_SECONDS)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -136,8 +141,6 @@ class Speaker:
 
     async def check_health(self) -> None:
         """Raises where Serve is to replace this replica."""
-        if self._failed and time.monotonic() - self._since > RETRY_SECONDS:
-            raise RuntimeError(self._failed)
         if self._replica is not None and (broken := self._replica.broken()):
             raise RuntimeError(broken)
 
@@ -149,22 +152,6 @@ class Speaker:
                 await asyncio.sleep(2 * TELL_SECONDS)
                 await asyncio.to_thread(self._replica.close)
             self._telling.cancel()
-
-
-def scaled(context: Any) -> tuple[int, dict[str, Any]]:
-    """Serve's question how many replicas there should be: enough for the jobs spoken and waiting. Fewer only when fewer
-    have done for a while, because pages stay on the replica that has them."""
-    busy = sum(context.aggregated_metrics.get("busy", {}).values())
-    slots = max([0.0, *context.aggregated_metrics.get("slots", {}).values()])
-    fewest, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
-    now, state = context.target_num_replicas, dict(context.policy_state or {})
-    wanted = wanted_replicas(busy, now, int(slots), fewest, most)
-    if wanted >= now:
-        return wanted, {"since": None}
-    since = state.get("since") or time.time()
-    if time.time() - since < FEWER_SECONDS:
-        return now, {"since": since}
-    return wanted, {"since": None}
 
 
 def speakers(options: ClusterOptions, generation: float, alone: bool = False) -> Any:
@@ -191,12 +178,14 @@ def _asgi() -> Front:
 
 
 def application(args: dict[str, Any]) -> Any:
-    """Front and replicas as one application of Serve's own: its proxy is in front of the front."""
+    """Front and replicas as one application of Serve's own: its proxy is before the fronts. They are two, because a
+    rolling change replaces them, too, one by one."""
     options = ClusterOptions.read(args)
 
     front = serve.deployment(
-        serve.ingress(_asgi)(), name="front", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=10_000
-    )
+        serve.ingress(_asgi)(), name="front", num_replicas=2, ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=10_000, graceful_shutdown_timeout_s=options.grace + 10,
+    )  # fmt: skip
     return front.bind(speakers(options, time.time()))  # Serve starts what is bound
 
 
@@ -214,7 +203,12 @@ def run(options: ClusterOptions, port: int | None, tell: Callable[[str], None]) 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of a change to come in how Ray hides GPUs
-        ours: dict[str, Any] = {"include_dashboard": False, "_system_config": {"worker_niceness": 0}}
+        # "local", or it would be a part of whatever cluster of Ray's runs on this machine already
+        ours: dict[str, Any] = {
+            "address": "local",
+            "include_dashboard": False,
+            "_system_config": {"worker_niceness": 0},
+        }
         where = ours if alone else {"address": environment.ray_address}
         ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **where)
     actor = register()
@@ -242,7 +236,7 @@ def _wait_for_some(actor: Any, fewest: int) -> None:
     """Until as many replicas as were asked for take requests or have failed. Raises `InputError` where all failed."""
     give_up = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up:
-        there = ray.get(actor.standings.remote())
+        there = ray.get(actor.standings.remote()) or []
         ready, failed = ([one for one in there if one.state == state] for state in (READY, FAILED))
         if len(ready) + len(failed) >= fewest:
             if ready:

@@ -12,7 +12,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +84,7 @@ class Shelf:
             self._forget()
             return [one for one in self._kept.values() if one.owner == owner]
 
-    def offered(self, owner: str) -> dict[str, Voice]:
+    def offered(self, owner: str) -> Mapping[str, Voice]:
         """The same by id and by name."""
         own = self.of(owner)
         return {one.voice.name: one.voice for one in own} | {one.id: one.voice for one in own}

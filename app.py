@@ -4,10 +4,7 @@ import spaces  # noqa: F401  ZeroGPU patches torch, so this comes before anythin
 
 # isort: split
 import csm
-from csm.web.pages import Pages
-from csm.web.server import open_studio, server_options, warm_up
-from csm.web.stopping import stop_gently
-from csm.web.ui import build_app, launch_options
+from csm.web import Pages, build_app, launch_options, open_studio, server_options, stop_gently, warm_up
 
 studio = open_studio(csm.load())  # one model, one queue: the page and programs wait in the same
 pages = Pages(studio)

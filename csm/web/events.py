@@ -57,7 +57,7 @@ def forget(blocks: gr.Blocks, now: float | None = None) -> None:
     busy = {event._id for events in queue.active_jobs for event in events or ()}
     busy |= {event._id for each in queue.event_queue_per_concurrency_id.values() for event in each.queue}
     awaited = set().union(*queue.pending_event_ids_session.values())
-    over = {
+    over: dict[str, Any] = {
         name: event
         for name, event in queue.event_ids_to_events.items()
         if name not in busy and now - event.enqueue_time >= YOUNG_SECONDS

@@ -11,6 +11,7 @@ MB = 1 << 20
 
 # A request
 LONGEST_BODY = MB  # bytes of JSON from the page or a Gradio client
+MOST_ASKED = 400_000  # values in any JSON that is received: all of it is read at once, and everybody waits meanwhile
 LARGEST_UPLOAD = 256 * MB  # bytes of a file
 SILENT_SECONDS = 60.0  # for which a client may take nothing of what is there for it
 
@@ -45,6 +46,11 @@ MOST_UNPACKED = 100  # ... a byte may become as many
 MOST_PAGES = 256
 MOST_PAGE_BYTES = 2_048 * MB  # on the disk
 KEPT_SECONDS = 3_600.0  # how long what nobody asks for stays there
+
+
+def values_in(json: bytes) -> int:
+    """About how many values JSON has, and never much fewer: counted before it is read."""
+    return sum(map(json.count, (b",", b"[", b"{")))
 
 
 def check_script(text: str) -> None:

@@ -15,7 +15,7 @@ from csm.config import Environment
 from csm.conversation.studio import Studio
 from csm.conversation.waiting import Queue, QueueFull
 from csm.errors import InputError
-from csm.limits import LONGEST_BODY
+from csm.limits import LONGEST_BODY, MOST_ASKED
 from csm.web import pages as rooms
 from csm.web.access import COOKIE, Access
 from csm.web.asked import FAILED, Told, read_json
@@ -128,7 +128,8 @@ def doors(access=None, **more):
     routes = [
         Route(path, broken, methods=["POST"]) for path in ("/v1/x", "/csm/x", "/gradio_api/x", "/gradio_api/mcp/x")
     ]
-    routes += [Route("/echo", echo, methods=["POST"]), Route("/", lambda request: PlainTextResponse("Hello."))]
+    routes += [Route(path, echo, methods=["POST"]) for path in ("/echo", "/v1/audio/voices")]
+    routes += [Route("/", lambda request: PlainTextResponse("Hello."))]
     routes.append(Route("/cors", lambda request: JSONResponse({}, headers={"Access-Control-Allow-Origin": "*"})))
     return Doors(Starlette(routes=routes, exception_handlers={Exception: answer_failure}), access or Access(), **more)
 
@@ -158,6 +159,12 @@ def test_every_answer_says_what_a_browser_may_do_with_it():
 def test_more_than_a_body_may_have_is_not_read(sent):
     answer = asked(doors(), "POST", "/echo", content=sent if isinstance(sent, bytes) else chunks(sent))
     assert answer.status_code == 413 and "send less" in answer.json()["detail"]
+
+
+def test_more_values_than_json_may_have_are_not_read():
+    many = b"[" + b"1," * MOST_ASKED + b"1]"
+    assert len(many) < LONGEST_BODY and asked(doors(), "POST", "/echo", content=many).status_code == 413
+    assert asked(doors(), "POST", "/v1/audio/voices", content=many).status_code == 200, "in a file they are none"
 
 
 async def chunks(parts):

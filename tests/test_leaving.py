@@ -1,5 +1,6 @@
 """A client that goes away, cancels or falls silent ends its work at once, whichever door it came through."""
 
+import gc
 import json
 import secrets
 import socket
@@ -314,17 +315,28 @@ def test_who_leaves_while_a_clip_is_taken_apart_has_it_taken_no_further(house, m
     assert len(steps) == 1
 
 
-def test_a_call_that_is_over_is_forgotten_once_its_end_was_told_or_after_an_hour(house):
+def test_a_call_that_is_over_is_forgotten_once_its_end_was_told_or_after_an_hour(house, monkeypatch):
     blocks, after = house.app, time.monotonic() + 60
     told, waits = (answer(house, "/gradio_api/call/voices", {"data": []})["event_id"] for _ in range(2))
     with asked(house, f"/gradio_api/call/voices/{told}", b"", Connection="close") as line:
         assert b"event: complete" in line.makefile("rb").read()
     assert until(lambda: blocks._queue.event_analytics.get(waits, {}).get("status") == "success")
     assert {told, waits} <= blocks._queue.event_ids_to_events.keys() & blocks.state_holder.session_data.keys()
+    assert blocks._queue.event_ids_to_events[waits].data is not None
     events.forget(blocks, after)
+    assert blocks._queue.event_ids_to_events[waits].data is None, "what was asked is kept"
     assert told not in blocks._queue.event_ids_to_events and told not in blocks.state_holder.session_data
     assert waits in blocks._queue.event_ids_to_events and waits in blocks.state_holder.session_data
-    events.forget(blocks, after + 3_600)
+    assert not any(session.config_values.items() for session in blocks.state_holder.session_data.values())
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "MOST_UNTOLD", 0)
+        patch.setattr(events, "KEPT_SECONDS", 1e9)
+        events.forget(blocks, after)
     left = (blocks._queue.event_ids_to_events, blocks._queue.event_analytics, blocks._queue.pending_event_ids_session)
     assert not any(waits in kept or told in kept for kept in left)
     assert not blocks._queue.cached_event_analytics_summary["functions"], "figures of all calls are worked out"
+
+
+def test_what_is_there_when_the_server_starts_is_not_looked_through_again(house):
+    """A search for cycles in all of it holds the interpreter for longer than any request may."""
+    assert gc.get_freeze_count() > 100_000

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
@@ -290,13 +291,16 @@ def test_a_session_spoken_in_another_process_comes_back_as_plain_bytes(pages, cl
     assert keys(view) == keys(here) and view["sound"]["version"] == here["sound"]["version"]
 
 
-def test_pages_at_rest_keep_what_was_said_but_no_cache(pages, client):
+def test_pages_at_rest_keep_what_was_said_but_no_cache_and_no_sound_in_memory(pages, client):
     visitor = Visitor(client)
     before = keys(visitor.speak()[-1]["view"])
     page = pages.page(visitor.token)
+    heard = page.whole()
     for _ in range(MOST_AWAKE):
         Visitor(client, "A: Hi.").speak()
     assert page.session is not None and page.session._memory is None
+    assert not page.session._sounds and not len(page.marked[1])
+    assert torch.equal(page.whole(), heard)
     assert keys(visitor.speak(turn=1, again=True)[-1]["view"])[0] == before[0]
 
 

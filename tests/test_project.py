@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import signal
 import zipfile
 
 import pytest
@@ -249,3 +250,18 @@ def test_a_project_goes_where_its_name_says_or_nowhere(name, session, tmp_path):
 def test_a_project_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match=r"no project file .*talk\.csm"):
         open_project(tmp_path / "talk.csm", tmp_path)
+
+
+def test_a_long_document_is_read_while_others_go_on(monkeypatch):
+    """A handler of signals runs where another thread could: between two steps of Python's, never within one of C's."""
+    monkeypatch.setattr(project, "MOST_ASKED", 1_000)
+    document = [{"name": [number, None, 0.5, "a", {}]} for number in range(20_000)]
+    data, turns = json.dumps(document).encode(), []
+    before = signal.signal(signal.SIGVTALRM, lambda *_: turns.append(None))
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.005, 0.005)
+    try:
+        assert project._document(data) == document
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+    assert len(turns) > 5

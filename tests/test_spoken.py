@@ -100,7 +100,7 @@ def test_it_is_told_where_words_differ_from_what_was_typed():
 
 
 @pytest.mark.parametrize(
-    "piece", ["\u0301\u0316", "7", "A", "1,", ",111", "$1", "1°", "a@", "/a", "½", "1:", "+1 ", "A.", "%"]
+    "piece", ["\u0301\u0316", "7", "A", "1,", ",111", "$1", "1°", "a@", "/a", "½", "1:", "+1 ", "A.", "%", "\u2028"]
 )
 def test_hostile_text_takes_time_in_proportion(piece):
     def seconds(letters: int) -> float:

@@ -239,8 +239,10 @@ def test_a_function_or_an_event_that_is_not_there_is_no_failure_of_the_program(a
     with httpx.Client(base_url=app.url + "gradio_api/", trust_env=False, timeout=60) as http:
         unknown = http.post("call/nothing", json={"data": [1]})
         assert unknown.status_code == 400 and "can't be read" in unknown.json()["error"]
-        for path in ("call/generate/nothing", "call/v2/generate/nothing"):
-            assert "404" in http.get(path).text  # and the answer is whole
+        answers = [http.get(path) for path in ("call/generate/nothing", "call/v2/generate/nothing")]
+        answers.append(http.post("stream/nothing", json={"data": []}))
+        assert [answer.status_code for answer in answers] == [404] * 3
+        assert all("nothing at this address" in answer.json()["error"] for answer in answers)
 
 
 def test_a_request_cannot_have_files_of_the_server_read(app):

@@ -8,6 +8,7 @@ is read is bounded before it is read.
 from __future__ import annotations
 
 import json
+import json.scanner
 import math
 import os
 import secrets
@@ -35,12 +36,14 @@ from csm.files import output
 from csm.limits import (
     LONGEST_DICTIONARY,
     LONGEST_TURN,
+    MOST_ASKED,
     MOST_CODES,
     MOST_JSON,
     MOST_RECORDING,
     MOST_TURNS_SAVED,
     MOST_VALUES,
     check_turns,
+    values_in,
 )
 from csm.settings import Settings
 from csm.speech.generator import Generator
@@ -210,9 +213,17 @@ class _Codes:
 
 def _document(data: bytes) -> Any:
     """The JSON of a project, unless it has more in it than one may."""
-    if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
+    if (values := values_in(data)) > MOST_VALUES:
         raise ValueError("Too many values.")
-    return json.loads(data)
+    return json.loads(data, cls=_Interruptible if values > MOST_ASKED else None)
+
+
+class _Interruptible(json.JSONDecoder):
+    """Reads by Python what C would read in one go: other threads run in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scan_once = json.scanner.py_make_scanner(self)  # type: ignore[attr-defined]
 
 
 def _session(document: dict[str, Any], codes: _Codes, archive: Archive, folder: Path | None) -> Session:

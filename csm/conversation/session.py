@@ -129,9 +129,10 @@ class Session(SpokenScript):
             self._forget_sounds()
 
     def rest(self) -> None:
-        """Let the KV cache go; what was said is read in again when speaking goes on."""
+        """Let the KV cache and the sounds go; what was said is read in again when speaking goes on, and decoded again
+        when it is heard."""
         if not self._busy:
-            self._memory = None
+            self._memory, self._sounds = None, {}
 
     # Inside
 

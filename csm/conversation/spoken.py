@@ -126,11 +126,12 @@ class SpokenScript(Script):
         self._forget_sounds()
 
     def _decoded(self, generator: Generator, take: Take) -> Tensor:
-        if take.key not in self._sounds:
+        if (sound := self._sounds.get(take.key)) is None:
             if generator.codec_key != self.codec:
                 raise InputError(f"This conversation was spoken by {self.model}: load that model to hear it.")
-            self._sounds[take.key] = joined(take, [generator.decode(codes) for _, codes in take.stretches])
-        return self._sounds[take.key]
+            sound = joined(take, [generator.decode(codes) for _, codes in take.stretches])
+            self._sounds[take.key] = sound
+        return sound
 
     def _turn_report(self, generator: Generator, span: Span, histories: list[str]) -> TurnReport:
         turn = self.turns[span.index]

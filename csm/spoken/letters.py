@@ -28,7 +28,7 @@ def plain(text: str) -> str:
     if text.isascii():
         return text
     letters = "".join(_letter(letter) or _refuse(letter, index, text) for index, letter in enumerate(text))
-    return re.sub(r" +(?=[,.;:!?])", "", letters.replace("\0", ""))
+    return re.sub(r"(?<! ) +(?=[,.;:!?])", "", letters.replace("\0", ""))
 
 
 def left_out(text: str) -> list[str]:

@@ -20,15 +20,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from csm.limits import LARGEST_UPLOAD, LONGEST_BODY, MB, SILENT_SECONDS
+from csm.limits import LARGEST_UPLOAD, LONGEST_BODY, MB, MOST_ASKED, SILENT_SECONDS, values_in
 from csm.web.access import Access, Refused
 from csm.web.asked import FAILED, Told
 from csm.web.listeners import CALL, REFUSED, Calls
 
 MCP = "/gradio_api/mcp"
-EVENTS = "/gradio_api/call/"
+EVENTS, STREAMS = "/gradio_api/call/", "/gradio_api/stream/"
+NO_EVENT = b'event: error\ndata: "404: Not Found"\n\n'  # Gradio's whole answer about an event that there is not
 OURS = "csm_failed"  # in a request's state: the program went wrong, and said so
 UPLOADS = ("/gradio_api/upload", "/csm/open", "/csm/read")
+FILES = (*UPLOADS, "/v1/audio/voices")  # whose bodies are no JSON
 LONGEST_CALL = 16 * MB  # bytes of a call through MCP or for speech, which may bring a recording
 HEADER_NAMES = re.compile(r"[\w-]+(?: *, *[\w-]+){0,63}", re.ASCII)
 TOO_LONG = "This is more than the server takes at once: send less."
@@ -121,6 +123,10 @@ class Doors:
                 if path.startswith(EVENTS):
                     held = message
                     return
+            if held is not None and message.get("body") == NO_EVENT:
+                began, ended, held = True, True, None
+                await told(path, Refused(404, SAID[404], "not_found"))(scope, receive, send)
+                return
             began = True
             try:
                 with anyio.fail_after(SILENT_SECONDS):
@@ -140,7 +146,7 @@ class Doors:
             return message
 
         whole_body, receive = receive, taken
-        receive = _bounded(receive, _longest(path))
+        receive = _bounded(receive, path)
         name = secrets.token_hex(8) if path.startswith(MCP) and CALL.encode() not in dict(scope["headers"]) else ""
         if name:
             scope = {**scope, "headers": [*scope["headers"], (CALL.encode(), name.encode())]}
@@ -227,6 +233,8 @@ def told(path: str, refused: Refused) -> Response:
 def failed(path: str, error: Exception | None = None) -> Response:
     """What is said where the program itself went wrong, or Gradio's routes could not read what they were asked."""
     if error is not None and _unreadable(path, error):
+        if _nothing(error) or (path.startswith(STREAMS) and isinstance(error, KeyError)):
+            return told(path, Refused(404, SAID[404], "not_found"))
         return told(path, Refused(400, UNREADABLE, "invalid_request"))
     return told(path, Refused(500, FAILED, "server_error"))
 
@@ -256,8 +264,13 @@ async def answer_unreadable(request: Request, error: Exception) -> Response:
 def _unreadable(path: str, error: Exception) -> bool:
     """Gradio's own routes raise these for what they are asked; our functions behind them let none of them out."""
     of_name = isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR)
-    nothing = isinstance(error.__cause__, HTTPException)  # an event that there is not, told after the answer began
-    return not path.startswith(("/v1", "/csm")) and (of_name or nothing or isinstance(error, UNREADABLE_ERRORS))
+    found = of_name or _nothing(error) or isinstance(error, UNREADABLE_ERRORS)
+    return found and not path.startswith(("/v1", "/csm"))
+
+
+def _nothing(error: Exception) -> bool:
+    """An event that there is not, which Gradio finds after its answer has begun."""
+    return isinstance(error.__cause__, HTTPException) and error.__cause__.status_code == 404
 
 
 def _reason(sentence: str) -> str:
@@ -271,14 +284,16 @@ def _longest(path: str) -> int:
     return LONGEST_CALL if path.startswith((MCP, "/v1/audio/")) else LONGEST_BODY
 
 
-def _bounded(receive: Receive, longest: int) -> Receive:
-    count = 0
+def _bounded(receive: Receive, path: str) -> Receive:
+    """`receive` that takes no more bytes, and of JSON no more values, than are read at this address."""
+    count, values, longest, is_json = 0, 0, _longest(path), not path.startswith(FILES)
 
     async def bounded() -> Message:
-        nonlocal count
+        nonlocal count, values
         message = await receive()
-        count += len(message.get("body", b""))
-        if count > longest:
+        body = message.get("body", b"")
+        count, values = count + len(body), values + (values_in(body) if is_json else 0)
+        if count > longest or values > MOST_ASKED:
             raise _TooLongError
         return message
 

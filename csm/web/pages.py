@@ -47,7 +47,7 @@ from csm.web.listeners import Calls
 from csm.web.place import Place
 
 TOKEN = re.compile(r"[0-9a-f]{32}")
-MOST_AWAKE = 8  # pages that keep a KV cache
+MOST_AWAKE = 8  # pages that keep a KV cache and, in memory, sound: an hour of it is 345 MB, and as much when marked
 OF_PROJECT = " (project)"
 MOST_DRAWN, BYTES_OF_BARS = 1 << 15, 512  # pictures of sounds that are remembered, and what one takes
 MOST_CLIPS, MOST_SAVED = 64, 3  # files of takes and downloads that a page keeps: the newest
@@ -70,7 +70,7 @@ class Page:
     new: bool = True  # nothing of it was shown yet: its browser may know of takes that are lost
     used: float = field(default_factory=time.monotonic)
     lock: threading.RLock = field(default_factory=threading.RLock)
-    _marked: tuple[str, Tensor] = ("", torch.zeros(0))
+    marked: tuple[str, Tensor] = ("", torch.zeros(0))  # the conversation, and the version that it is
     _example: str = ""
     _happened: list[Event] = field(default_factory=list)
 
@@ -238,18 +238,18 @@ class Page:
             version = self.version()
             if not version or self.session is None:
                 raise InputError("Nothing has been spoken yet: press Generate first.")
-            if self._marked[0] != version:
-                self._marked = (version, self.session.whole(self.generator))
-            return self._marked[1]
+            known, wave = self.marked
+            if known != version:
+                self.marked = version, (wave := self.session.whole(self.generator))
+            return wave
 
     def whole_file(self) -> Path:
         """`whole` as a file to be played."""
         with self.lock:
-            wave = self.whole()
             path = self.folder / f"whole-{self.version()}.wav"
             if not path.exists():
-                for old in self.folder.glob("whole-*.wav"):
-                    old.unlink(missing_ok=True)
+                wave = self.whole()
+                only_newest(self.folder, "whole-*.wav", 0)
                 with roomy():
                     write_audio(path, wave)
             return path
@@ -404,10 +404,11 @@ class Pages:
             self._drop(token)
 
     def _let_rest(self) -> None:
-        """Drop the KV caches of all pages but the newest in use, and those that are being spoken."""
+        """Drop the KV caches and the sounds of all pages but the newest in use, and those that are being spoken."""
         for page in list(self._pages.values())[:-MOST_AWAKE]:
             if page.job is None and page.session is not None:
                 page.session.rest()
+                page.marked = ("", torch.zeros(0))
 
     def _drop(self, token: str) -> None:
         shutil.rmtree(self._pages.pop(token).folder, ignore_errors=True)

@@ -4,6 +4,7 @@ the functions as MCP tools; and a model that is warm when the first listener com
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
@@ -27,7 +28,7 @@ from csm.speech.generator import Generator
 from csm.web.access import Access
 from csm.web.doors import Doors, answer_failure, answer_refusal, answer_unreadable
 from csm.web.endpoints import default_voices
-from csm.web.events import count_nothing, forget
+from csm.web.events import forget, keep_little
 from csm.web.gpu import accelerator, on_zerogpu
 from csm.web.openai import speech_api
 from csm.web.pages import Pages
@@ -95,11 +96,13 @@ def lived(
         doors = Doors(app.middleware_stack, pages.access, pages.calls, pages.place.has_room)
         app.middleware_stack = outermost(Watched(doors, metrics))
         blocks = cast(App, app).get_blocks()
-        count_nothing(blocks)
+        keep_little(blocks)
+        gc.freeze()  # all that is there stays: looking through it again would hold the interpreter for 0.25 s and more
         tidying = asyncio.create_task(_tidied(pages, blocks))
         try:
             yield
         finally:
+            gc.unfreeze()
             tidying.cancel()
             talks.close()
             pages.place.close()

@@ -23,7 +23,7 @@ from csm.talk.options import INSTRUCTIONS
 from csm.version import __version__
 from csm.web.check import build_check_tab
 from csm.web.endpoints import RANDOM_SEED, Endpoints
-from csm.web.events import MOST_SESSIONS
+from csm.web.events import MOST_CALLS, MOST_SESSIONS
 from csm.web.examples import EXAMPLES
 from csm.web.inside import build_inside_tab
 from csm.web.listeners import Attended
@@ -74,7 +74,7 @@ def build_app(studio: Studio, pages: Pages | None = None) -> gr.Blocks:
         inside.select(segments, token, last, js=TOKEN, **private)
         endpoints.declare()
     app.calls, app.refusal = pages.calls, pages.refusal
-    app.queue(max_size=None)  # who waits for the model does so in the studio's queue, where all are counted
+    app.queue(max_size=MOST_CALLS)  # who waits for the model does so in the studio's queue, where all are counted
     return app
 
 

@@ -11,7 +11,7 @@ from csm.conversation.scripts.pieces import Found, Said, clean, has_words, numbe
 
 _STAMP = r"(?:\d{1,3}:)?\d{1,2}:\d\d[.,]\d{1,3}"
 _TIMING = re.compile(rf"\s*{_STAMP}\s*-->\s*{_STAMP}(?:\s.*)?")
-_VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]{1,80})>")
+_VOICE = re.compile(r"<v(?:\.[^\s>]{0,80})?\s{1,20}([^>]{1,80})>")
 _TAGS = re.compile(r"</?(?:[a-zA-Z][^<>]{0,80}|\d[\d:.]{3,12})?>|\{\\[^{}]{0,40}\}")
 _DASH = re.compile(r"\s*[-–—]\s*(?=\S)")
 _ASIDE = ("NOTE", "STYLE", "REGION")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import csm
+from csm.cli import main
 from csm.model import CSM
 from csm.text import ByteTokenizer
 from csm.training.codes import Batch, Conversations
@@ -319,3 +320,16 @@ def test_a_spliced_turn_is_whole_words_of_the_speakers_clips_with_their_sound(sp
         assert {tuple(frame) for frame in turn.codes[:-1].tolist()} <= frames
         first, last = turn.guide[:-1].T - len("[0] ")
         assert first.min() >= -1 and last.max() <= len(turn.text) + 1
+
+
+def test_runs_are_shown_beside_each_other(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "other")
+    assert main(["train", "curves", str(run), str(tmp_path / "other"), "--out", str(tmp_path / "both.png")]) == 0
+    titles, _, *rows = capsys.readouterr().out.splitlines()
+    assert titles.count(" M |") == 2 and "| other, " in titles
+    last = [record for record in read_metrics(run) if "held_out_code0" in record][-1]
+    loss = f"{last['held_out_code0']:.2f}, {last['held_out_depth']:.2f}"
+    assert rows[-1] == f"| {last['step']} | {loss} | {loss} |"
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["train", "curves", str(tmp_path)]) == 2
+    assert "has no held-out losses yet" in capsys.readouterr().err

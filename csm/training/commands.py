@@ -1,4 +1,4 @@
-"""`python -m csm train data|codec|codes|lm|amortisation|average|export|prompts`: the recipe's steps, in this order.
+"""`python -m csm train data|codec|codes|lm|amortisation|curves|average|export|prompts`: the steps of the recipe, in order.
 
 Each step reads the folders of the ones before, saves as it goes, and carries on where it was interrupted.
 """
@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compare = steps.add_parser("amortisation", help="train with a share of the frames and with all, and compare")
     lm_command.add_arguments(compare)
     compare.set_defaults(action=amortisation.run, out=Path("runs/amortisation"), openings=0.0)
+
+    curves = steps.add_parser("curves", help="several runs of `lm` in one picture, such as three sizes")
+    curves.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    curves.add_argument("--out", type=Path, default=Path("runs/curves.png"), help="the picture to draw")
+    curves.set_defaults(action=_curves)
 
     mean = steps.add_parser("average", help="the mean of models of one shape, such as of runs that began alike")
     mean.add_argument("models", nargs="+", metavar="MODEL", help="nano, a folder (a run's is RUN/model) or a hub id")
@@ -148,6 +153,12 @@ def _codes(arguments: argparse.Namespace) -> None:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encode_corpus(Corpus(arguments.data), _codec(arguments), arguments.out, device, part=arguments.part)
+
+
+def _curves(arguments: argparse.Namespace) -> None:
+    from csm.training.curves import compare
+
+    print("\n".join(compare(arguments.runs, arguments.out)))
 
 
 def _average(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`python -m csm train data|codec|codes|lm|amortisation|curves|average|export|prompts`: the steps of the recipe, in order.
+"""`python -m csm train STEP`: the steps of the recipe, in their order, and what shows and compares runs.
 
 Each step reads the folders of the ones before, saves as it goes, and carries on where it was interrupted.
 """

@@ -44,7 +44,7 @@ def printed(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("door", ["import csm", "import csm.cli"])
+@pytest.mark.parametrize("door", ["import csm; csm.load", "import csm.engine", "import csm.cli; import csm.model"])
 def test_threads_wait_briefly_and_openmp_hears_so_in_time(door):
     assert printed(WHEN_TORCH_COMES.format(door=door)) == BRIEF["GOMP_SPINCOUNT"]
 

@@ -158,7 +158,7 @@ def _codes(arguments: argparse.Namespace) -> None:
 def _curves(arguments: argparse.Namespace) -> None:
     from csm.training.curves import compare
 
-    print("\n".join(compare(arguments.runs, arguments.out)))
+    say("\n".join(compare(arguments.runs, arguments.out)))
 
 
 def _average(arguments: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 from gradio.route_utils import FnIndexInferError
+from httpx import InvalidURL
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -39,6 +40,7 @@ UNREADABLE = "The request can't be read: something in it is missing or of anothe
 UNREADABLE_ERRORS = (
     *(LookupError, ValueError, TypeError, AttributeError, RecursionError, MultiPartException),
     FnIndexInferError,  # a function that there is not
+    InvalidURL,  # an address to be passed on that is none
 )
 SAID = {
     404: "There is nothing at this address.",

@@ -91,7 +91,8 @@ def encode_corpus(
 @dataclass
 class Clip:
     """One clip ready for packing: its text, its codes int16 (frames + 1, K) with the zero frame, and for each frame
-    the first and last text id being spoken (-1 where unknown). `cuts`: where words begin, (letter, frame)."""
+    the first and last text id being spoken (-1 where unknown). `cuts`: where words begin, (letter, frame), if
+    turns are spliced."""
 
     speaker: str
     text: str
@@ -101,13 +102,10 @@ class Clip:
 
     def part(self, first: int, last: int | None) -> Clip:
         """From the cut `first` to before the cut `last`, None: to the end with its zero frame."""
-        letter, frame = self.cuts[first] if first else (0, 0)
-        if last is None:
-            return Clip(self.speaker, self.text[letter:], self.codes[frame:], self.guide[frame:] - letter)
-        end, until = self.cuts[last]
-        return Clip(
-            self.speaker, self.text[letter:end].rstrip(), self.codes[frame:until], self.guide[frame:until] - letter
-        )
+        letter, frame = self.cuts[first]
+        end, until = (None, None) if last is None else self.cuts[last]
+        text, guide = self.text[letter:end].rstrip(), self.guide[frame:until] - letter
+        return Clip(self.speaker, text, self.codes[frame:until], guide)
 
 
 @dataclass(frozen=True)
@@ -204,7 +202,8 @@ class Conversations:
             if utterance.held_out == held_out:
                 ended = torch.cat([torch.from_numpy(codes[start : start + frames]), zero])
                 guide = spoken_text(utterance, frames, 1 + len("[0]"))
-                clip = Clip(utterance.speaker, utterance.text, ended, guide, cuts_of(utterance, frames))
+                cuts = cuts_of(utterance, frames) if spliced else ()
+                clip = Clip(utterance.speaker, utterance.text, ended, guide, cuts)
                 self.clips.setdefault(utterance.speaker, []).append(clip)
         if not self.clips:
             raise InputError(f"No codes of this speech in {folder}: run `python -m csm train codes` first.")

@@ -66,7 +66,10 @@ class MimiConfig:
 
 @dataclass(frozen=True)
 class SpectralConfig:
-    """The light codec: log-mel frames in, short-time spectra out, matrix products at 100 Hz throughout."""
+    """The light codec: log-mel frames in, short-time spectra out, matrix products at 100 Hz throughout.
+
+    `speaker_dim`: how many numbers tell the decoder in which voice to speak; with 0 the codes alone do.
+    """
 
     kind: str = "spectral"
     num_codebooks: int = 8
@@ -77,6 +80,8 @@ class SpectralConfig:
     encoder_blocks: int = 3
     decoder_blocks: int = 5
     mels: int = 100
+    speaker_dim: int = 0
+    speaker_blocks: int = 3
 
 
 CodecConfig = MimiConfig | SpectralConfig

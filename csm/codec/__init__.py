@@ -32,6 +32,7 @@ class CodecStream(Protocol):
 
 class Codec(Protocol):
     num_codebooks: int
+    speaker_dim: int  # of the embeddings of speakers that the decoder is told; 0: none
     batches: bool  # whether `push_side_by_side` costs less than its streams one after the other
 
     @property
@@ -48,11 +49,19 @@ class Codec(Protocol):
         """float32 (num_samples,) at 24 kHz -> int64 (frames, K); the last frame is filled up with silence."""
         ...
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """int64 (frames, n), all K codebooks or the first n -> float32 (1920 frames,) on the codec's device."""
+    def embed(self, wave: Tensor) -> Tensor | None:
+        """A recording float32 (num_samples,) at 24 kHz -> its speaker's embedding, float32 (D,), which lets the decoder
+        speak in a voice that the codes alone don't carry; None where they carry all there is."""
         ...
 
-    def stream(self) -> CodecStream: ...
+    def decode(self, codes: Tensor, speaker: Tensor | None = None) -> Tensor:
+        """int64 (frames, n), all K codebooks or the first n -> float32 (1920 frames,) on the codec's device, in the
+        voice of the `speaker` that is embedded so, or as the codes say."""
+        ...
+
+    def stream(self, speaker: Tensor | None = None) -> CodecStream:
+        """A clip to be decoded as it comes, in the voice of that speaker."""
+        ...
 
     def push_side_by_side(self, streams: Sequence[Any], codes: Sequence[Tensor]) -> list[Tensor]:
         """What each of this codec's streams gives for its codes, of which all have equally many, rounding aside."""
@@ -70,6 +79,11 @@ def build_codec(config: CodecConfig) -> Codec:
     return LightCodec(config)
 
 
+def decoded_again(codec: Codec, wave: Tensor) -> Tensor:
+    """A recording float32 (num_samples,) at 24 kHz, encoded and decoded: what is left of it, on the codec's device."""
+    return codec.decode(codec.encode(wave), codec.embed(wave))
+
+
 def codec_key(codec: Codec, encoding: bool = False) -> str:
     """Sixteen hexadecimal digits that tell a codec from others: of a few numbers out of each of its weights, or, for
     `encoding`, of each that codes depend on, so that another decoder for the same codes changes nothing."""
@@ -82,4 +96,4 @@ def codec_key(codec: Codec, encoding: bool = False) -> str:
     return found.hexdigest()[:16]
 
 
-__all__ = ["Codec", "CodecStream", "build_codec", "codec_key"]
+__all__ = ["Codec", "CodecStream", "build_codec", "codec_key", "decoded_again"]

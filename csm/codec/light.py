@@ -13,12 +13,18 @@ from csm.config import FRAME_SIZE, SpectralConfig
 
 
 class LightStream:
-    def __init__(self, module: SpectralCodec) -> None:
+    def __init__(self, module: SpectralCodec, speaker: Tensor | None = None) -> None:
         self.module = module
+        self.speaker = self._known(speaker)
         self.state: DecoderState | None = None
 
     def push(self, codes: Tensor) -> Tensor:
         return push_side_by_side([self], [codes])[0]
+
+    def _known(self, speaker: Tensor | None) -> Tensor:
+        """Nobody in particular is an embedding of zeros."""
+        nobody = torch.zeros(self.module.config.speaker_dim, device=self.module.decoder.window.device)
+        return nobody if speaker is None or not nobody.numel() else speaker.to(nobody)
 
     def flush(self) -> Tensor:
         tail = self.state.tail[0] if self.state else torch.zeros(0)
@@ -36,7 +42,8 @@ def push_side_by_side(streams: Sequence[LightStream], codes: Sequence[Tensor]) -
         if group:
             module, known = group[0][0].module, [one.state for one, _ in group if one.state]
             batch = torch.stack([new.T for _, new in group]).clamp_max(module.config.codebook_size - 1)
-            made, after = module.decode_step(batch, DecoderState.join(known) if known else None)
+            speakers = torch.stack([one.speaker for one, _ in group])
+            made, after = module.decode_step(batch, DecoderState.join(known) if known else None, speakers)
             for (one, _), wave, state in zip(group, made, after.split()):
                 waves[one], one.state = wave, state
     return [waves[one] for one in streams]
@@ -46,7 +53,7 @@ class LightCodec:
     batches = True
 
     def __init__(self, config: SpectralConfig) -> None:
-        self.config, self.num_codebooks = config, config.num_codebooks
+        self.config, self.num_codebooks, self.speaker_dim = config, config.num_codebooks, config.speaker_dim
         self.module = SpectralCodec(config).eval()
 
     @torch.inference_mode()
@@ -54,12 +61,19 @@ class LightCodec:
         padded = F.pad(wave, (0, -wave.shape[0] % FRAME_SIZE))
         return self.module.encode(padded.unsqueeze(0))[0].T
 
-    def decode(self, codes: Tensor) -> Tensor:
-        stream = self.stream()
+    @torch.inference_mode()
+    def embed(self, wave: Tensor) -> Tensor | None:
+        if not self.config.speaker_dim:
+            return None
+        padded = F.pad(wave, (0, -wave.shape[0] % FRAME_SIZE))
+        return self.module.embed(padded.unsqueeze(0))[0]
+
+    def decode(self, codes: Tensor, speaker: Tensor | None = None) -> Tensor:
+        stream = self.stream(speaker)
         return torch.cat([stream.push(codes), stream.flush()]) if len(codes) else torch.zeros(0)
 
-    def stream(self) -> LightStream:
-        return LightStream(self.module)
+    def stream(self, speaker: Tensor | None = None) -> LightStream:
+        return LightStream(self.module, speaker)
 
     def push_side_by_side(self, streams: Sequence[LightStream], codes: Sequence[Tensor]) -> list[Tensor]:
         return push_side_by_side(streams, codes)

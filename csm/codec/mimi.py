@@ -137,6 +137,7 @@ class MimiStream:
 
 class MimiCodec:
     batches = False
+    speaker_dim = 0
 
     def __init__(self, config: MimiConfig) -> None:
         self.config, self.num_codebooks = config, config.num_codebooks
@@ -149,8 +150,11 @@ class MimiCodec:
         with self.lock:
             return self.module.encode(padded.view(1, 1, -1))[0].T
 
+    def embed(self, wave: Tensor) -> None:
+        return None
+
     @torch.inference_mode()
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, speaker: Tensor | None = None) -> Tensor:
         if not len(codes):
             return torch.zeros(0)
         with self.lock:
@@ -159,7 +163,7 @@ class MimiCodec:
     def known(self, codes: Tensor) -> Tensor:
         return codes.clamp_max(self.module.cardinality - 1)
 
-    def stream(self) -> MimiStream:
+    def stream(self, speaker: Tensor | None = None) -> MimiStream:
         return MimiStream(self)
 
     def push_side_by_side(self, streams: Sequence[MimiStream], codes: Sequence[Tensor]) -> list[Tensor]:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from moshi.quantization import SplitResidualVectorQuantizer
 from torch import Tensor, nn
 
+from csm.codec.pitch import pitch
 from csm.codec.source import NOISE_SAMPLES, SourceState, fixed_noise, source
 from csm.config import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE, SpectralConfig
 from csm.model.precision import quick_in_bfloat16
@@ -29,6 +30,7 @@ MEL_WINDOW = 1024
 SPECTRUM = 960
 TAIL = SPECTRUM - HOP  # samples of the last windows that wait for what comes next
 CAUSAL, ANTICAUSAL = 96, 24  # coefficients of a filter's cepstrum
+USUAL_PITCH = 7.3  # octaves above 1 Hz: 158 Hz, between men and women
 
 
 def mel_filters(mels: int, window: int, sample_rate: int = SAMPLE_RATE) -> Tensor:
@@ -42,38 +44,47 @@ def mel_filters(mels: int, window: int, sample_rate: int = SAMPLE_RATE) -> Tenso
 
 
 class ConvNeXtBlock(nn.Module):
-    """Causal depthwise convolution over 7 steps, then a pointwise MLP, added to the input."""
+    """Causal depthwise convolution over 7 steps, then a pointwise MLP, added to the input. A speaker
+    embedding, where there is one, scales and shifts what the MLP reads (FiLM, Perez et al. 2018, arXiv:1709.07871)."""
 
     reach = 6  # steps of the past that the convolution reads
 
-    def __init__(self, dim: int, mlp_dim: int, layers: int) -> None:
+    def __init__(self, dim: int, mlp_dim: int, layers: int, speaker_dim: int = 0) -> None:
         super().__init__()
         self.conv = nn.Conv1d(dim, dim, self.reach + 1, groups=dim)
         self.norm = nn.LayerNorm(dim)
         self.up = nn.Linear(dim, mlp_dim)
         self.down = nn.Linear(mlp_dim, dim)
         self.scale = nn.Parameter(torch.full((dim,), 1 / layers))
+        self.speaker = nn.Linear(speaker_dim, 2 * dim, bias=False) if speaker_dim else None
 
-    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, steps, dim) and the last `reach` inputs before it -> (B, steps, dim) and the new past."""
+    def forward(self, x: Tensor, past: Tensor | None = None, speaker: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, steps, dim), the last `reach` inputs before it and speaker embeddings (B, speaker_dim),
+        zeros for nobody in particular -> (B, steps, dim) and the new past."""
         if past is None:
             past = x.new_zeros(x.shape[0], self.reach, x.shape[2])
         inputs = torch.cat([past, x], dim=1)
         y = self.conv(inputs.transpose(1, 2)).transpose(1, 2)
-        y = self.down(F.gelu(self.up(self.norm(y))))
+        y = self.norm(y)
+        if self.speaker is not None and speaker is not None:
+            scale, shift = self.speaker(speaker).unsqueeze(1).chunk(2, dim=-1)
+            y = y * (1 + scale) + shift
+        y = self.down(F.gelu(self.up(y)))
         return x + self.scale * y, inputs[:, -self.reach :]
 
 
 class ConvNeXtStack(nn.Module):
-    def __init__(self, dim: int, mlp_dim: int, layers: int) -> None:
+    def __init__(self, dim: int, mlp_dim: int, layers: int, speaker_dim: int = 0) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ConvNeXtBlock(dim, mlp_dim, layers) for _ in range(layers))
+        self.blocks = nn.ModuleList(ConvNeXtBlock(dim, mlp_dim, layers, speaker_dim) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, past: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Tensor, past: list[Tensor] | None = None, speaker: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         states = []
         for index, block in enumerate(self.blocks):
-            x, state = block(x, past[index] if past else None)
+            x, state = block(x, past[index] if past else None, speaker)
             states.append(state)
         return self.norm(x), states
 
@@ -102,6 +113,33 @@ class SpectralEncoder(nn.Module):
         return self.stacked(x.reshape(x.shape[0], -1, STEPS_PER_FRAME * x.shape[2]))
 
 
+class SpeakerEncoder(nn.Module):
+    """What tells a speaker from others: log-mel spectra of a recording, summed up over the steps that tell most (Okabe
+    et al. 2018, arXiv:1803.10963), the middle of its pitch and how far that moves."""
+
+    DIM, BY_HAND = 192, 2
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.embed = nn.Linear(config.mels, self.DIM)
+        self.stack = ConvNeXtStack(self.DIM, 2 * self.DIM, config.speaker_blocks)
+        self.weigh = nn.Linear(self.DIM, 1)
+        self.sum_up = nn.Linear(2 * self.DIM, config.speaker_dim - self.BY_HAND)
+
+    def forward(self, mel: Tensor, hertz: Tensor, voiced: Tensor) -> Tensor:
+        """Log-mel (B, n, mels), pitch in Hz and whether voiced (B, n) -> (B, speaker_dim), of about unit size each."""
+        x, _ = self.stack(self.embed(mel))
+        shares = self.weigh(x).softmax(dim=1)
+        mean = (shares * x).sum(1)
+        spread = (shares * (x - mean.unsqueeze(1)).square()).sum(1).clamp_min(1e-6).sqrt()
+        learned = F.layer_norm(self.sum_up(torch.cat([mean, spread], dim=1)), (self.sum_up.out_features,))
+        octaves = torch.where(voiced, hertz.log2(), torch.nan)
+        middle = octaves.nanmedian(dim=1, keepdim=True).values
+        moved = (octaves - middle).abs().nanmedian(dim=1, keepdim=True).values
+        by_hand = torch.cat([(middle - USUAL_PITCH) * 2, moved * 8 - 1], dim=1).nan_to_num()
+        return torch.cat([learned, by_hand.clamp(-3, 3)], dim=1)
+
+
 class SpectralDecoder(nn.Module):
     """Quantised latents (B, frames, dim) -> a pitch and two filters a step; the source, filtered, overlap-added.
 
@@ -119,13 +157,15 @@ class SpectralDecoder(nn.Module):
         places = torch.cat([torch.arange(CAUSAL), torch.arange(SPECTRUM - ANTICAUSAL, SPECTRUM)])
         self.register_buffer("places", places, persistent=False)
         self.unstack = nn.Linear(config.dim, STEPS_PER_FRAME * config.dim)
-        self.stack = ConvNeXtStack(config.dim, config.mlp_dim, config.decoder_blocks)
+        self.stack = ConvNeXtStack(config.dim, config.mlp_dim, config.decoder_blocks, config.speaker_dim)
         self.head = nn.Linear(config.dim, 1 + 2 * (CAUSAL + ANTICAUSAL))
 
-    def forward(self, latents: Tensor, past: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, latents: Tensor, past: list[Tensor] | None = None, speaker: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """-> features (B, 8 frames, dim), and the new past."""
         batch, frames, _ = latents.shape
-        return self.stack(self.unstack(latents).view(batch, frames * STEPS_PER_FRAME, self.dim), past)
+        return self.stack(self.unstack(latents).view(batch, frames * STEPS_PER_FRAME, self.dim), past, speaker)
 
     def controls(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(B, n, dim) -> pitch in octaves above 1 Hz (B, n), and the two filters' spectra, complex (B, 2, n, 481)."""
@@ -192,6 +232,7 @@ class SpectralCodec(nn.Module):
         self.config = config
         self.encoder = SpectralEncoder(config)
         self.decoder = SpectralDecoder(config)
+        self.speaker_encoder = SpeakerEncoder(config) if config.speaker_dim else None
         self.quantizer = SplitResidualVectorQuantizer(
             n_q=config.num_codebooks,
             n_q_semantic=1,
@@ -205,12 +246,21 @@ class SpectralCodec(nn.Module):
         """float32 (B, samples), samples a multiple of 1920 -> int64 (B, K, frames)."""
         return self.quantizer.encode(self.encoder(self.encoder.log_mel(wave)).transpose(1, 2))
 
-    def decode_step(self, codes: Tensor, state: DecoderState | None) -> tuple[Tensor, DecoderState]:
-        """int64 (B, K, frames) and the state after what came before -> (B, samples ready), new state.
+    def embed(self, wave: Tensor) -> Tensor:
+        """Recordings float32 (B, samples) -> their speakers' embeddings (B, speaker_dim)."""
+        assert self.speaker_encoder is not None
+        return self.speaker_encoder(self.encoder.log_mel(wave), *pitch(wave, HOP))
+
+    def decode_step(
+        self, codes: Tensor, state: DecoderState | None, speaker: Tensor | None = None
+    ) -> tuple[Tensor, DecoderState]:
+        """int64 (B, K, frames), the state after what came before and the embeddings (B, speaker_dim) of who
+        speaks -> (B, samples ready), new state.
 
         The first call gives 720 samples fewer than its frames; the state's tail holds them until more comes.
         """
-        features, past = self.decoder(self.quantizer.decode(codes).transpose(1, 2), state.past if state else None)
+        latents = self.quantizer.decode(codes).transpose(1, 2)
+        features, past = self.decoder(latents, state.past if state else None, speaker)
         octaves, filters = self.decoder.controls(features)
         pieces, source_state = self.decoder.pieces(filters, octaves.exp2(), state.source if state else None)
         if state is None:

@@ -57,6 +57,7 @@ RECORDINGS = (".wav", ".flac", ".ogg", ".mp3")
 MOST_FRAMES = 20_000  # of one take: more than any model here has positions for
 TOLD = ("name", "transcript", "licence", "origin", "description")  # of a voice
 MOST_SILENCE = 3_600 * SAMPLE_RATE  # samples behind one piece
+MOST_SPEAKER_DIM = 4_096  # numbers of a speaker's embedding
 STATES = ("ended", "capped", "stopped")
 
 
@@ -77,9 +78,20 @@ def save_project(path: str | Path, session: Session) -> None:
     codes: dict[str, Tensor] = {}
     recordings: dict[str, Path] = {}
 
+    speakers: dict[bytes, str] = {}
+
     def keep(tensor: Tensor) -> str:
         name = f"{len(codes)}"
         codes[name] = tensor.to(torch.int32).contiguous()
+        return name
+
+    def keep_speaker(embedding: Tensor | None) -> str | None:
+        """Once, however many takes are in that voice."""
+        if embedding is None:
+            return None
+        same = embedding.to(torch.float32).contiguous()
+        name = speakers.setdefault(same.numpy().tobytes(), f"speaker {len(speakers)}")
+        codes[name] = same
         return name
 
     def voice(speaker: str, one: Voice) -> dict[str, Any]:
@@ -89,9 +101,10 @@ def save_project(path: str | Path, session: Session) -> None:
             raise InputError(f"The recording of {one.name} is not one of {', '.join(RECORDINGS)}: it can't be saved.")
         recordings[name] = here.path
         prompt = session.prompts.get(speaker)
-        encoded = keep(prompt.codes) if prompt and prompt.voice == one else None
-        about = {key: getattr(one, key) for key in TOLD}
-        return {**about, "recording": name, "codes": encoded}
+        known = prompt if prompt and prompt.voice == one else None
+        about = {key: getattr(one, key) for key in TOLD} | {"recording": name}
+        told = keep_speaker(known.embedding) if known else None
+        return {**about, "codes": keep(known.codes) if known else None, "embedding": told}
 
     document = {
         "format": FORMAT,
@@ -112,7 +125,10 @@ def save_project(path: str | Path, session: Session) -> None:
                 "directions": turn.directions,
                 "chosen": turn.chosen,
                 "drawn": turn.drawn,
-                "takes": [{**_told(take), "codes": keep(take.codes)} for take in turn.takes],
+                "takes": [
+                    {**_told(take), "codes": keep(take.codes), "embedding": keep_speaker(take.embedding)}
+                    for take in turn.takes
+                ],
             }
             for turn in session.turns
         ],
@@ -134,8 +150,8 @@ def save_project(path: str | Path, session: Session) -> None:
 
 
 def _told(take: Take) -> dict[str, Any]:
-    """All of a take but its codes, as JSON data."""
-    told = {name: value for name, value in vars(take).items() if name not in ("codes", "key")}
+    """All of a take but its codes and its speaker, as JSON data."""
+    told = {name: value for name, value in vars(take).items() if name not in ("codes", "embedding", "key")}
     pieces = [asdict(piece) for piece in take.pieces]
     return {**told, "scores": asdict(take.scores) if take.scores else None, "pieces": pieces}
 
@@ -196,6 +212,7 @@ class _Codes:
         self._tensors = tensors
         self._width = generator.config.num_codebooks if generator else None
         self._most = generator.config.audio_vocab_size if generator else 1 << 20
+        self._speaker_dim = generator.codec.speaker_dim if generator else 0
         self._asked = 0
 
     def __getitem__(self, name: str) -> Tensor:
@@ -209,6 +226,16 @@ class _Codes:
         if codes.shape[1] != self._width or (len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < self._most):
             raise ValueError("Codes of another model.")
         return codes
+
+    def embedding(self, about: dict[str, Any]) -> Tensor | None:
+        """Whose voice it is in, float32 (D,); projects of models that aren't told have none."""
+        if (name := about.get("embedding")) is None:
+            return None
+        embedding = self._tensors[name].to(torch.float32)
+        size = self._speaker_dim or embedding.shape[-1]
+        if embedding.shape != (size,) or size > MOST_SPEAKER_DIM or not bool(embedding.isfinite().all()):
+            raise ValueError("A speaker of another model.")
+        return embedding
 
 
 def _document(data: bytes) -> Any:
@@ -255,7 +282,7 @@ def _session(document: dict[str, Any], codes: _Codes, archive: Archive, folder: 
         told: dict[str, Any] = {key: _words(about[key]) for key in TOLD}
         session.voices[_words(speaker, MAX_LABEL)] = voice = Voice(path=place, **told)
         if about["codes"] is not None:
-            session.prompts[speaker] = Prompt(voice, codes[about["codes"]])
+            session.prompts[speaker] = Prompt(voice, codes[about["codes"]], codes.embedding(about))
     session.turns = [_turn(turn, about, codes) for turn, about in zip(session.turns, document["turns"])]
     return session
 
@@ -297,6 +324,7 @@ def _take(about: dict[str, Any], codes: _Codes) -> Take:
         codes=made,
         state=about["state"],
         samples=samples,
+        embedding=codes.embedding(about),
         history=_words(about["history"], 64),
         positions_prefilled=_whole(about["positions_prefilled"], 0),
         scores=Scores(**_numbers(about["scores"])) if about["scores"] is not None else None,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from csm.conversation.parsing import MAX_SPEAKERS, Line
 from csm.conversation.takes import Portable, Take, Turn, codes_key
+from csm.engine.frames import Segment
 from csm.errors import InputError
 from csm.settings import USUAL, Settings
 from csm.speech.tempo import length_at
@@ -28,14 +29,26 @@ BUSY = "This conversation is being spoken: stop it or wait for its end, then cha
 
 @dataclass(frozen=True)
 class Prompt(Portable):
-    """A voice as the model hears it: codes int64 (frames, K) of its recording."""
+    """A voice as the model hears it: codes int64 (frames, K) of its recording, and where the codec is told who speaks
+    its embedding, float32 (D,)."""
 
     voice: Voice
     codes: Tensor
+    embedding: Tensor | None = None
     key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", codes_key(self.codes))
+
+    @classmethod
+    def of(cls, voice: Voice, heard: Segment) -> Prompt:
+        """A voice that a model hears so."""
+        assert heard.codes is not None
+        return cls(voice, heard.codes, heard.embedding)
+
+    def segment(self, slot: int) -> Segment:
+        """What a conversation begins with in which the speaker has this slot."""
+        return Segment(slot, self.voice.transcript, codes=self.codes, embedding=self.embedding)
 
 
 @dataclass(frozen=True)

@@ -322,7 +322,7 @@ class Session(SpokenScript):
     def _whole_sound(self, work: _Work, spoken: Spoken) -> Spoken:
         """A piece with all of its sound, though it was closed while its decoder held more."""
         if len(spoken.unmarked) < len(spoken.codes) * FRAME_SIZE:
-            spoken.unmarked = work.generator.decode(spoken.codes)
+            spoken.unmarked = work.generator.decode(spoken.codes, spoken.embedding)
         return spoken
 
     def _finished(self, generator: Generator, index: int, sounds: dict[str, Tensor], text: int) -> TurnFinished:
@@ -340,7 +340,7 @@ class Session(SpokenScript):
         samples = trimmed_length(spoken.unmarked)
         take = Take(seed, spoken.text, spoken.codes, spoken.state, samples, history, spoken.positions_prefilled)
         from_seed = self.settings.seed if work.seed is None else None
-        take = replace(take, drawing=self.settings.drawing, from_seed=from_seed)
+        take = replace(take, drawing=self.settings.drawing, from_seed=from_seed, embedding=spoken.embedding)
         heard = output_sound(spoken.unmarked, samples)
         scores = judge(take, heard, pace, prompt, judges)
         return One(spoken, replace(take, scores=scores, doubt=doubt(scores, take.state, take.text, heard)))
@@ -392,7 +392,7 @@ class Session(SpokenScript):
         for speaker in self.speakers:
             voice = self.voices[speaker]
             if speaker not in self.prompts or self.prompts[speaker].voice != voice:
-                self.prompts[speaker] = Prompt(voice, generator.voice_codes(voice))
+                self.prompts[speaker] = Prompt.of(voice, generator.prompt(voice))
         prompts = len(generator.prompt_rows(self._prompt_segments()))
         for index in indexes:
             turn, longest = self.turns[index], frames_in(self.settings.max_turn_seconds)
@@ -429,6 +429,6 @@ class Session(SpokenScript):
 
     def _prompt_segments(self) -> list[Segment]:
         return [
-            Segment(self.slots[speaker], self.prompts[speaker].voice.transcript, codes=self.prompts[speaker].codes)
+            self.prompts[speaker].segment(self.slots[speaker])
             for speaker in sorted(self.speakers, key=self.slots.__getitem__)
         ]

@@ -129,7 +129,7 @@ class SpokenScript(Script):
         if (sound := self._sounds.get(take.key)) is None:
             if generator.codec_key != self.codec:
                 raise InputError(f"This conversation was spoken by {self.model}: load that model to hear it.")
-            sound = joined(take, [generator.decode(codes) for _, codes in take.stretches])
+            sound = joined(take, [generator.decode(codes, take.embedding) for _, codes in take.stretches])
             self._sounds[take.key] = sound
         return sound
 

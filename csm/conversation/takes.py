@@ -114,7 +114,8 @@ class Take(Portable):
     `state` is `ended`, `capped` or `stopped`; `reason` says in one sentence why it was kept (or wasn't).
     Turn `heard_from` (from 0) is the first that it heard. `drawing` is `Settings.drawing` when it was made and
     `from_seed` their seed, None where it had a seed of its own; empty and None where that is not known.
-    `key` names the codes: takes of the same codes share it, and their sound.
+    `embedding`, float32 (D,), is whose voice it is in, where the codec is told.
+    `key` names the sound: takes of the same codes in the same voice share it.
     """
 
     seed: int
@@ -132,12 +133,14 @@ class Take(Portable):
     pieces: tuple[Stretch, ...] = ()
     doubt: str = ""
     again: int = 0
+    embedding: Tensor | None = None
     key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         key = codes_key(self.codes)
-        if self.pieces:
-            key = hashlib.sha256(repr((key, self.pieces)).encode()).hexdigest()[:16]
+        if self.pieces or self.embedding is not None:
+            voice = None if self.embedding is None else self.embedding.tolist()
+            key = hashlib.sha256(repr((key, self.pieces, voice)).encode()).hexdigest()[:16]
         object.__setattr__(self, "key", key)
 
     @property

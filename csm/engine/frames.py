@@ -23,13 +23,16 @@ SLOT_AT = 2  # among the ids of a turn, behind BOS and the bracket
 class Segment:
     """One turn as context: what was said, by which speaker slot, and how it sounded.
 
-    Give `audio`, float32 (num_samples,) at 24 kHz, or `codes`, int64 (frames, K) without the zero frame.
+    Give `audio`, float32 (num_samples,) at 24 kHz, or `codes`, int64 (frames, K) without the zero frame. `embedding`,
+    float32 (D,), is that of the speaker's voice, for models whose codes don't carry all of it; it is found from the
+    sound where it isn't given.
     """
 
     speaker: int
     text: str
     audio: Tensor | None = None
     codes: Tensor | None = None
+    embedding: Tensor | None = None
 
 
 @dataclass(frozen=True)

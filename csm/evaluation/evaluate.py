@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from csm.audio import write_audio
-from csm.codec import Codec
+from csm.codec import Codec, decoded_again
 from csm.config import SAMPLE_RATE
 from csm.engine.frames import Segment
 from csm.errors import InputError
@@ -256,7 +256,7 @@ def _through(
     codec: Codec, device: torch.device, speaker: str, sentence: str, wave: Tensor, judges: Judges
 ) -> tuple[Clip, Clip, Tensor]:
     """A recording as it is judged, the same encoded and decoded, and that sound."""
-    again = codec.decode(codec.encode(wave.to(device))).cpu()
+    again = decoded_again(codec, wave.to(device)).cpu()
 
     def judged(sound: Tensor, likeness: float | None) -> Clip:
         words = judges.hear(sound)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from csm.audio import write_audio
+from csm.codec import decoded_again
 from csm.engine.frames import Segment
 from csm.evaluation.context import Speech, shifted
 from csm.evaluation.judges import Judges, Report
@@ -169,8 +170,7 @@ class _Measure:
         before: list[Said] = []
         after: list[Said] = []
         for speaker in self.speakers:
-            codes = self.generator.codec.encode(speaker.prompt.to(self.generator.device))
-            again = self.generator.codec.decode(codes).cpu()
+            again = decoded_again(self.generator.codec, speaker.prompt.to(self.generator.device)).cpu()
             for sound, kept in ((speaker.prompt, before), (again, after)):
                 kept.append(self._judged(sound, speaker, speaker.words, ended=True))
         found = {"prompts": _figures(before), "decoded": _figures(after)}

@@ -56,6 +56,7 @@ class Conversation(History):
         self.slide, self.wording = slide, wording
         super().__init__()
         rows = generator.prompt_rows(prompts) if prompts else None
+        self._embeddings = {one.speaker: generator.prompts.embedding(one) for one in reversed(prompts)}
         self._window = Window(generator.engine, rows, self._pieces, generator.prompts.format, generator.prompt_contexts)
         self._context = self._window.context
 
@@ -169,7 +170,8 @@ class Conversation(History):
         generator, context = self.generator, self._context
         sampling = generator.filled(settings)
         prefilled = context.prefilled
-        sound = TurnSound(generator.sounding, marked, sampling.speed)
+        embedding = self._embeddings.get(speaker)
+        sound = TurnSound(generator.sounding, marked, sampling.speed, embedding)
         text_positions, longest = self._begin(part.text, speaker, settings)
         longest = longest if most_frames is None else min(longest, most_frames)
         noise = self._noise(seed)
@@ -201,8 +203,8 @@ class Conversation(History):
             codes = self._codes(frames)
             read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
             given, unmarked, first = sound.given, sound.unmarked, self._window.heard_from
-            paced = part.pause, sampling.speed
-            piece = Piece(speaker, part.text, codes, given, state, read, positions, first, unmarked, *paced)
+            how = part.pause, sampling.speed, embedding
+            piece = Piece(speaker, part.text, codes, given, state, read, positions, first, unmarked, *how)
             self._append(piece, onto)
 
     def _speak_clauses(
@@ -240,8 +242,10 @@ class Conversation(History):
                 raise stream.error
             codes = self._codes(stream.frames)
             read, positions = context.prefilled - prefilled, text_positions + len(codes) + 1
-            audio, first = generator.decode(codes), self._window.heard_from
-            return Piece(speaker, part.text, codes, audio, stream.state, read, positions, first, audio, part.pause)
+            embedding = self._embeddings.get(speaker)
+            audio, first = generator.decode(codes, embedding), self._window.heard_from
+            how = part.pause, 1.0, embedding
+            return Piece(speaker, part.text, codes, audio, stream.state, read, positions, first, audio, *how)
 
         try:
             copies, noises = [context.copy(longest + 1) for _ in seeds], [self._noise(seed) for seed in seeds]
@@ -415,9 +419,10 @@ class Generator(TextReader):
         options = max_audio_length_ms, temperature, topk
         return conversation.say(text, speaker, *options, min_p=min_p, marked=False).codes
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """codes int64 (frames, K) -> float32 (1920 frames,) on the CPU, bit for bit what `stream` gave for them."""
-        stream, chunks, at, sizes = self.codec.stream(), [], 0, chunk_sizes()
+    def decode(self, codes: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """codes int64 (frames, K) -> float32 (1920 frames,) on the CPU, bit for bit what `stream` gave for them in the
+        voice of the speaker that is embedded so, float32 (D,)."""
+        stream, chunks, at, sizes = self.codec.stream(embedding), [], 0, chunk_sizes()
         with self.engine.threads.few():
             while at < len(codes):
                 chunk = codes[at : at + next(sizes)]
@@ -429,11 +434,14 @@ class Generator(TextReader):
         """The rows of whole segments, encoded where they come as audio."""
         return self.prompts.rows(prompts)
 
-    def voice_codes(self, voice: Voice) -> Tensor:
-        """A voice as the model hears it, int64 (frames, K). Raises `InputError` for a recording that can't be used."""
+    def prompt(self, voice: Voice, speaker: int = 0) -> Segment:
+        """A voice as the model hears it, with its codes and, where the codec is told who speaks, its embedding. Raises
+        `InputError` for a recording that can't be used."""
         codes = voice.codes_for(self.codec_key)
-        audio = load_prompt(voice) if codes is None else None
-        return self.segment_codes(Segment(0, voice.transcript, audio, codes))
+        heard = codes is None or self.prompts.embeds
+        segment = Segment(speaker, voice.transcript, load_prompt(voice) if heard else None, codes)
+        codes, embedding = self.segment_codes(segment), self.prompts.embedding(segment)
+        return Segment(speaker, voice.transcript, codes=codes, embedding=embedding)
 
     def segment_codes(self, segment: Segment) -> Tensor:
         """A segment's codes, int64 (frames, K): its own, or its audio's. Raises `InputError` if it has neither."""

@@ -20,6 +20,7 @@ from csm.text import Tokenizer
 ROOM_FOR_A_TURN = 160  # positions that prompts must leave: a sentence of 100 letters and 5 s of speech
 REMEMBERED_TEXTS = 1 << 14, 16 << 20  # how many texts' ids, and their bytes; a sentence has about 1 kB
 REMEMBERED = 256, 16 << 20  # how many recordings' codes, and their bytes; 30 s in CSM-1B's codes are 48 kB
+REMEMBERED_SPEAKERS = 1024, 4 << 20  # how many embeddings, and their bytes
 
 
 class Prompts:
@@ -28,6 +29,7 @@ class Prompts:
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, codec: Codec, device: torch.device) -> None:
         self.codec_key = codec_key(codec)
         self.codes: Recent[Tensor] = Recent(*REMEMBERED)
+        self._embeddings: Recent[Tensor] = Recent(*REMEMBERED_SPEAKERS)
         self._ids: Recent[Tensor] = Recent(*REMEMBERED_TEXTS)
         self._config, self._codec, self._device = config, codec, device
         self.format = RowFormat.of(config, tokenizer)
@@ -87,14 +89,43 @@ class Prompts:
             if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self._config.audio_vocab_size:
                 raise InputError("A segment has codes that this model doesn't know: they are another model's.")
             return codes
-        if segment.audio is None or segment.audio.numel() == 0:
-            raise InputError("A context segment has no sound: give it audio or codes.")
-        if segment.audio.dim() != 1:
-            raise InputError(f"A segment's audio has shape {tuple(segment.audio.shape)}; it must be (num_samples,).")
-        wave = segment.audio.detach().to("cpu", torch.float32).contiguous()
-        key = hashlib.sha256(self.codec_key.encode() + wave.numpy().tobytes()).hexdigest()
+        wave = _sound(segment)
+        key = self._key(wave)
         known = self.codes.get(key)
         if known is None:
             known = self._codec.encode(wave.to(self._device)).to("cpu", torch.int32)
             self.codes.put(key, known, known.nbytes)
         return known.to(torch.int64)
+
+    def embedding(self, segment: Segment) -> Tensor | None:
+        """A segment's speaker, float32 (D,): its own, or its audio's, or in want of that what can be heard in its
+        codes; None for a codec that needs none. Raises `InputError` as `segment_codes` does."""
+        if segment.embedding is not None or not self.embeds:
+            return segment.embedding
+        heard = _sound(segment) if segment.audio is not None else self.segment_codes(segment)
+        key = self._key(heard)
+        known = self._embeddings.get(key)
+        if known is None:
+            wave = heard.to(self._device)
+            found = self._codec.embed(wave if segment.audio is not None else self._codec.decode(wave))
+            assert found is not None
+            known = found.cpu()
+            self._embeddings.put(key, known, known.nbytes)
+        return known
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the codec is told who speaks."""
+        return self._codec.speaker_dim > 0
+
+    def _key(self, sound: Tensor) -> str:
+        return hashlib.sha256(self.codec_key.encode() + sound.numpy().tobytes()).hexdigest()
+
+
+def _sound(segment: Segment) -> Tensor:
+    """A segment's audio, float32 (num_samples,) on the CPU. Raises `InputError` where there is none."""
+    if segment.audio is None or segment.audio.numel() == 0:
+        raise InputError("A context segment has no sound: give it audio or codes.")
+    if segment.audio.dim() != 1:
+        raise InputError(f"A segment's audio has shape {tuple(segment.audio.shape)}; it must be (num_samples,).")
+    return segment.audio.detach().to("cpu", torch.float32).contiguous()

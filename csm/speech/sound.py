@@ -84,13 +84,15 @@ def _marked(turns: list[tuple[TurnSound, Tensor]]) -> list[Tensor]:
 
 
 class TurnSound:
-    """The sound of one turn while its frames come: decoded as they do, on its way out at another speed or not, marked
-    or not. `given` is what left, `unmarked` the same as it was decoded, at the model's own pace."""
+    """The sound of one turn while its frames come: decoded as they do, in the voice of the speaker that is embedded so,
+    on its way out at another speed or not, marked or not. `given` is what left, `unmarked` the same as it was decoded,
+    at the model's own pace."""
 
-    def __init__(self, sounding: Sounding, marked: bool, speed: float = 1.0) -> None:
+    def __init__(self, sounding: Sounding, marked: bool, speed: float = 1.0, embedding: Tensor | None = None) -> None:
         self.frames: list[Tensor] = []
         self.made = 0  # frames that are decoded, whoever wanted that
-        self.decoder, self.tempo, self.mark = sounding.codec.stream(), Tempo(speed), LiveMark() if marked else None
+        self.decoder, self.tempo = sounding.codec.stream(embedding), Tempo(speed)
+        self.mark = LiveMark() if marked else None
         self._changed = marked or speed != 1.0
         self._sounding = sounding
         self._heard = 0  # frames whose sound was given out

@@ -22,7 +22,7 @@ class Piece:
 
     `state` is `ended` (by the model), `capped` (by the longest length or the budget) or `stopped` (by the caller).
     It takes `positions`: text, frames and the zero frame. Piece number `heard_from` (from 0) is the first that it
-    heard: those before had left the window.
+    heard: those before had left the window. `embedding`, float32 (D,), is whose voice it is in, if the codec is told.
     """
 
     speaker: int
@@ -36,6 +36,7 @@ class Piece:
     unmarked: Tensor
     pause: float = 0.0
     speed: float = 1.0
+    embedding: Tensor | None = None
 
     @property
     def silence(self) -> Tensor:

@@ -23,11 +23,13 @@ FRAME_MS = 80
 
 @dataclass(frozen=True, eq=False)
 class Said:
-    """A piece of a turn as CSM hears it: `codes` int64 (frames, K) of `speaker`, which say `text`."""
+    """A piece of a turn as CSM hears it: `codes` int64 (frames, K) of `speaker`, which say `text`, and where the codec
+    is told who speaks the embedding of that voice, float32 (D,)."""
 
     speaker: int
     text: str
     codes: Tensor
+    embedding: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

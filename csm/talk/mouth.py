@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from csm.conversation.studio import Studio
-from csm.engine.frames import Segment
 from csm.errors import InputError
 from csm.settings import Settings
 from csm.speech.generator import Conversation, Stop
@@ -49,8 +48,9 @@ class Mouth:
         except InputError:
             return None
         # Not through the generator's own way, which remembers what it encodes.
-        codes = generator.codec.encode(torch.from_numpy(wave).to(generator.device))
-        return Said(USER, text, codes.to("cpu", torch.int64))
+        sound = torch.from_numpy(wave).to(generator.device)
+        codes, embedding = generator.codec.encode(sound), generator.codec.embed(sound)
+        return Said(USER, text, codes.to("cpu", torch.int64), None if embedding is None else embedding.cpu())
 
     def forget(self) -> None:
         """The talk is over: nothing that was said stays, once the answer that is being given has left off."""
@@ -109,7 +109,7 @@ class Mouth:
                     tell(wave.numpy())
         finally:
             for turn in conversation.turns[known:]:
-                self._told.append(Said(VOICE, turn.text, turn.codes))
+                self._told.append(Said(VOICE, turn.text, turn.codes, turn.pieces[0].embedding))
                 for piece in turn.pieces:
                     piece.audio = piece.unmarked = torch.zeros(0)  # a talk may last for hours
         return self._told[-1]
@@ -118,7 +118,7 @@ class Mouth:
         """The conversation, as if it had heard `said` and nothing else; what it knows of that is not read again."""
         generator, conversation = self._studio.generator, self._conversation
         if conversation is None or self._voice != voice:
-            prompt = Segment(VOICE, voice.transcript, codes=generator.voice_codes(fetched(voice)))
+            prompt = generator.prompt(fetched(voice), VOICE)
             self._conversation = conversation = generator.conversation([prompt], self._seed)
             self._voice, self._told = voice, []
         same = 0

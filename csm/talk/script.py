@@ -35,15 +35,16 @@ def as_script(items: list[Item], voice: Voice, others: Mapping[str, Voice], gene
     other = next((one for one in others.values() if one != voice), voice)
     voices = {name: fetched(one) for name, one in ((USER, other), (VOICE, voice))}
     session = Session(lines, {line.speaker: voices[line.speaker] for line in lines})
-    session.prompts = {name: Prompt(voices[name], generator.voice_codes(voices[name])) for name in session.speakers}
+    session.prompts = {name: Prompt.of(voices[name], generator.prompt(voices[name])) for name in session.speakers}
     session.model, session.codec = generator.model_name, generator.codec_key
     for index, item in enumerate(said):
-        codes = [piece.said.codes for piece in item.pieces if piece.said is not None]
-        if not codes:
+        spoken = [piece.said for piece in item.pieces if piece.said is not None]
+        if not spoken:
             continue
-        whole = torch.cat(codes)
+        whole = torch.cat([one.codes for one in spoken])
         turn, state = session.turns[index], "ended" if item.done else "stopped"
         history = session.histories()[index]
         take = Take(session.settings.seed, turn.text, whole, state, len(whole) * FRAME_SIZE, history)
+        take = replace(take, embedding=spoken[0].embedding)
         session.turns[index] = replace(turn, takes=(take,), chosen=0, drawn=1)
     return session

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from csm.codec.pitch import pitch
 from csm.codec.spectral import HOP, SpectralCodec, mel_filters
 from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
 from csm.training.adversary import Adversary, discriminator_loss, fooled
 from csm.training.corpus import Corpus, Utterance, speaker_shares
-from csm.training.pitch import pitch
 from csm.training.run import Run, warmup_cosine
 
 FASTER, SLOWER = 1.25, 0.8  # how a clip may be played, pitch and vocal tract with it, to be another speaker's

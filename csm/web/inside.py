@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -60,35 +60,30 @@ class Insides:
     notice: str
 
 
-def take_apart(
-    generator: Generator, codes: Tensor | None, wave: Tensor | None, text: str, context: list[Segment], speaker: int = 0
-) -> Insides:
-    """Codes int64 (frames, K), or else float32 (num_samples,) at 24 kHz to be encoded, opened up.
+def take_apart(generator: Generator, clip: Segment, context: list[Segment]) -> Insides:
+    """A clip, its audio or its codes, opened up.
 
-    Without words in `text` there is no confidence. Nothing here is refused: `notice` says what could not be done.
+    Without words in its text there is no confidence. Nothing here is refused: `notice` says what could not be done.
     """
-    *_, seen = taking_apart(generator, codes, wave, text, context, speaker)
+    *_, seen = taking_apart(generator, clip, context)
     assert seen is not None
     return seen
 
 
-def taking_apart(
-    generator: Generator, codes: Tensor | None, wave: Tensor | None, text: str, context: list[Segment], speaker: int
-) -> Iterator[Insides | None]:
+def taking_apart(generator: Generator, clip: Segment, context: list[Segment]) -> Iterator[Insides | None]:
     """`take_apart` step by step, so that it can be broken off: what it returns comes last, and None before."""
-    if codes is None:
-        codes = generator.segment_codes(Segment(speaker, text, audio=wave))
+    codes, embedding = generator.segment_codes(clip), generator.prompts.embedding(clip)
     sounds: dict[int, np.ndarray] = {}
     for n in steps(codes.shape[1]):
         yield None
-        sounds[n] = first_layers(generator.codec, codes, n).numpy()
+        sounds[n] = first_layers(generator.codec, codes, n, embedding).numpy()
     yield None
     sure, notice = None, ""
-    if not text.strip():
+    if not clip.text.strip():
         notice = "The confidence needs the words: write what is said in the clip, and look again."
     else:
         try:
-            found = confidence(generator, text, codes, context, speaker)
+            found = confidence(generator, clip.text, codes, context, clip.speaker)
             sure = (found.first.numpy(), found.rest.numpy())
         except InputError as error:
             notice = str(error)
@@ -151,14 +146,14 @@ class InsideTab:
             if not text.strip() and ears.recogniser is not None:
                 text = write_down(wave, ears)
                 changes[self.text] = text
-            seen = self.work(None, wave, text, [], 0, given_up=listener().gone)
+            seen = self.work(Segment(0, text, audio=wave), [], given_up=listener().gone)
         else:
             segment, before = self._segment(choice, last)
             if segment.codes is None or not len(segment.codes):
                 raise InputError("This turn has no sound: choose another one.")
             codes = segment.codes[: int(LONGEST * FRAME_RATE)]
             cut = len(codes) < len(segment.codes)
-            seen = self.work(codes, None, segment.text, before, segment.speaker, given_up=listener().gone)
+            seen = self.work(replace(segment, codes=codes), before, given_up=listener().gone)
             wave = torch.from_numpy(seen.sounds[max(seen.sounds)])
         codes = torch.from_numpy(seen.codes)
         sure = Confidence(torch.from_numpy(seen.sure[0]), torch.from_numpy(seen.sure[1])) if seen.sure else None

@@ -205,12 +205,12 @@ class Page:
         if session is None:
             return []
         prompts = [
-            Segment(session.slots[speaker], prompt.voice.transcript, codes=prompt.codes)
+            prompt.segment(session.slots[speaker])
             for speaker in session.speakers
             if (prompt := session.prompts.get(speaker))
         ]
         turns = [
-            Segment(session.slots[turn.speaker], text, codes=codes)
+            Segment(session.slots[turn.speaker], text, codes=codes, embedding=turn.take.embedding)
             for turn in session.turns
             if turn.take
             for text, codes in turn.take.stretches

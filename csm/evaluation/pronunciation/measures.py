@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from csm.codec import decoded_again
 from csm.engine.frames import Segment
 from csm.evaluation.desk import Desk
 from csm.evaluation.keeping import Record
@@ -123,7 +124,7 @@ def _first(records: Any) -> float | None:
 def _told(desk: Desk, aligner: Aligner, teller: Teller, choice: Choice, voice: int) -> Record:
     wave = teller.say(choice, voice)
     codec, device = desk.generator.codec, desk.generator.device
-    again = codec.decode(codec.encode(wave.to(device))).cpu()
+    again = decoded_again(codec, wave.to(device)).cpu()
     margins = {"margin": aligner.margin(wave, choice), "margin_after_codec": aligner.margin(again, choice)}
     return {"word": choice.word, "way": choice.right, "text": choice.text, **margins}
 

@@ -211,10 +211,10 @@ def crops(
 
 
 def grow(codec: SpectralCodec, start: SpectralCodec) -> None:
-    """Begin `codec` as the trained `start`; decoder blocks that only it has change nothing yet."""
+    """Begin `codec` as the trained `start`; decoder blocks and speakers that only it has change nothing yet."""
     own, trained = codec.state_dict(), start.state_dict()
     for name in own.keys() - trained.keys():
-        if name.endswith(".scale"):
+        if name.startswith("decoder.") and name.endswith((".scale", ".speaker.weight")):
             own[name] = torch.zeros_like(own[name])
     codec.load_state_dict(own | trained)
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from csm.config import MimiConfig, SpectralConfig
 from csm.errors import InputError
 from csm.training.options import natural, positive
 from csm.training.run import say
 from csm.training.shapes import CODECS, codec_shape, keep_shape
+
+if TYPE_CHECKING:
+    from csm.checkpoint import Loaded
+    from csm.codec.spectral import SpectralCodec
 
 
 def add_arguments(codec: argparse.ArgumentParser) -> None:
@@ -45,6 +49,23 @@ def add_arguments(codec: argparse.ArgumentParser) -> None:
     )
     mimi.add_argument("--teacher", metavar="FOLDER", help="WavLM or HuBERT for code 0: folder or cached hub id")
     mimi.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+
+
+def add_speaker_arguments(speakers: argparse.ArgumentParser) -> None:
+    speakers.add_argument("--init", metavar="MODEL", default="nano", help="whose codec it is (default: nano)")
+    speakers.add_argument("--natural", type=Path, default=Path("runs/natural"), help="natural speech of `train data`")
+    speakers.add_argument("--pairs", type=Path, default=Path("runs/pairs"), help="what `train pairs` made of it")
+    speakers.add_argument("--data", type=Path, default=Path("runs/speech"), help="the recipe's speech")
+    speakers.add_argument("--out", type=Path, default=Path("runs/speakers"))
+    speakers.add_argument("--steps", type=positive, default=3_000)
+    speakers.add_argument("--batch", type=positive, default=8, help="clips a step (default: 8)")
+    speakers.add_argument("--frames", type=positive, default=16, help="frames of a clip (default: 16)")
+    speakers.add_argument("--rate", type=float, default=5e-4, metavar="RATE", help="of learning (default: 0.0005)")
+    speakers.add_argument("--blocks", type=positive, metavar="N", help="of the decoder: it may get more than it has")
+    speakers.add_argument("--numbers", type=positive, default=128, metavar="N", help="of an embedding (default: 128)")
+    speakers.add_argument("--sharpen", type=float, default=1.0, metavar="FACTOR", help="peaks of the voice (1)")
+    speakers.add_argument("--seed", type=natural, default=1)
+    speakers.add_argument("--every", type=positive, default=250, help="steps between saves (default: 250)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -82,8 +103,7 @@ def _light_options(arguments: argparse.Namespace) -> dict[str, Any]:
         raise InputError(
             f"The weight --adversarial {arguments.adversarial} means nothing: choose one from 0 up, such as 1."
         )
-    if not 0.5 <= arguments.sharpen <= 2:
-        raise InputError(f"--sharpen {arguments.sharpen} leaves no voice: choose a factor from 0.5 to 2, such as 1.1.")
+    _check_sharpness(arguments)
     if not 0 <= arguments.shifted <= 1:
         raise InputError(f"--shifted {arguments.shifted} is no part of the clips: choose one from 0 to 1.")
     told = {name: getattr(arguments, name) for name in ("refined", "adversarial", "shifted", "seed", "every")}
@@ -91,29 +111,59 @@ def _light_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return told | {name: value for name, value in given.items() if value is not None}
 
 
-def _go_on(arguments: argparse.Namespace) -> None:
-    from csm.checkpoint import load_model
-    from csm.codec import build_codec
-    from csm.codec.spectral import SpectralCodec
-    from csm.training.codec import train_codec
-    from csm.training.corpus import Corpus
-    from csm.training.finetune import save_like
+def _check_sharpness(arguments: argparse.Namespace) -> None:
+    if not 0.5 <= arguments.sharpen <= 2:
+        raise InputError(f"--sharpen {arguments.sharpen} leaves no voice: choose a factor from 0.5 to 2, such as 1.1.")
 
-    options = {"steps": 0} | _light_options(arguments)
-    loaded = load_model(arguments.init)
+
+def _light(name: str) -> tuple[Loaded, SpectralCodec]:
+    """A model and its codec. Raises `InputError` for another kind of codec than nano's."""
+    from csm.checkpoint import load_model
+    from csm.codec.spectral import SpectralCodec
+
+    loaded = load_model(name)
     codec = loaded.codec.module
     if not isinstance(codec, SpectralCodec):
-        raise InputError(f"{arguments.init} has a Mimi, which --init doesn't take: give a model with nano's codec.")
+        raise InputError(f"{name} has a Mimi, which --init doesn't take: give a model with nano's codec.")
+    return loaded, codec
+
+
+def _save(arguments: argparse.Namespace, loaded: Loaded, trained: SpectralCodec) -> None:
+    """The model with its trained codec."""
+    from csm.codec import build_codec
+    from csm.training.finetune import save_like
+
+    trained.decoder.sharpen(arguments.sharpen)
+    grown = build_codec(trained.config)
+    grown.module.load_state_dict(trained.state_dict())
+    loaded.model.config = replace(loaded.model.config, codec=trained.config)
+    save_like(arguments.init, loaded.model, grown, arguments.out / "model")
+    say(f"written: {arguments.out / 'model'}, to use with --model {arguments.out / 'model'}")
+
+
+def run_speakers(arguments: argparse.Namespace) -> None:
+    """Let a model's codec speak in any voice. Raises `InputError`."""
+    from csm.training.speakers import train_speakers
+
+    _check_sharpness(arguments)
+    loaded, codec = _light(arguments.init)
+    config = replace(_grown(codec.config, arguments), speaker_dim=codec.config.speaker_dim or arguments.numbers)
+    keep_shape(arguments.out, config)
+    options = {name: getattr(arguments, name) for name in ("steps", "batch", "frames", "rate", "seed", "every")}
+    places = arguments.natural, arguments.pairs, arguments.data
+    _save(arguments, loaded, train_speakers(*places, arguments.out, config, codec, **options))
+
+
+def _go_on(arguments: argparse.Namespace) -> None:
+    from csm.training.codec import train_codec
+    from csm.training.corpus import Corpus
+
+    options = {"steps": 0} | _light_options(arguments)
+    loaded, codec = _light(arguments.init)
     Corpus(arguments.data)
     config = _grown(codec.config, arguments)
     keep_shape(arguments.out, config)
-    trained = train_codec(arguments.data, arguments.out, config, **options, start=codec)
-    trained.decoder.sharpen(arguments.sharpen)
-    grown = build_codec(config)
-    grown.module.load_state_dict(trained.state_dict())
-    loaded.model.config = replace(loaded.model.config, codec=config)
-    save_like(arguments.init, loaded.model, grown, arguments.out / "model")
-    say(f"written: {arguments.out / 'model'}, to use with --model {arguments.out / 'model'}")
+    _save(arguments, loaded, train_codec(arguments.data, arguments.out, config, **options, start=codec))
     if options["steps"]:
         say("Its codes are others than before: the language model in it says nothing yet until it has learned them.")
 

@@ -54,6 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _part(codes)
     codes.set_defaults(action=_codes)
 
+    pairs = steps.add_parser("pairs", help="have the recipe's voices say what natural ones do, to learn speakers from")
+    pairs.add_argument("--data", type=Path, default=Path("runs/natural"), help="natural speech of `train data`")
+    _codec_arguments(pairs)
+    pairs.add_argument(
+        "--rhvoice", type=Path, metavar="PREFIX", help="where RHVoice is installed (default: /usr/local)"
+    )
+    pairs.add_argument("--out", type=Path, default=Path("runs/pairs"))
+    pairs.add_argument("--seed", type=positive, default=1)
+    _part(pairs)
+    pairs.set_defaults(action=_pairs)
+
+    speakers = steps.add_parser("speakers", help="let the codec of a model speak in any voice")
+    codec_command.add_speaker_arguments(speakers)
+    speakers.set_defaults(action=codec_command.run_speakers)
+
     lm = steps.add_parser("lm", help="train backbone and depth decoder")
     lm_command.add_arguments(lm)
     lm.set_defaults(action=lm_command.run)
@@ -153,6 +168,16 @@ def _codes(arguments: argparse.Namespace) -> None:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encode_corpus(Corpus(arguments.data), _codec(arguments), arguments.out, device, part=arguments.part)
+
+
+def _pairs(arguments: argparse.Namespace) -> None:
+    from csm.training.corpus import Corpus, load_engines
+    from csm.training.pairs import make_pairs
+
+    engines = load_engines(arguments.rhvoice)
+    codec, out = _codec(arguments), arguments.out
+    for line in make_pairs(Corpus(arguments.data), engines, codec, out, arguments.seed, arguments.part):
+        say(line)
 
 
 def _curves(arguments: argparse.Namespace) -> None:

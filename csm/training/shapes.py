@@ -157,12 +157,12 @@ def _check_codec(config: CodecConfig, name: str) -> None:
 
 
 def _check_sizes(config: Any, name: str) -> None:
-    """Whole numbers above 0 where a config, or a config in it, has sizes."""
+    """Whole numbers above 0 where a config, or a config in it, has sizes; a codec may be told nothing of speakers."""
     for field in fields(config):
         value = getattr(config, field.name)
         if is_dataclass(value):
             _check_sizes(value, name)
-        elif field.type == "int" and (type(value) is not int or value < 1):
+        elif field.type == "int" and (type(value) is not int or value < (field.name != "speaker_dim")):
             raise InputError(f"In {name}, {field.name} is {value!r}: give a whole number above 0.")
 
 

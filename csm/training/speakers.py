@@ -1,0 +1,208 @@
+"""Let the embedded model's codec speak in any voice (`python -m csm train speakers`).
+
+The codes stay what they are, so that the language model does. The decoder is told by an embedding who speaks, and
+learns from pairs: codes of one of the recipe's voices, and a natural clip with the same words, times and melody, whose
+speaker's embedding comes from another recording of it. The recipe's own voices stay in, so that they are kept.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from csm.codec.pitch import pitch
+from csm.codec.spectral import HOP, SpectralCodec
+from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
+from csm.training.codec import CONTRAST, Clips, EnergyDistance, MelDistance, grow
+from csm.training.corpus import Corpus
+from csm.training.pairs import Pair, read_pairs
+from csm.training.run import Run, warmup_cosine
+
+NATURAL, AS_IT_IS = 0.7, 0.2  # shares of natural speech, and in it of clips whose codes are their own
+NOBODY = 0.25  # share of the recipe's clips that are spoken by nobody in particular
+HEARD = 3.0  # seconds that an embedding is made from
+APART = 0.1  # weight of telling speakers apart
+SHARPNESS = 10.0  # of that
+
+
+class SpeakerTrainer(nn.Module):
+    """The codec, of which decoder and speaker encoder learn, and one batch's losses."""
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.codec = SpectralCodec(config)
+        self.distance, self.energy = MelDistance(), EnergyDistance()
+
+    def forward(
+        self, wave: Tensor, codes: Tensor, heard: Tensor, known: Tensor, rng: np.random.Generator | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """wave (B, samples), codes (B, frames, K) that say the same, two recordings of each speaker (2, B, samples) and
+        whether it is told, bool (B,) -> loss, metrics. With `rng` the recordings are heard through microphones and in
+        rooms."""
+        codec = self.codec
+        assert codec.speaker_encoder is not None
+        with torch.no_grad():
+            latents = codec.quantizer.decode(codes.transpose(1, 2)).transpose(1, 2)
+            hertz, voiced = pitch(wave, HOP)
+            mel, sung = codec.encoder.log_mel(heard.flatten(0, 1)), pitch(heard.flatten(0, 1), HOP)
+            mel = mel if rng is None else torch.stack([spoilt(one, rng) for one in mel])
+        one, other = codec.speaker_encoder(mel, *sung).chunk(2)
+        features, _ = codec.decoder(latents, None, torch.where(known.unsqueeze(1), one, 0.0))
+        octaves, filters = codec.decoder.controls(features)
+        takes = [codec._take(filters, hertz) for _ in range(2)]
+        energy, mel_off = self.energy(wave, *takes), self.distance(takes[0], wave)
+        contrast = self.distance.contrast(takes[0], wave)
+        off = (octaves - hertz.log2()).abs()[voiced].mean()
+        alike = F.normalize(one[:, :-2], dim=1) @ F.normalize(other[:, :-2], dim=1).T
+        apart = F.cross_entropy(SHARPNESS * alike, torch.arange(len(alike), device=alike.device))
+        loss = 10 * energy + 4 * mel_off + CONTRAST * contrast + 4 * off + APART * apart
+        metrics = {"energy": energy, "mel": mel_off, "contrast": contrast, "semitones_off": 12 * off, "apart": apart}
+        return loss, {name: value.item() for name, value in metrics.items()}
+
+
+def spoilt(mel: Tensor, rng: np.random.Generator) -> Tensor:
+    """A log-mel spectrum (n, mels) as another microphone and room may give it: other bands, echo, hiss, no treble."""
+    bands = mel.shape[1]
+
+    def curve(points: int, spread: float) -> Tensor:
+        knots = torch.from_numpy(rng.normal(0, spread, points)).float()
+        return F.interpolate(knots[None, None], bands, mode="linear", align_corners=True)[0, 0]
+
+    if rng.random() < 0.5:
+        mel = mel + curve(6, 0.25)
+    power = 10**mel
+    if rng.random() < 0.4:
+        echo = torch.exp(-torch.arange(40.0) / float(rng.uniform(2, 12)))
+        echo[0] = 0
+        echo *= float(rng.uniform(0.05, 0.35)) / echo.sum()
+        power = power + F.conv1d(F.pad(power.T.unsqueeze(1), (39, 0)), echo.flip(0)[None, None])[:, 0].T
+    if rng.random() < 0.5:
+        hiss = 10 ** (curve(5, 0.3) + float(rng.uniform(-2.8, -1.0)))
+        power = power + hiss * (0.5 + torch.rand(mel.shape))
+    mel = power.log10()
+    if rng.random() < 0.15:
+        mel[:, int(rng.integers(int(0.6 * bands), int(0.9 * bands))) :] = -3
+    return mel
+
+
+class Speech:
+    """Natural speech with its pairs, and the recipe's speech, by speaker."""
+
+    def __init__(self, natural: Corpus, pairs: list[Pair], recipe: Corpus, held_out: bool) -> None:
+        self.natural, self.recipe = natural, recipe
+        self.pairs = [pair for pair in pairs if pair.clip.held_out == held_out] or pairs
+        said = [clip for clip in recipe.utterances if clip.held_out == held_out]
+        self.clips = Clips(said or recipe.utterances)
+        self.by_speaker: dict[str, list[Pair]] = {}
+        for pair in pairs:  # whoever is heard is known from all clips
+            self.by_speaker.setdefault(pair.speaker, []).append(pair)
+
+    def batch(self, codec: SpectralCodec, rng: np.random.Generator, size: int, frames: int) -> tuple[Tensor, ...]:
+        """Waves (B, samples), codes (B, frames, K), recordings (2, B, samples), who is known (B,)."""
+        length = frames * FRAME_SIZE
+        waves = np.zeros((size, length), np.float32)
+        heard = np.zeros((2, size, int(HEARD * SAMPLE_RATE)), np.float32)
+        known = np.ones(size, bool)
+        others: dict[int, np.ndarray] = {}
+        speakers: set[str] = set()
+        for row in range(size):
+            while True:
+                if rng.random() < NATURAL:
+                    pair = self.pairs[rng.integers(len(self.pairs))]
+                    speaker, wave = pair.speaker, pair.wave(self.natural)
+                    own = [one.wave(self.natural) for one in _two(self.by_speaker[speaker], rng)]
+                    codes = None if rng.random() < AS_IT_IS else pair.codes
+                else:
+                    clip = self.clips.draw(rng)
+                    speaker, codes = clip.speaker, None
+                    wave, *own = (
+                        self.recipe.audio(one).astype(np.float32) / 32768
+                        for one in (clip, *_two(self.clips.by_speaker[speaker], rng))
+                    )
+                    known[row] = rng.random() >= NOBODY
+                if speaker not in speakers:
+                    break
+            speakers.add(speaker)
+            start = int(rng.integers(max(1, len(wave) // FRAME_SIZE - frames + 1)))
+            part = wave[start * FRAME_SIZE :][:length]
+            waves[row, : len(part)] = part
+            if codes is not None and len(codes) >= start + frames:
+                others[row] = codes[start : start + frames]
+            for take, recording in enumerate(own):
+                heard[take, row] = _cut(recording, rng)
+        with torch.no_grad():
+            made = codec.encode(torch.from_numpy(waves)).transpose(1, 2)
+        for row, codes in others.items():
+            made[row] = torch.from_numpy(codes.astype(np.int64))
+        return torch.from_numpy(waves), made, torch.from_numpy(heard), torch.from_numpy(known)
+
+
+def _two(clips: list, rng: np.random.Generator) -> list:
+    return [clips[rng.integers(len(clips))] for _ in range(2)]
+
+
+def _cut(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Two to three seconds from anywhere in it, louder or softer, filled up with silence."""
+    taken = int(rng.uniform(0.66, 1) * HEARD * SAMPLE_RATE)
+    start = int(rng.integers(max(1, len(wave) - taken)))
+    part = wave[start : start + taken] * 10 ** (rng.uniform(-6, 4) / 20)
+    return np.pad(part, (0, int(HEARD * SAMPLE_RATE) - len(part)))
+
+
+def train_speakers(
+    natural: Path,
+    pairs: Path,
+    speech: Path,
+    folder: Path,
+    config: SpectralConfig,
+    start: SpectralCodec,
+    steps: int = 3_000,
+    batch: int = 8,
+    frames: int = 16,
+    rate: float = 5e-4,
+    seed: int = 1,
+    every: int = 250,
+) -> SpectralCodec:
+    """Train (or resume) in `folder` decoder and speaker encoder of a codec that begins as `start`, which may have fewer
+    decoder blocks and know no speakers. Returns it in evaluation mode. Raises `InputError` for speech that is missing.
+    """
+    torch.manual_seed(seed)
+    corpus, recipe = Corpus(natural), Corpus(speech)
+    found = read_pairs(corpus, pairs)
+    train, held_out = (Speech(corpus, found, recipe, late) for late in (False, True))
+    trainer = SpeakerTrainer(config)
+    grow(trainer.codec, start)
+    codec = trainer.codec
+    for part in (codec.encoder, codec.quantizer):
+        part.requires_grad_(False)
+    learning = [weight for weight in codec.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr=rate, betas=(0.8, 0.99), weight_decay=1e-2)
+    run = Run(folder, trainer, [optimiser])
+
+    def train_step(step: int) -> dict[str, float]:
+        torch.manual_seed(seed * 1_000_003 + step)
+        trainer.train()
+        for part in (codec.encoder, codec.quantizer):
+            part.eval()
+        rng = np.random.default_rng((seed, step))
+        for group in optimiser.param_groups:
+            group["lr"] = rate * warmup_cosine(step, steps, 100)
+        loss, metrics = trainer(*train.batch(codec, rng, batch, frames), rng)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(learning, 5.0)
+        optimiser.step()
+        return metrics
+
+    @torch.no_grad()
+    def validate() -> dict[str, float]:
+        trainer.eval()
+        torch.manual_seed(0)
+        return trainer(*held_out.batch(codec, np.random.default_rng(0), 2 * batch, frames))[1]
+
+    run.loop(steps, train_step, validate, every)
+    return codec.eval()

@@ -1,0 +1,233 @@
+"""Who speaks: a codec whose decoder is told so, from the prompt's embedding to the saved project, and how it learns."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from csm.checkpoint import load_model, save_folder
+from csm.cli import main
+from csm.codec import build_codec, decoded_again
+from csm.conversation.parsing import parse_script
+from csm.conversation.project import open_project, save_project
+from csm.conversation.session import Session
+from csm.conversation.takes import Take
+from csm.engine.frames import Segment
+from csm.settings import Settings
+from csm.speech.sound import Sounding, TurnSound
+from csm.speech.voices import shipped_voices
+from csm.training import pairs, speakers
+from csm.training.corpus import Corpus, Utterance
+from csm.training.parts import Part
+from tests.small import SMALL_LIGHT, fill_codebooks, say_best, small_generator
+
+TOLD = replace(SMALL_LIGHT, speaker_dim=10, speaker_blocks=1)
+
+
+def told_codec():
+    torch.manual_seed(3)
+    codec = build_codec(TOLD)
+    fill_codebooks(codec.module)
+    return codec
+
+
+def recording(seed, hertz=130.0, seconds=1.0):
+    """Harmonics at a pitch, and some noise: float32 (num_samples,)."""
+    at = torch.arange(int(24_000 * seconds)) / 24_000
+    tone = sum(torch.sin(2 * torch.pi * hertz * n * at) / n for n in range(1, 9))
+    return 0.05 * tone + 0.005 * torch.randn(len(at), generator=torch.Generator().manual_seed(seed))
+
+
+def codes_of(frames, seed=0):
+    return torch.randint(0, 32, (frames, 4), generator=torch.Generator().manual_seed(seed))
+
+
+def alike(made, whole):
+    """But for rounding: random weights are loud."""
+    return made.shape == whole.shape and float((made - whole).abs().max()) < 1e-3 * float(whole.abs().max())
+
+
+def test_the_same_codes_sound_like_whoever_speaks():
+    codec = told_codec()
+    one, other = codec.embed(recording(1)), codec.embed(recording(2, 220))
+    assert one.shape == (TOLD.speaker_dim,) and bool(one.isfinite().all()) and not torch.equal(one, other)
+    codes = codes_of(6)
+    sounds = [codec.decode(codes, speaker) for speaker in (one, other, None)]
+    assert all(len(sound) == 6 * 1920 for sound in sounds)
+    assert not torch.equal(sounds[0], sounds[1]) and not torch.equal(sounds[0], sounds[2])
+    assert torch.equal(sounds[2], codec.decode(codes, torch.zeros(TOLD.speaker_dim))), "zeros are nobody"
+    assert torch.equal(decoded_again(codec, recording(1)), codec.decode(codec.encode(recording(1)), one))
+
+
+def test_silence_and_the_shortest_recording_have_an_embedding_too():
+    codec = told_codec()
+    for wave in (torch.zeros(24_000), torch.zeros(100), recording(1, seconds=0.08)):
+        assert bool(codec.embed(wave).isfinite().all())
+
+
+def test_a_codec_that_is_not_told_has_no_embeddings():
+    generator = small_generator()
+    assert generator.codec.speaker_dim == 0 and generator.codec.embed(recording(1)) is None
+    prompt = Segment(0, "Hello.", recording(1))
+    assert generator.prompts.embedding(prompt) is None
+    assert generator.conversation([prompt], 1).say("Hm.", 0, 400).pieces[0].embedding is None
+
+
+def test_streams_of_several_speakers_side_by_side_are_what_each_is_alone():
+    codec = told_codec()
+    tellings = [codec.embed(recording(1)), None, codec.embed(recording(2, 220))]
+    codes = [codes_of(5, seed) for seed in range(3)]
+    alone = [codec.decode(own, speaker) for own, speaker in zip(codes, tellings)]
+    streams = [codec.stream(speaker) for speaker in tellings]
+    made = [[], [], []]
+    for start, end in ((0, 2), (2, 5)):
+        for own, wave in zip(made, codec.push_side_by_side(streams, [one[start:end] for one in codes])):
+            own.append(wave)
+    for own, stream, whole in zip(made, streams, alone):
+        assert alike(torch.cat([*own, stream.flush()]), whole)
+
+
+def test_each_speaker_of_a_conversation_is_heard_in_the_prompt_s_voice():
+    generator = small_generator(TOLD)
+    prompts = [Segment(0, "Hello there.", recording(1)), Segment(1, "Good day.", recording(2, 220))]
+    talk = generator.conversation(prompts, 1)
+    turns = [talk.say("Hm.", slot, 800, marked=False) for slot in (0, 1, 5)]
+    embeddings = [turn.pieces[0].embedding for turn in turns]
+    assert torch.equal(embeddings[0], generator.codec.embed(prompts[0].audio))
+    assert torch.equal(embeddings[1], generator.codec.embed(prompts[1].audio))
+    assert embeddings[2] is None, "who has no prompt is nobody in particular"
+    for turn, embedding in zip(turns, embeddings):
+        assert torch.equal(turn.audio, generator.decode(turn.codes, embedding))
+    kept = say_best(talk, "Hm.", 1, [3, 4], lambda turns: 1, Settings(max_turn_seconds=0.4))
+    assert all(torch.equal(piece.embedding, embeddings[1]) for piece in kept)
+
+
+def test_a_prompt_of_codes_alone_is_heard_in_what_they_sound_like():
+    generator = small_generator(TOLD)
+    codes = codes_of(12)
+    found = generator.prompts.embedding(Segment(0, "Hello.", codes=codes))
+    assert torch.equal(found, generator.codec.embed(generator.codec.decode(codes)))
+    given = torch.ones(TOLD.speaker_dim)
+    assert generator.prompts.embedding(Segment(0, "Hello.", codes=codes, embedding=given)) is given
+
+
+def test_what_was_spoken_is_saved_with_who_spoke_and_sounds_the_same_again(tmp_path):
+    generator = small_generator(TOLD, 2_048)
+    first, second, *_ = shipped_voices().values()
+    script = parse_script("A: One.\nB: Two.\nA: Three.")
+    session = Session(script, {"A": first, "B": second}, Settings(max_turn_seconds=0.4))
+    for _ in session.speak(generator, live=False):
+        pass
+    takes = [turn.take for turn in session.turns]
+    assert torch.equal(takes[0].embedding, takes[2].embedding) and not torch.equal(
+        takes[0].embedding, takes[1].embedding
+    )
+    save_project(tmp_path / "talk.csm", session)
+    again = open_project(tmp_path / "talk.csm", tmp_path, generator)
+    for index, take in enumerate(takes):
+        assert torch.equal(again.turns[index].take.embedding, take.embedding)
+        assert again.turns[index].take.key == take.key
+        assert torch.equal(again.sound(generator, index), session.sound(generator, index))
+    assert torch.equal(again.prompts["B"].embedding, session.prompts["B"].embedding)
+
+
+def test_the_same_codes_in_another_voice_are_another_sound():
+    codes = codes_of(3)
+    made = [Take(1, "Hm.", codes, "ended", 5_760, "", embedding=one) for one in (None, torch.ones(4), torch.zeros(4))]
+    assert len({take.key for take in made}) == 3
+
+
+def test_turns_that_sound_at_the_same_moment_keep_their_voices():
+    generator = small_generator(TOLD)
+    sounding = Sounding(generator.codec, generator.engine, together=True)
+    tellings = [generator.codec.embed(recording(1)), generator.codec.embed(recording(2, 220))]
+    turns = [TurnSound(sounding, False, embedding=one) for one in tellings]
+    for number, turn in enumerate(turns):
+        turn.frames += list(codes_of(4, number))
+    turns[0].decoded()
+    for number, (turn, speaker) in enumerate(zip(turns, tellings)):
+        turn.finished()
+        assert alike(turn.unmarked, generator.decode(codes_of(4, number), speaker))
+
+
+@pytest.fixture
+def speech(tmp_path):
+    """Hums of two people, and the pairs of another voice's codes for them."""
+    folder = tmp_path / "speech"
+    folder.mkdir()
+    waves, told, offset = [], [], 0
+    for number in range(12):
+        wave = recording(number, (110.0, 210.0)[number % 2], 1.0 + 0.05 * number)
+        pcm = (wave * 32767).round().clamp(-32768, 32767).to(torch.int16).numpy()
+        seconds = len(pcm) / 24_000
+        clip = Utterance(0, offset, len(pcm), f"Hum {'abcdef'[number % 6]}.", f"s{number % 2}", [("m", seconds)], [])
+        told.append(json.dumps(vars(clip)))
+        waves.append(pcm)
+        offset += len(pcm)
+    np.save(folder / "audio-000.npy", np.concatenate(waves))
+    (folder / "utterances-000.jsonl").write_text("\n".join(told))
+    return folder
+
+
+def test_a_codec_learns_speakers_and_keeps_its_codes(speech, tmp_path, capsys, monkeypatch):
+    small = small_generator()
+    save_folder(tmp_path / "model", small.engine.model, small.codec.module)
+    corpus, frames = Corpus(speech), [-(-clip.samples // 1920) for clip in Corpus(speech).utterances]
+    frames[3] = 0  # one that nobody could say
+    made = {"codes": codes_of(sum(frames)).numpy().astype(np.int16), "frames": np.array(frames)}
+    (tmp_path / "pairs").mkdir()
+    np.savez(tmp_path / "pairs" / "pairs-000.npz", **made, speeds=np.full(len(frames), 1.25, np.float32))
+    found = pairs.read_pairs(corpus, tmp_path / "pairs")
+    assert len(found) == 11 and {pair.speaker for pair in found} == {"s0*1.250", "s1*1.250"}
+    assert all(len(pair.wave(corpus)) == len(pair.codes) * 1920 for pair in found)
+
+    command = ["train", "speakers", "--init", str(tmp_path / "model"), "--natural", str(speech), "--data", str(speech)]
+    command += ["--pairs", str(tmp_path / "pairs"), "--out", str(tmp_path / "run"), "--steps", "2", "--frames", "5"]
+    command += ["--batch", "2", "--numbers", "12", "--blocks", str(SMALL_LIGHT.decoder_blocks + 1), "--every", "2"]
+    assert main(command) == 0
+    assert str(tmp_path / "run" / "model") in capsys.readouterr().out
+    before, after = small.codec, load_model(str(tmp_path / "run" / "model")).codec
+    assert after.speaker_dim == 12 and after.config.decoder_blocks == SMALL_LIGHT.decoder_blocks + 1
+    wave = recording(7)
+    assert torch.equal(after.encode(wave), before.encode(wave))
+    assert not torch.equal(after.decode(codes_of(5), after.embed(wave)), after.decode(codes_of(5)))
+    for wrong, said in ((["--sharpen", "9"], "--sharpen"), (["--pairs", str(speech)], "train pairs")):
+        assert main([*command, *wrong]) == 2 and said in capsys.readouterr().err
+
+
+def test_a_spoilt_recording_is_still_a_recording():
+    mel = torch.rand(50, 100) - 2
+    spoilt = [speakers.spoilt(mel.clone(), np.random.default_rng(seed)) for seed in range(30)]
+    assert all(one.shape == mel.shape and bool(one.isfinite().all()) for one in spoilt)
+    assert len({float(one.sum()) for one in spoilt}) > 20
+
+
+def test_a_voice_of_the_recipe_is_moved_to_a_clip_s_times_and_melody():
+    world = pytest.importorskip("pyworld", reason="WORLD is what training alone needs")
+    low, high = recording(1, 110, 1.0).numpy(), recording(2, 220, 1.3).numpy()
+    moved = pairs.moved(world, low, high)
+    assert moved.dtype == np.float32 and len(moved) == len(high)
+    hertz, _ = pairs._melody(world, moved.astype(np.float64))
+    assert abs(np.median(hertz[hertz > 0]) / 110 - 1) < 0.03, "in its own register"
+    with pytest.raises(ValueError):
+        pairs.moved(world, low, np.zeros(24_000, np.float32))
+
+
+def test_pairs_are_made_shard_by_shard_and_a_clip_that_cannot_be_said_is_left_out(speech, tmp_path, monkeypatch):
+    def said(engines, text, source):
+        if text == "Hum b.":
+            raise ValueError("Nothing to say.")
+        return recording(1).numpy(), [], []
+
+    monkeypatch.setattr(pairs, "say", said)
+    monkeypatch.setattr(pairs, "_world", lambda: None)
+    monkeypatch.setattr(pairs, "moved", lambda world, source, clip: clip)
+    corpus, codec = Corpus(speech), small_generator().codec
+    told = list(pairs.make_pairs(corpus, {}, codec, tmp_path / "pairs"))
+    assert told == ["shard 0: 10 pairs, 2 clips left out; 1 of 1"]
+    assert list(pairs.make_pairs(corpus, {}, codec, tmp_path / "pairs")) == [], "what is there is kept"
+    assert list(pairs.make_pairs(corpus, {}, codec, tmp_path / "more", part=Part(2, 2))) == []
+    found = pairs.read_pairs(corpus, tmp_path / "pairs")
+    assert len(found) == 10 and len({pair.speed for pair in found}) <= 2, "one pace a speaker"

@@ -43,9 +43,18 @@ def mel_filters(mels: int, window: int, sample_rate: int = SAMPLE_RATE) -> Tenso
     return torch.minimum(rising, falling).clamp_min(0).float()
 
 
+def told(layer: nn.Linear | None, x: Tensor, speaker: Tensor | None) -> Tensor:
+    """x (B, steps, dim), scaled and shifted by what the layer makes of speaker embeddings (B, speaker_dim): FiLM (Perez
+    et al. 2018, arXiv:1709.07871). As it is where there is no layer or no speaker."""
+    if layer is None or speaker is None:
+        return x
+    scale, shift = layer(speaker).unsqueeze(1).chunk(2, dim=-1)
+    return x * (1 + scale) + shift
+
+
 class ConvNeXtBlock(nn.Module):
     """Causal depthwise convolution over 7 steps, then a pointwise MLP, added to the input. A speaker
-    embedding, where there is one, scales and shifts what the MLP reads (FiLM, Perez et al. 2018, arXiv:1709.07871)."""
+    embedding, where there is one, changes what the MLP reads."""
 
     reach = 6  # steps of the past that the convolution reads
 
@@ -65,11 +74,7 @@ class ConvNeXtBlock(nn.Module):
             past = x.new_zeros(x.shape[0], self.reach, x.shape[2])
         inputs = torch.cat([past, x], dim=1)
         y = self.conv(inputs.transpose(1, 2)).transpose(1, 2)
-        y = self.norm(y)
-        if self.speaker is not None and speaker is not None:
-            scale, shift = self.speaker(speaker).unsqueeze(1).chunk(2, dim=-1)
-            y = y * (1 + scale) + shift
-        y = self.down(F.gelu(self.up(y)))
+        y = self.down(F.gelu(self.up(told(self.speaker, self.norm(y), speaker))))
         return x + self.scale * y, inputs[:, -self.reach :]
 
 
@@ -78,6 +83,7 @@ class ConvNeXtStack(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(ConvNeXtBlock(dim, mlp_dim, layers, speaker_dim) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
+        self.speaker = nn.Linear(speaker_dim, 2 * dim, bias=False) if speaker_dim else None
 
     def forward(
         self, x: Tensor, past: list[Tensor] | None = None, speaker: Tensor | None = None
@@ -86,7 +92,7 @@ class ConvNeXtStack(nn.Module):
         for index, block in enumerate(self.blocks):
             x, state = block(x, past[index] if past else None, speaker)
             states.append(state)
-        return self.norm(x), states
+        return told(self.speaker, self.norm(x), speaker), states
 
 
 class SpectralEncoder(nn.Module):
@@ -127,8 +133,8 @@ class SpeakerEncoder(nn.Module):
         self.sum_up = nn.Linear(2 * self.DIM, config.speaker_dim - self.BY_HAND)
 
     def forward(self, mel: Tensor, hertz: Tensor, voiced: Tensor) -> Tensor:
-        """Log-mel (B, n, mels), pitch in Hz and whether voiced (B, n) -> (B, speaker_dim), of about unit size each."""
-        x, _ = self.stack(self.embed(mel))
+        """Log-mel (B, 2 n, mels), pitch in Hz and whether voiced (B, n) -> (B, speaker_dim), about unit size each."""
+        x, _ = self.stack(self.embed(F.avg_pool1d(mel.transpose(1, 2), 2).transpose(1, 2)))
         shares = self.weigh(x).softmax(dim=1)
         mean = (shares * x).sum(1)
         spread = (shares * (x - mean.unsqueeze(1)).square()).sum(1).clamp_min(1e-6).sqrt()
@@ -249,7 +255,7 @@ class SpectralCodec(nn.Module):
     def embed(self, wave: Tensor) -> Tensor:
         """Recordings float32 (B, samples) -> their speakers' embeddings (B, speaker_dim)."""
         assert self.speaker_encoder is not None
-        return self.speaker_encoder(self.encoder.log_mel(wave), *pitch(wave, HOP))
+        return self.speaker_encoder(self.encoder.log_mel(wave), *pitch(wave, 2 * HOP))
 
     def decode_step(
         self, codes: Tensor, state: DecoderState | None, speaker: Tensor | None = None

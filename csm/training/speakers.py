@@ -48,7 +48,7 @@ class SpeakerTrainer(nn.Module):
         with torch.no_grad():
             latents = codec.quantizer.decode(codes.transpose(1, 2)).transpose(1, 2)
             hertz, voiced = pitch(wave, HOP)
-            mel, sung = codec.encoder.log_mel(heard.flatten(0, 1)), pitch(heard.flatten(0, 1), HOP)
+            mel, sung = codec.encoder.log_mel(heard.flatten(0, 1)), pitch(heard.flatten(0, 1), 2 * HOP)
             mel = mel if rng is None else torch.stack([spoilt(one, rng) for one in mel])
         one, other = codec.speaker_encoder(mel, *sung).chunk(2)
         features, _ = codec.decoder(latents, None, torch.where(known.unsqueeze(1), one, 0.0))

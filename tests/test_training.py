@@ -216,6 +216,13 @@ def test_a_folder_that_can_t_be_made_is_refused_in_one_sentence(speech, runs, tm
     assert "can't be written to (File exists)" in said and said.count("\n") == 1
 
 
+@pytest.mark.parametrize("part", ["-0.1", "1.5", "half", "nan"])
+def test_parts_that_are_none_are_refused_in_one_sentence(part, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "lm", "--spliced", part])
+    assert stopped.value.code == 2 and "give a number from 0 to 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "option",
     ["codec --steps 0", "codec --every -1", "codec --seed -1", "lm --seed -1", "lm --every 0", "data --workers x"],

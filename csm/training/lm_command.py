@@ -20,7 +20,7 @@ from csm.training.finetune import run as finetune_command
 from csm.training.lm import LMSettings
 from csm.training.lora import add_lora
 from csm.training.manifest import HELP
-from csm.training.options import natural, positive
+from csm.training.options import natural, positive, share
 from csm.training.run import say
 from csm.training.shapes import kept_codec, make_folder, model_shape, with_codec
 
@@ -71,7 +71,7 @@ def add_arguments(lm: argparse.ArgumentParser) -> None:
     )
     lm.add_argument(
         "--spliced",
-        type=float,
+        type=share,
         default=0.0,
         metavar="PART",
         help="part of the turns that are made of words of several clips, for speech of few texts (default: 0)",
@@ -208,6 +208,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     with processes(arguments.device) as together:
         if arguments.lora or is_own_speech(arguments.data, arguments.init):
+            if arguments.spliced:
+                raise InputError("--spliced needs times of words, which your own recordings lack: leave it out.")
             finetune_command(arguments, settings_of, together)
             return
         corpus = Corpus(arguments.data)

@@ -15,6 +15,17 @@ def positive(text: str) -> int:
     return _at_least(1, text)
 
 
+def share(text: str) -> float:
+    """A part of a whole, from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ArgumentTypeError(f"{text} is no part: give a number from 0 to 1")
+    return number
+
+
 def _at_least(least: int, text: str) -> int:
     try:
         number = int(text)

@@ -381,7 +381,7 @@ def test_the_report_is_exact_to_the_sample(generator, voices, monkeypatch):
         def flush(self):
             return torch.zeros(0)
 
-    monkeypatch.setattr(generator.codec, "stream", Fading, raising=False)
+    monkeypatch.setattr(generator.codec, "stream", lambda speaker: Fading(), raising=False)
     session = made(voices)
     report = run(session.speak(generator, live=False)).report
     samples = FRAME_SIZE + int(0.15 * SAMPLE_RATE)

@@ -21,6 +21,7 @@ from csm.speech.voices import shipped_voices
 from csm.training import pairs, speakers
 from csm.training.corpus import Corpus, Utterance
 from csm.training.parts import Part
+from csm.training.plots import read_metrics
 from tests.small import SMALL_LIGHT, fill_codebooks, say_best, small_generator
 
 TOLD = replace(SMALL_LIGHT, speaker_dim=10, speaker_blocks=1)
@@ -46,7 +47,7 @@ def codes_of(frames, seed=0):
 
 def alike(made, whole):
     """But for rounding: random weights are loud."""
-    return made.shape == whole.shape and float((made - whole).abs().max()) < 1e-3 * float(whole.abs().max())
+    return made.shape == whole.shape and float((made - whole).abs().max()) < 1e-2 * float(whole.abs().max())
 
 
 def test_the_same_codes_sound_like_whoever_speaks():
@@ -184,11 +185,14 @@ def test_a_codec_learns_speakers_and_keeps_its_codes(speech, tmp_path, capsys, m
     assert all(len(pair.wave(corpus)) == len(pair.codes) * 1920 for pair in found)
 
     command = ["train", "speakers", "--init", str(tmp_path / "model"), "--natural", str(speech), "--data", str(speech)]
-    command += ["--pairs", str(tmp_path / "pairs"), "--out", str(tmp_path / "run"), "--steps", "2", "--frames", "5"]
+    command += ["--pairs", str(tmp_path / "pairs"), "--out", str(tmp_path / "run"), "--steps", "1", "--frames", "5"]
+    command += ["--refined", "1"]
     command += ["--batch", "2", "--numbers", "12", "--blocks", str(SMALL_LIGHT.decoder_blocks + 1), "--every", "2"]
     assert main(command) == 0
     assert str(tmp_path / "run" / "model") in capsys.readouterr().out
     before, after = small.codec, load_model(str(tmp_path / "run" / "model")).codec
+    learned = read_metrics(tmp_path / "run")[-1]
+    assert {"mel", "unlike", "apart", "energy", "held_out_energy"} <= set(learned)
     assert after.speaker_dim == 12 and after.config.decoder_blocks == SMALL_LIGHT.decoder_blocks + 1
     wave = recording(7)
     assert torch.equal(after.encode(wave), before.encode(wave))

@@ -57,15 +57,16 @@ def add_speaker_arguments(speakers: argparse.ArgumentParser) -> None:
     speakers.add_argument("--pairs", type=Path, default=Path("runs/pairs"), help="what `train pairs` made of it")
     speakers.add_argument("--data", type=Path, default=Path("runs/speech"), help="the recipe's speech")
     speakers.add_argument("--out", type=Path, default=Path("runs/speakers"))
-    speakers.add_argument("--steps", type=positive, default=3_000)
-    speakers.add_argument("--batch", type=positive, default=8, help="clips a step (default: 8)")
+    speakers.add_argument("--steps", type=positive, default=2_000, help="to be right on average (default: 2000)")
+    speakers.add_argument("--refined", type=natural, default=1_000, help="more, to sound like speech (default: 1000)")
+    speakers.add_argument("--batch", type=positive, default=16, help="clips a step (default: 16)")
     speakers.add_argument("--frames", type=positive, default=16, help="frames of a clip (default: 16)")
     speakers.add_argument("--rate", type=float, default=5e-4, metavar="RATE", help="of learning (default: 0.0005)")
     speakers.add_argument("--blocks", type=positive, metavar="N", help="of the decoder: it may get more than it has")
     speakers.add_argument("--numbers", type=positive, default=128, metavar="N", help="of an embedding (default: 128)")
     speakers.add_argument("--sharpen", type=float, default=1.0, metavar="FACTOR", help="peaks of the voice (1)")
     speakers.add_argument("--seed", type=natural, default=1)
-    speakers.add_argument("--every", type=positive, default=250, help="steps between saves (default: 250)")
+    speakers.add_argument("--every", type=positive, default=200, help="steps between saves (default: 200)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -149,7 +150,9 @@ def run_speakers(arguments: argparse.Namespace) -> None:
     loaded, codec = _light(arguments.init)
     config = replace(_grown(codec.config, arguments), speaker_dim=codec.config.speaker_dim or arguments.numbers)
     keep_shape(arguments.out, config)
-    options = {name: getattr(arguments, name) for name in ("steps", "batch", "frames", "rate", "seed", "every")}
+    options = {
+        name: getattr(arguments, name) for name in ("steps", "refined", "batch", "frames", "rate", "seed", "every")
+    }
     places = arguments.natural, arguments.pairs, arguments.data
     _save(arguments, loaded, train_speakers(*places, arguments.out, config, codec, **options))
 

@@ -7,6 +7,7 @@ speaker's embedding comes from another recording of it. The recipe's own voices 
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm.codec.pitch import pitch
-from csm.codec.spectral import HOP, SpectralCodec
+from csm.codec.spectral import HOP, SpeakerEncoder, SpectralCodec
 from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
 from csm.training.codec import CONTRAST, Clips, EnergyDistance, MelDistance, grow
 from csm.training.corpus import Corpus
@@ -27,6 +28,8 @@ NOBODY = 0.25  # share of the recipe's clips that are spoken by nobody in partic
 HEARD = 3.0  # seconds that an embedding is made from
 APART = 0.1  # weight of telling speakers apart
 SHARPNESS = 10.0  # of that
+CALM = 0.25  # of the rate, for what an embedding acts through: all of its numbers move an output together
+LISTEN_ANEW = 100  # steps
 
 
 class SpeakerTrainer(nn.Module):
@@ -36,13 +39,29 @@ class SpeakerTrainer(nn.Module):
         super().__init__()
         self.codec = SpectralCodec(config)
         self.distance, self.energy = MelDistance(), EnergyDistance()
+        self._listener: list[SpeakerEncoder] = []  # no part of the module: it is not saved
+
+    @property
+    def listens(self) -> bool:
+        return bool(self._listener)
+
+    def listen_anew(self) -> None:
+        """What is made is heard from now on by the speaker encoder as it is, which goes on learning."""
+        assert self.codec.speaker_encoder is not None
+        self._listener = [copy.deepcopy(self.codec.speaker_encoder).requires_grad_(False).eval()]
 
     def forward(
-        self, wave: Tensor, codes: Tensor, heard: Tensor, known: Tensor, rng: np.random.Generator | None = None
+        self,
+        wave: Tensor,
+        codes: Tensor,
+        heard: Tensor,
+        known: Tensor,
+        refining: bool = False,
+        rng: np.random.Generator | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
         """wave (B, samples), codes (B, frames, K) that say the same, two recordings of each speaker (2, B, samples) and
-        whether it is told, bool (B,) -> loss, metrics. With `rng` the recordings are heard through microphones and in
-        rooms."""
+        whether it is told, bool (B,) -> loss, metrics. `refining`: two takes are judged by the energy distance, too.
+        With `rng` the recordings are heard through microphones and in rooms."""
         codec = self.codec
         assert codec.speaker_encoder is not None
         with torch.no_grad():
@@ -53,15 +72,29 @@ class SpeakerTrainer(nn.Module):
         one, other = codec.speaker_encoder(mel, *sung).chunk(2)
         features, _ = codec.decoder(latents, None, torch.where(known.unsqueeze(1), one, 0.0))
         octaves, filters = codec.decoder.controls(features)
-        takes = [codec._take(filters, hertz) for _ in range(2)]
-        energy, mel_off = self.energy(wave, *takes), self.distance(takes[0], wave)
-        contrast = self.distance.contrast(takes[0], wave)
-        off = (octaves - hertz.log2()).abs()[voiced].mean()
-        alike = F.normalize(one[:, :-2], dim=1) @ F.normalize(other[:, :-2], dim=1).T
-        apart = F.cross_entropy(SHARPNESS * alike, torch.arange(len(alike), device=alike.device))
-        loss = 10 * energy + 4 * mel_off + CONTRAST * contrast + 4 * off + APART * apart
-        metrics = {"energy": energy, "mel": mel_off, "contrast": contrast, "semitones_off": 12 * off, "apart": apart}
+        made = codec._take(filters, hertz)
+        metrics = {"mel": self.distance(made, wave), "contrast": self.distance.contrast(made, wave)}
+        metrics["semitones_off"] = 12 * (octaves - hertz.log2()).abs()[voiced].mean()
+        metrics["apart"] = _apart(one[:, : -codec.speaker_encoder.BY_HAND], other[:, : -codec.speaker_encoder.BY_HAND])
+        loss = metrics["semitones_off"] / 3 + APART * metrics["apart"]
+        if refining:
+            metrics["energy"] = self.energy(wave, made, codec._take(filters, hertz))
+            loss = loss + 10 * metrics["energy"] + 4 * metrics["mel"] + CONTRAST * metrics["contrast"]
+        else:
+            loss = loss + 14 * metrics["mel"] + CONTRAST / 2 * metrics["contrast"]
+        if self._listener:
+            steps = made.shape[1] // (2 * HOP)
+            sounds = self._listener[0](codec.encoder.log_mel(made), hertz[:, :steps], voiced[:, :steps])
+            own, wanted = (x[:, : -codec.speaker_encoder.BY_HAND] for x in (sounds, other.detach()))
+            metrics["unlike"] = 1 - F.cosine_similarity(own, wanted, dim=1).mean()
+            loss = loss + metrics["unlike"]
         return loss, {name: value.item() for name, value in metrics.items()}
+
+
+def _apart(one: Tensor, other: Tensor) -> Tensor:
+    """How badly embeddings (B, D) of recordings tell which `other` is of the same speaker."""
+    alike = F.normalize(one, dim=1) @ F.normalize(other, dim=1).T
+    return F.cross_entropy(SHARPNESS * alike, torch.arange(len(alike), device=alike.device))
 
 
 def spoilt(mel: Tensor, rng: np.random.Generator) -> Tensor:
@@ -160,16 +193,17 @@ def train_speakers(
     folder: Path,
     config: SpectralConfig,
     start: SpectralCodec,
-    steps: int = 3_000,
-    batch: int = 8,
+    steps: int = 2_000,
+    refined: int = 1_000,
+    batch: int = 16,
     frames: int = 16,
     rate: float = 5e-4,
     seed: int = 1,
-    every: int = 250,
+    every: int = 200,
 ) -> SpectralCodec:
     """Train (or resume) in `folder` decoder and speaker encoder of a codec that begins as `start`, which may have fewer
-    decoder blocks and know no speakers. Returns it in evaluation mode. Raises `InputError` for speech that is missing.
-    """
+    decoder blocks and know no speakers: `steps` by what is right on average, then `refined` at half the rate by the
+    energy distance, too. Returns it in evaluation mode. Raises `InputError` for speech that is missing."""
     torch.manual_seed(seed)
     corpus, recipe = Corpus(natural), Corpus(speech)
     found = read_pairs(corpus, pairs)
@@ -179,8 +213,12 @@ def train_speakers(
     codec = trainer.codec
     for part in (codec.encoder, codec.quantizer):
         part.requires_grad_(False)
-    learning = [weight for weight in codec.parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(learning, lr=rate, betas=(0.8, 0.99), weight_decay=1e-2)
+    learning = {name: weight for name, weight in codec.named_parameters() if weight.requires_grad}
+    acting = [weight for name, weight in learning.items() if name.endswith(".speaker.weight")]
+    others = [weight for name, weight in learning.items() if not name.endswith(".speaker.weight")]
+    optimiser = torch.optim.AdamW(
+        [{"params": others, "share": 1.0}, {"params": acting, "share": CALM}], lr=rate, betas=(0.9, 0.99)
+    )
     run = Run(folder, trainer, [optimiser])
 
     def train_step(step: int) -> dict[str, float]:
@@ -188,13 +226,17 @@ def train_speakers(
         trainer.train()
         for part in (codec.encoder, codec.quantizer):
             part.eval()
-        rng = np.random.default_rng((seed, step))
+        refining = step >= steps
+        now = 0.5 * warmup_cosine(step - steps, refined, 50) if refining else warmup_cosine(step, steps, 100, 0.4)
         for group in optimiser.param_groups:
-            group["lr"] = rate * warmup_cosine(step, steps, 100)
-        loss, metrics = trainer(*train.batch(codec, rng, batch, frames), rng)
+            group["lr"] = group["share"] * rate * now
+        if step % LISTEN_ANEW == 0 or not trainer.listens:
+            trainer.listen_anew()
+        rng = np.random.default_rng((seed, step))
+        loss, metrics = trainer(*train.batch(codec, rng, batch, frames), refining, rng)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(learning, 5.0)
+        nn.utils.clip_grad_norm_(learning.values(), 5.0)
         optimiser.step()
         return metrics
 
@@ -202,7 +244,7 @@ def train_speakers(
     def validate() -> dict[str, float]:
         trainer.eval()
         torch.manual_seed(0)
-        return trainer(*held_out.batch(codec, np.random.default_rng(0), 2 * batch, frames))[1]
+        return trainer(*held_out.batch(codec, np.random.default_rng(0), 2 * batch, frames), run.step > steps)[1]
 
-    run.loop(steps, train_step, validate, every)
+    run.loop(steps + refined, train_step, validate, every)
     return codec.eval()

@@ -197,7 +197,16 @@ def test_a_codec_learns_speakers_and_keeps_its_codes(speech, tmp_path, capsys, m
     wave = recording(7)
     assert torch.equal(after.encode(wave), before.encode(wave))
     assert not torch.equal(after.decode(codes_of(5), after.embed(wave)), after.decode(codes_of(5)))
-    for wrong, said in ((["--sharpen", "9"], "--sharpen"), (["--pairs", str(speech)], "train pairs")):
+    assert main([*command, "--stress", "2"]) == 0  # nothing is left to learn
+    more = load_model(str(tmp_path / "run" / "model")).codec
+    assert torch.equal(more.decode(codes_of(5)), after.decode(codes_of(5))), "nobody stays nobody"
+    assert not torch.equal(more.decode(codes_of(5), more.embed(wave)), after.decode(codes_of(5), after.embed(wave)))
+    capsys.readouterr()
+    for wrong, said in (
+        (["--sharpen", "9"], "--sharpen"),
+        (["--stress", "0"], "--stress"),
+        (["--pairs", str(speech)], "train pairs"),
+    ):
         assert main([*command, *wrong]) == 2 and said in capsys.readouterr().err
 
 

@@ -53,8 +53,8 @@ def told(layer: nn.Linear | None, x: Tensor, speaker: Tensor | None) -> Tensor:
 
 
 class ConvNeXtBlock(nn.Module):
-    """Causal depthwise convolution over 7 steps, then a pointwise MLP, added to the input. A speaker
-    embedding, where there is one, changes what the MLP reads."""
+    """Causal depthwise convolution over 7 steps, then a pointwise MLP, added to the input. A speaker embedding,
+    where there is one, changes what the MLP reads."""
 
     reach = 6  # steps of the past that the convolution reads
 
@@ -68,8 +68,8 @@ class ConvNeXtBlock(nn.Module):
         self.speaker = nn.Linear(speaker_dim, 2 * dim, bias=False) if speaker_dim else None
 
     def forward(self, x: Tensor, past: Tensor | None = None, speaker: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, steps, dim), the last `reach` inputs before it and speaker embeddings (B, speaker_dim),
-        zeros for nobody in particular -> (B, steps, dim) and the new past."""
+        """x (B, steps, dim), the last `reach` inputs before it and speaker embeddings (B, speaker_dim), zeros for nobody
+        in particular -> (B, steps, dim) and the new past."""
         if past is None:
             past = x.new_zeros(x.shape[0], self.reach, x.shape[2])
         inputs = torch.cat([past, x], dim=1)
@@ -189,6 +189,14 @@ class SpectralDecoder(nn.Module):
         shape = slice(2, 1 + CAUSAL + ANTICAUSAL)
         self.head.weight[shape] *= factor
         self.head.bias[shape] *= factor
+
+    @torch.no_grad()
+    def stress(self, factor: float) -> None:
+        """Let embeddings act `factor` times as much: what learned to be right on average is nearer to all speakers than
+        each of them is."""
+        for layer in (self.stack.speaker, *(block.speaker for block in self.stack.blocks)):
+            if layer is not None:
+                layer.weight *= factor
 
     def pieces(self, filters: Tensor, pitch: Tensor, state: SourceState | None = None) -> tuple[Tensor, SourceState]:
         """Filters (B, 2, n, 481) and pitch in Hz (B, n) -> windowed pieces of waveform (B, n, 960), still to be

@@ -65,6 +65,9 @@ def add_speaker_arguments(speakers: argparse.ArgumentParser) -> None:
     speakers.add_argument("--blocks", type=positive, metavar="N", help="of the decoder: it may get more than it has")
     speakers.add_argument("--numbers", type=positive, default=128, metavar="N", help="of an embedding (default: 128)")
     speakers.add_argument("--sharpen", type=float, default=1.0, metavar="FACTOR", help="peaks of the voice (1)")
+    speakers.add_argument(
+        "--stress", type=float, default=1.0, metavar="FACTOR", help="what an embedding does, once learned (1)"
+    )
     speakers.add_argument("--seed", type=natural, default=1)
     speakers.add_argument("--every", type=positive, default=200, help="steps between saves (default: 200)")
 
@@ -147,6 +150,8 @@ def run_speakers(arguments: argparse.Namespace) -> None:
     from csm.training.speakers import train_speakers
 
     _check_sharpness(arguments)
+    if not 0 < arguments.stress <= 3:
+        raise InputError(f"--stress {arguments.stress} leaves no speakers: choose a factor above 0, at most 3.")
     loaded, codec = _light(arguments.init)
     config = replace(_grown(codec.config, arguments), speaker_dim=codec.config.speaker_dim or arguments.numbers)
     keep_shape(arguments.out, config)
@@ -154,7 +159,9 @@ def run_speakers(arguments: argparse.Namespace) -> None:
         name: getattr(arguments, name) for name in ("steps", "refined", "batch", "frames", "rate", "seed", "every")
     }
     places = arguments.natural, arguments.pairs, arguments.data
-    _save(arguments, loaded, train_speakers(*places, arguments.out, config, codec, **options))
+    trained = train_speakers(*places, arguments.out, config, codec, **options)
+    trained.decoder.stress(arguments.stress)
+    _save(arguments, loaded, trained)
 
 
 def _go_on(arguments: argparse.Namespace) -> None:

@@ -68,7 +68,8 @@ class MimiConfig:
 class SpectralConfig:
     """The light codec: log-mel frames in, short-time spectra out, matrix products at 100 Hz throughout.
 
-    `speaker_dim`: how many numbers tell the decoder in which voice to speak; with 0 the codes alone do.
+    `speaker_dim`: how many numbers tell the decoder in which voice to speak; with 0 the codes alone do. `codes_of` is
+    the key of an earlier codec (`csm.codec.codec_key`) whose codes these are, though its decoder was another.
     """
 
     kind: str = "spectral"
@@ -82,6 +83,7 @@ class SpectralConfig:
     mels: int = 100
     speaker_dim: int = 0
     speaker_blocks: int = 3
+    codes_of: str = ""
 
 
 CodecConfig = MimiConfig | SpectralConfig

@@ -73,6 +73,8 @@ def test_it_goes_on_from_the_first_turn_that_waits(talk, nano):
         pass
     assert [[take.key for take in turn.takes] for turn in talk.turns[:3]] == before
     assert talk.turns[3].take.text == "Then we can go for a walk." and talk.turns[3].take.samples > 0
+    recording = load_prompt(talk.voices["Ben"])
+    assert torch.equal(talk.turns[3].take.embedding, nano.codec.embed(recording)), "in the voice of the recording"
 
 
 def test_a_voice_has_its_words_its_recording_and_its_codes(nano, tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 from csm.checkpoint import load_model, save_folder
 from csm.cli import main
-from csm.codec import build_codec, decoded_again
+from csm.codec import build_codec, codec_key, decoded_again
 from csm.conversation.parsing import parse_script
 from csm.conversation.project import open_project, save_project
 from csm.conversation.session import Session
@@ -197,6 +197,8 @@ def test_a_codec_learns_speakers_and_keeps_its_codes(speech, tmp_path, capsys, m
     wave = recording(7)
     assert torch.equal(after.encode(wave), before.encode(wave))
     assert not torch.equal(after.decode(codes_of(5), after.embed(wave)), after.decode(codes_of(5)))
+    before = load_model(str(tmp_path / "model")).codec
+    assert codec_key(after) == codec_key(before), "what was spoken with it before can still be heard"
     assert main([*command, "--stress", "2"]) == 0  # nothing is left to learn
     more = load_model(str(tmp_path / "run" / "model")).codec
     assert torch.equal(more.decode(codes_of(5)), after.decode(codes_of(5))), "nobody stays nobody"

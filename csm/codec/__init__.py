@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from csm.config import CodecConfig, MimiConfig
+from csm.config import CodecConfig, MimiConfig, SpectralConfig
 
 
 class CodecStream(Protocol):
@@ -85,8 +85,11 @@ def decoded_again(codec: Codec, wave: Tensor) -> Tensor:
 
 
 def codec_key(codec: Codec, encoding: bool = False) -> str:
-    """Sixteen hexadecimal digits that tell a codec from others: of a few numbers out of each of its weights, or, for
-    `encoding`, of each that codes depend on, so that another decoder for the same codes changes nothing."""
+    """Sixteen hexadecimal digits that tell a codec from others: those whose codes it says that it has, or of a few
+    numbers out of each of its weights, or, for `encoding`, of each that codes depend on, so that another decoder for
+    the same codes changes nothing."""
+    if not encoding and isinstance(codec.config, SpectralConfig) and codec.config.codes_of:
+        return codec.config.codes_of
     found = hashlib.sha256()
     for name, weight in sorted(codec.module.state_dict().items()):
         if encoding and name.startswith(("decoder", "upsample")):

@@ -68,8 +68,8 @@ class ConvNeXtBlock(nn.Module):
         self.speaker = nn.Linear(speaker_dim, 2 * dim, bias=False) if speaker_dim else None
 
     def forward(self, x: Tensor, past: Tensor | None = None, speaker: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, steps, dim), the last `reach` inputs before it and speaker embeddings (B, speaker_dim), zeros for nobody
-        in particular -> (B, steps, dim) and the new past."""
+        """x (B, steps, dim), the last `reach` inputs before it and embeddings (B, speaker_dim), zeros for nobody in
+        particular -> (B, steps, dim) and the new past."""
         if past is None:
             past = x.new_zeros(x.shape[0], self.reach, x.shape[2])
         inputs = torch.cat([past, x], dim=1)

@@ -391,8 +391,11 @@ class Session(SpokenScript):
             generator.check_turn(turn.text, self.slots[turn.speaker], self.wording)
         for speaker in self.speakers:
             voice = self.voices[speaker]
-            if speaker not in self.prompts or self.prompts[speaker].voice != voice:
+            known = self.prompts.get(speaker)
+            if known is None or known.voice != voice:
                 self.prompts[speaker] = Prompt.of(voice, generator.prompt(voice))
+            elif known.embedding is None and generator.prompts.embeds:  # from before its codec was told who speaks
+                self.prompts[speaker] = replace(known, embedding=generator.prompt(voice).embedding)
         prompts = len(generator.prompt_rows(self._prompt_segments()))
         for index in indexes:
             turn, longest = self.turns[index], frames_in(self.settings.max_turn_seconds)

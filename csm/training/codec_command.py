@@ -147,13 +147,15 @@ def _save(arguments: argparse.Namespace, loaded: Loaded, trained: SpectralCodec)
 
 def run_speakers(arguments: argparse.Namespace) -> None:
     """Let a model's codec speak in any voice. Raises `InputError`."""
+    from csm.codec import codec_key
     from csm.training.speakers import train_speakers
 
     _check_sharpness(arguments)
     if not 0 < arguments.stress <= 3:
         raise InputError(f"--stress {arguments.stress} leaves no speakers: choose a factor above 0, at most 3.")
     loaded, codec = _light(arguments.init)
-    config = replace(_grown(codec.config, arguments), speaker_dim=codec.config.speaker_dim or arguments.numbers)
+    told = codec.config.speaker_dim or arguments.numbers
+    config = replace(_grown(codec.config, arguments), speaker_dim=told, codes_of=codec_key(loaded.codec))
     keep_shape(arguments.out, config)
     options = {
         name: getattr(arguments, name) for name in ("steps", "refined", "batch", "frames", "rate", "seed", "every")
@@ -165,13 +167,15 @@ def run_speakers(arguments: argparse.Namespace) -> None:
 
 
 def _go_on(arguments: argparse.Namespace) -> None:
+    from csm.codec import codec_key
     from csm.training.codec import train_codec
     from csm.training.corpus import Corpus
 
     options = {"steps": 0} | _light_options(arguments)
     loaded, codec = _light(arguments.init)
     Corpus(arguments.data)
-    config = _grown(codec.config, arguments)
+    same = "" if options["steps"] else codec_key(loaded.codec)
+    config = replace(_grown(codec.config, arguments), codes_of=same)
     keep_shape(arguments.out, config)
     _save(arguments, loaded, train_codec(arguments.data, arguments.out, config, **options, start=codec))
     if options["steps"]:

@@ -97,7 +97,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompts = steps.add_parser("prompts", help="make the shipped voice prompts again")
     prompts.add_argument("--out", type=Path, default=Path("prompts"))
     prompts.add_argument("--rhvoice", type=Path, metavar="PREFIX", help="where RHVoice is installed")
-    prompts.add_argument("--natural", type=Path, metavar="FOLDER", help="Kokoro's (default: runs/kokoro)")
     prompts.set_defaults(action=_prompts)
 
 
@@ -204,4 +203,4 @@ def _export(arguments: argparse.Namespace) -> None:
 def _prompts(arguments: argparse.Namespace) -> None:
     from csm.training.prompts import make_prompts
 
-    make_prompts(arguments.out, arguments.rhvoice, arguments.natural)
+    make_prompts(arguments.out, arguments.rhvoice)

@@ -1,7 +1,7 @@
-"""Make the shipped voice prompts again (`prompts/`), two sentences each: natural voices of the teacher's, and the six
-unshifted voices of the recipe, which the language model has heard.
+"""Make the shipped voice prompts again (`prompts/`): the six unshifted synthetic speakers, two sentences each.
 
-The same synthesisers give the same files bit for bit; the teacher's differ by rounding between kinds of processor.
+The same recipe as the training speech (`csm/training/corpus.py`), so that the embedded model knows the voices;
+the same synthesisers give the same files bit for bit.
 """
 
 from __future__ import annotations
@@ -10,15 +10,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from csm.audio import write_audio
 from csm.config import SAMPLE_RATE
-from csm.training.corpus import SPEAKERS, levelled, load_engines, say
-from csm.training.kokoro import Kokoro, Style, voice_rows
-
-TEACHER = Path("runs/kokoro")
+from csm.training.corpus import SPEAKERS, load_engines, say
 
 FLITE_TERMS = """\
 Copyright (c) 1999-2001 Language Technologies Institute, Carnegie Mellon University. All Rights Reserved.
@@ -49,16 +45,11 @@ MERCHANTABILITY AND FITNESS, IN NO EVENT SHALL THE AUTHORS BE LIABLE FOR ANY SPE
 DAMAGES OR ANY DAMAGES WHATSOEVER RESULTING FROM LOSS OF USE, DATA OR PROFITS, WHETHER IN AN ACTION OF CONTRACT, \
 NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
 See http://www.festvox.org/cmu_arctic/ for more details."""
-KOKORO_TERMS = """\
-Synthesised with Kokoro-82M, whose weights and voices are under the Apache License 2.0 \
-(https://www.apache.org/licenses/LICENSE-2.0), which lets everybody use what they say. The voices are synthetic."""
 LICENCES = {
-    "kokoro": ("Apache License 2.0", KOKORO_TERMS),
     "flite": ("CMU Flite licence (permissive)", FLITE_TERMS),
     "rhvoice": ("CMU ARCTIC licence (permissive)", ARCTIC_TERMS),
 }
 ORIGINS = {
-    "kokoro": "Kokoro-82M, voice {voice}",
     "flite": "CMU Flite, voice cmu_us_{voice}, built by Carnegie Mellon University from the CMU ARCTIC recordings of "
     "{voice}; resampled to 24 kHz",
     "rhvoice": "RHVoice 1.6.0, voice {voice}, built by the RHVoice project from Carnegie Mellon University's CMU "
@@ -74,65 +65,6 @@ class Prompt:
     description: str
 
 
-# Named for people to choose by ear, with the teacher's name for each.
-NATURAL: dict[str, tuple[str, Prompt]] = {
-    "lark": (
-        "af_heart",
-        Prompt(
-            "We planted the tomatoes in April, right after the last frost. By August we were giving them away.",
-            "woman, American, warm",
-        ),
-    ),
-    "finch": (
-        "am_michael",
-        Prompt(
-            "I fixed the screen door this morning. It took longer than I thought, but it closes quietly now.",
-            "man, American, calm",
-        ),
-    ),
-    "wren": (
-        "bf_emma",
-        Prompt(
-            "The library stays open until nine on Thursdays. We usually meet upstairs, by the tall windows.",
-            "woman, British, clear",
-        ),
-    ),
-    "heron": (
-        "bm_george",
-        Prompt(
-            "My father kept bees behind the cottage for years. He always said that they knew his footsteps.",
-            "man, British, deep",
-        ),
-    ),
-    "dove": (
-        "af_bella",
-        Prompt(
-            "She called me from the station, laughing, because both of us had brought the same umbrella.",
-            "woman, American, lively",
-        ),
-    ),
-    "raven": (
-        "am_fenrir",
-        Prompt(
-            "Nobody had climbed that side of the mountain before. The two of them started long before sunrise.",
-            "man, American, strong",
-        ),
-    ),
-    "swift": (
-        "bf_alice",
-        Prompt(
-            "Turn left at the bakery and carry on up the hill. You will see our blue gate beside the postbox.",
-            "woman, British, bright",
-        ),
-    ),
-    "owl": (
-        "bm_fable",
-        Prompt(
-            "The old clock in the hall is ten minutes slow. Everyone in the house has learned to live with it.",
-            "man, British, gentle",
-        ),
-    ),
-}
 PROMPTS: dict[str, Prompt] = {
     "slt": Prompt(
         "My grandmother always baked apple pies on Sundays. Everybody sat together around her table.",
@@ -161,38 +93,31 @@ PROMPTS: dict[str, Prompt] = {
 }
 
 
-def make_prompts(folder: Path, rhvoice: Path | None = None, teacher: Path | None = None) -> list[Path]:
+def make_prompts(folder: Path, rhvoice: Path | None = None) -> list[Path]:
     """Write one 16-bit 24 kHz mono wav a voice and `index.json` into `folder`; returns the wavs' paths.
 
-    `rhvoice` is where RHVoice is installed, `teacher` the folder with Kokoro's weights and voices. Raises `InputError`
-    when they or Flite are not there.
+    `rhvoice` is where RHVoice is installed. Raises `InputError` when it or Flite is not.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     engines = load_engines(rhvoice)
-    kokoro, natural = Kokoro(teacher or TEACHER), teacher or TEACHER
+    folder.mkdir(parents=True, exist_ok=True)
     entries, paths = [], []
-
-    def keep(name: str, prompt: Prompt, wave: np.ndarray, engine: str, voice: str) -> None:
+    for name, prompt in PROMPTS.items():
+        wave, _, _ = say(engines, prompt.transcript, name)
         paths.append(folder / f"{name}.wav")
         write_audio(paths[-1], torch.from_numpy(wave), SAMPLE_RATE)
-        origin = f"Synthesised by this project (csm/training/prompts.py) with {ORIGINS[engine].format(voice=voice)}"
+        speaker = SPEAKERS[name]
         entries.append(
             {
                 "name": name,
                 "file": paths[-1].name,
                 "transcript": prompt.transcript,
-                "licence": LICENCES[engine][0],
-                "origin": f"{origin}; its loudness changed.",
+                "licence": LICENCES[speaker.engine][0],
+                "origin": "Synthesised by this project (csm/training/prompts.py) with "
+                + ORIGINS[speaker.engine].format(voice=speaker.voice)
+                + "; its loudness changed.",
                 "description": prompt.description,
             }
         )
-
-    for name, (voice, prompt) in NATURAL.items():
-        style = Style(voice, voice[0] == "b", voice_rows(natural, voice))
-        keep(name, prompt, levelled(kokoro.speak(prompt.transcript, style)[0]), "kokoro", voice)
-    for name, prompt in PROMPTS.items():
-        speaker = SPEAKERS[name]
-        keep(name, prompt, say(engines, prompt.transcript, name)[0], speaker.engine, speaker.voice)
     terms = {licence: text.splitlines() for licence, text in LICENCES.values()}
     index = json.dumps({"voices": entries, "licences": terms}, indent=2, ensure_ascii=False) + "\n"
     (folder / "index.json").write_text(index, encoding="utf-8")

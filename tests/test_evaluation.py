@@ -152,7 +152,9 @@ class Stand:
 
     def __init__(self):
         self.asked: list[tuple[str, int, str]] = []
-        self.codec = SimpleNamespace(encode=lambda wave: wave, decode=lambda wave: wave)
+        self.codec = SimpleNamespace(
+            encode=lambda wave: wave, decode=lambda wave, speaker: wave, embed=lambda wave: None
+        )
 
     def conversation(self, prompts, seed):
         def say(sentence, speaker, max_audio_length_ms, marked):

@@ -123,7 +123,9 @@ def _desk(generator):
 
 def test_the_judges_accuracy_is_counted_both_ways_and_through_the_codec():
     """A codec that says everything the second way leaves a judge who is right half of the time."""
-    codec = SimpleNamespace(encode=lambda wave: wave, decode=lambda wave: torch.ones_like(wave))
+    codec = SimpleNamespace(
+        encode=lambda wave: wave, decode=lambda wave, speaker: torch.ones_like(wave), embed=lambda wave: None
+    )
     desk = _desk(SimpleNamespace(codec=codec, device="cpu"))
     found = judge_accuracy(desk, Margin(), Told(), homographs(6))
     assert found["as_it_is"]["right"] == 1 and found["after_codec"]["right"] == 0.5

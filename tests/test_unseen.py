@@ -25,7 +25,9 @@ class Model:
     def __init__(self, stubborn: bool) -> None:
         self.stubborn, self.said = stubborn, []
         self.device = torch.device("cpu")
-        self.codec = SimpleNamespace(encode=lambda wave: wave, decode=lambda codes: codes)
+        self.codec = SimpleNamespace(
+            encode=lambda wave: wave, decode=lambda codes, speaker: codes, embed=lambda wave: None
+        )
 
     def conversation(self, prompts, seed):
         def say(text, speaker, max_audio_length_ms, marked):

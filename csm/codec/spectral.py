@@ -194,9 +194,9 @@ class SpectralDecoder(nn.Module):
     def stress(self, factor: float) -> None:
         """Let embeddings act `factor` times as much: what learned to be right on average is nearer to all speakers than
         each of them is."""
-        for layer in (self.stack.speaker, *(block.speaker for block in self.stack.blocks)):
-            if layer is not None:
-                layer.weight *= factor
+        for part in self.stack.modules():
+            if isinstance(part, ConvNeXtBlock | ConvNeXtStack) and part.speaker is not None:
+                part.speaker.weight *= factor
 
     def pieces(self, filters: Tensor, pitch: Tensor, state: SourceState | None = None) -> tuple[Tensor, SourceState]:
         """Filters (B, 2, n, 481) and pitch in Hz (B, n) -> windowed pieces of waveform (B, n, 960), still to be

@@ -375,13 +375,14 @@ def test_a_queue_that_closes_lets_running_jobs_end_and_takes_no_more():
 def test_two_models_have_two_names_and_one_model_one(generator):
     name = replicas.speaks(generator)
     assert name == replicas.speaks(generator)
-    tensor = next(iter(generator.engine.model.state_dict().values()))
-    kept = tensor.clone()
-    tensor += 1
-    try:
-        assert replicas.speaks(generator) != name
-    finally:
-        tensor.copy_(kept)
+    decoder = generator.codec.module.decoder.state_dict()
+    for tensor in (next(iter(generator.engine.model.state_dict().values())), decoder["head.weight"]):
+        kept = tensor.clone()
+        tensor += 1
+        try:
+            assert replicas.speaks(generator) != name
+        finally:
+            tensor.copy_(kept)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # uvicorn exits so

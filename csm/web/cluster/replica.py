@@ -83,9 +83,10 @@ class Replica:
 
 
 def speaks(generator: Generator) -> str:
-    """The program, the model and its weights, as a name: two that have the same give the same codes for a seed."""
+    """The program, the model and its weights, as a name: two that have the same give the same sound for a seed."""
     digest = hashlib.sha256(generator.codec_key.encode())
-    for name, tensor in sorted(generator.engine.model.state_dict().items()):
+    codec = {f"codec.{name}": tensor for name, tensor in generator.codec.module.state_dict().items()}
+    for name, tensor in sorted((generator.engine.model.state_dict() | codec).items()):
         if isinstance(tensor, torch.Tensor):
             some = tensor.flatten()[:: max(1, tensor.numel() // SAMPLED)][:SAMPLED]
             digest.update(f"{name} {tuple(tensor.shape)} {some.float().tolist()}".encode())

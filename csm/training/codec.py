@@ -188,6 +188,11 @@ class Clips:
         return own[rng.integers(len(own))]
 
 
+def other_speed(rng: np.random.Generator) -> float:
+    """How fast to play a clip so that it is another speaker's."""
+    return float(np.exp(rng.uniform(np.log(SLOWER), np.log(FASTER))))
+
+
 def crops(
     corpus: Corpus, clips: Clips, rng: np.random.Generator, batch: int, frames: int, shifted: float = 0.0
 ) -> tuple[Tensor, Tensor]:
@@ -199,7 +204,7 @@ def crops(
     for row in range(batch):
         clip = clips.draw(rng)
         other = shifted > 0 and rng.random() < shifted
-        speed = float(np.exp(rng.uniform(np.log(SLOWER), np.log(FASTER)))) if other else 1.0
+        speed = other_speed(rng) if other else 1.0
         taken = length if speed == 1 else int(length * speed) + 2
         start = int(rng.integers(max(1, clip.samples - taken)))
         wave = corpus.audio(clip)[start : start + taken].astype(np.float32) / 32768

@@ -135,6 +135,11 @@ def levelled(wave: np.ndarray) -> np.ndarray:
     return wave * min(10 ** (LEVEL / 20) / np.sqrt(spoken.mean()), PEAK / np.abs(wave).max())
 
 
+def pcm_of(wave: np.ndarray) -> np.ndarray:
+    """A waveform (num_samples,) as int16, as shards keep it."""
+    return np.clip(np.round(wave * 32767), -32768, 32767).astype(np.int16)
+
+
 def _write_shard(job: tuple[Path, int, list[tuple[str, str]], Path | None]) -> tuple[int, int, float]:
     """Shard number, lines left out, seconds of speech."""
     folder, shard, lines, rhvoice = job
@@ -150,7 +155,7 @@ def _write_shard(job: tuple[Path, int, list[tuple[str, str]], Path | None]) -> t
             wave, phones, words = say(engines, text, name)
         except (ValueError, OSError):
             continue
-        pcm = np.clip(np.round(wave * 32767), -32768, 32767).astype(np.int16)
+        pcm = pcm_of(wave)
         if not words or not SHORTEST * SAMPLE_RATE < len(pcm) < LONGEST * SAMPLE_RATE:
             continue
         records.append(json.dumps(vars(Utterance(shard, offset, len(pcm), text, name, phones, words))))

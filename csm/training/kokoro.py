@@ -24,7 +24,7 @@ import numpy as np
 
 from csm.errors import InputError
 from csm.files import whole
-from csm.training.corpus import SAMPLE_RATE, Utterance, levelled
+from csm.training.corpus import SAMPLE_RATE, Utterance, levelled, pcm_of
 from csm.training.flite import Phones, Words
 from csm.training.parts import EVERYTHING, Part, agree, digest
 from csm.training.sentences import SHORT_TURNS
@@ -350,7 +350,7 @@ def write_shard(
                 wave, phones, words = engine.speak(text, style, rate)
             except ValueError:  # too long for the teacher
                 continue
-            pcm = np.clip(np.round(levelled(wave) * 32767), -32768, 32767).astype(np.int16)
+            pcm = pcm_of(levelled(wave))
             made = Utterance(shard, offset, len(pcm), text, f"s{seed:02d}{person:05d}", phones, words, style.origin)
             records.append(json.dumps(vars(made)))
             waves.append(pcm)

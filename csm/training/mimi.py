@@ -31,7 +31,7 @@ from csm.training.codec import Clips, MelDistance, crops
 from csm.training.corpus import Corpus
 from csm.training.distributed import Processes
 from csm.training.export import folded
-from csm.training.run import Run, say, warmup_cosine
+from csm.training.run import Run, improve, say, warmup_cosine
 from csm.training.shapes import keep_shape
 from csm.training.teacher import Teacher, choose_lesson
 
@@ -259,7 +259,7 @@ def train_mimi(
         loss = recipe.commitment * commitment
         if step >= recipe.adversarial_from:
             critic_loss = discriminator_loss(trainer.adversary, wave, made)
-            _improve(critic, critic_loss)
+            improve(critic, critic_loss)
             adversarial, feature = generator_losses(trainer.adversary, wave, made)
             loss = loss + recipe.adversarial * adversarial + recipe.feature * feature
             metrics |= {"critic": critic_loss.item(), "adversarial": adversarial.item(), "feature": feature.item()}
@@ -268,7 +268,7 @@ def train_mimi(
             loss = loss + recipe.semantic * taught
             metrics |= learned
         mel, waveform = trainer.distance(made, wave), F.l1_loss(made, wave)
-        _improve(learner, loss + recipe.mel * mel + recipe.waveform * waveform)
+        improve(learner, loss + recipe.mel * mel + recipe.waveform * waveform)
         return {"mel": mel.item(), "waveform": waveform.item(), "commitment": commitment.item(), **metrics}
 
     @torch.no_grad()
@@ -300,13 +300,6 @@ def _optimisers(trainer: MimiTrainer, rate: float) -> tuple[torch.optim.Optimize
         torch.optim.AdamW(groups, lr=rate, betas=(0.8, 0.99)),
         torch.optim.AdamW(trainer.adversary.parameters(), lr=rate, betas=(0.8, 0.99), weight_decay=0.0),
     )
-
-
-def _improve(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 5.0)
-    optimiser.step()
 
 
 def _search_dead_codes(quantizer: SplitResidualVectorQuantizer, step: int) -> None:

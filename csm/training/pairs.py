@@ -21,8 +21,8 @@ from csm.config import FRAME_SIZE
 from csm.errors import InputError
 from csm.files import whole
 from csm.training.alignment import STEP, match, spectrum
-from csm.training.codec import FASTER, SLOWER
-from csm.training.corpus import BASE_SPEAKERS, SAMPLE_RATE, SPEAKERS, Corpus, Engine, Utterance, levelled, say
+from csm.training.codec import other_speed
+from csm.training.corpus import BASE_SPEAKERS, SAMPLE_RATE, SPEAKERS, Corpus, Engine, Utterance, levelled, pcm_of, say
 from csm.training.parts import EVERYTHING, Part, agree
 from csm.training.shapes import keep_shape
 
@@ -106,7 +106,7 @@ def make_pairs(
         codes, lost = [], 0
         clips = [clip for clip in corpus.utterances if clip.shard == shard]
         for clip in clips:
-            speed = speeds.setdefault(clip.speaker, _speed(rng))
+            speed = speeds.setdefault(clip.speaker, 1.0 if rng.random() < AS_MADE else other_speed(rng))
             source = str(rng.choice(list(BASE_SPEAKERS if rng.random() < SHIPPED else SPEAKERS)))
             try:
                 said = moved(world, say(engines, clip.text, source)[0], played(corpus, clip, speed))
@@ -131,7 +131,7 @@ def moved(world: Any, source: np.ndarray, clip: np.ndarray) -> np.ndarray:
     It keeps its own register, its voicing and its timbre. Raises `ValueError` where one of them has no voice in it.
     """
     count = len(clip) // HOP + 1
-    ours, theirs = spectrum(_pcm(clip), SAMPLE_RATE), spectrum(_pcm(source), SAMPLE_RATE)
+    ours, theirs = spectrum(pcm_of(clip), SAMPLE_RATE), spectrum(pcm_of(source), SAMPLE_RATE)
     width = np.full(len(ours), SLACK / STEP)
     path = match(ours, theirs, np.arange(len(ours)) * len(theirs) / len(ours), width)
     there = _smooth(np.interp(np.arange(count) * PERIOD / 1000, np.arange(len(ours)) * STEP, path * STEP), 5)
@@ -158,10 +158,6 @@ def moved(world: Any, source: np.ndarray, clip: np.ndarray) -> np.ndarray:
     return levelled(made.astype(np.float32))
 
 
-def _speed(rng: np.random.Generator) -> float:
-    return 1.0 if rng.random() < AS_MADE else float(np.exp(rng.uniform(np.log(SLOWER), np.log(FASTER))))
-
-
 def _melody(world: Any, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pitch in Hz (0: unvoiced) every 5 ms, and the times of that."""
     rough, times = world.dio(wave, SAMPLE_RATE, f0_floor=60.0, f0_ceil=500.0, frame_period=PERIOD)
@@ -178,10 +174,6 @@ def _level(wave: np.ndarray, count: int) -> np.ndarray:
 def _smooth(values: np.ndarray, reach: int) -> np.ndarray:
     kernel = np.ones(2 * reach + 1) / (2 * reach + 1)
     return np.convolve(np.pad(values, reach, mode="edge"), kernel, "valid")
-
-
-def _pcm(wave: np.ndarray) -> np.ndarray:
-    return np.clip(np.round(wave * 32767), -32768, 32767).astype(np.int16)
 
 
 def _world() -> Any:

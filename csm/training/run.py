@@ -30,6 +30,14 @@ def warmup_cosine(step: int, steps: int, warmup: int = 200, floor: float = 0.02)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
+def improve(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step, its gradients no longer than 5 together."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 5.0)
+    optimiser.step()
+
+
 def say(line: str) -> None:
     """Print at once, even into a pipe: a training run is watched."""
     print(line, flush=True)

@@ -157,12 +157,12 @@ def _check_codec(config: CodecConfig, name: str) -> None:
 
 
 def _check_sizes(config: Any, name: str) -> None:
-    """Whole numbers above 0 where a config, or a config in it, has sizes; a codec may be told nothing of speakers."""
+    """Whole numbers above 0 where a config, or a config in it, has sizes; 0 where that is the default: no such part."""
     for field in fields(config):
         value = getattr(config, field.name)
         if is_dataclass(value):
             _check_sizes(value, name)
-        elif field.type == "int" and (type(value) is not int or value < (field.name != "speaker_dim")):
+        elif field.type == "int" and (type(value) is not int or value < (0 if field.default == 0 else 1)):
             raise InputError(f"In {name}, {field.name} is {value!r}: give a whole number above 0.")
 
 

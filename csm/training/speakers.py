@@ -21,7 +21,7 @@ from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
 from csm.training.codec import CONTRAST, Clips, EnergyDistance, MelDistance, grow
 from csm.training.corpus import Corpus
 from csm.training.pairs import Pair, read_pairs
-from csm.training.run import Run, warmup_cosine
+from csm.training.run import Run, improve, warmup_cosine
 
 NATURAL, AS_IT_IS = 0.7, 0.2  # shares of natural speech, and in it of clips whose codes are their own
 NOBODY = 0.25  # share of the recipe's clips that are spoken by nobody in particular
@@ -213,9 +213,11 @@ def train_speakers(
     codec = trainer.codec
     for part in (codec.encoder, codec.quantizer):
         part.requires_grad_(False)
-    learning = {name: weight for name, weight in codec.named_parameters() if weight.requires_grad}
-    acting = [weight for name, weight in learning.items() if name.endswith(".speaker.weight")]
-    others = [weight for name, weight in learning.items() if not name.endswith(".speaker.weight")]
+    acting: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, weight in codec.named_parameters():
+        if weight.requires_grad:
+            (acting if name.endswith(".speaker.weight") else others).append(weight)
     optimiser = torch.optim.AdamW(
         [{"params": others, "share": 1.0}, {"params": acting, "share": CALM}], lr=rate, betas=(0.9, 0.99)
     )
@@ -234,10 +236,7 @@ def train_speakers(
             trainer.listen_anew()
         rng = np.random.default_rng((seed, step))
         loss, metrics = trainer(*train.batch(codec, rng, batch, frames), refining, rng)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(learning.values(), 5.0)
-        optimiser.step()
+        improve(optimiser, loss)
         return metrics
 
     @torch.no_grad()

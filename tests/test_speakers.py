@@ -212,6 +212,20 @@ def test_a_codec_learns_speakers_and_keeps_its_codes(speech, tmp_path, capsys, m
         assert main([*command, *wrong]) == 2 and said in capsys.readouterr().err
 
 
+def test_a_batch_of_more_clips_than_there_are_speakers_is_made_and_natural_ones_are_always_told(speech, monkeypatch):
+    corpus, codec = Corpus(speech), told_codec()
+    found = [pairs.Pair(clip, 1.0, codes_of(12).numpy()) for clip in corpus.utterances]
+    monkeypatch.setattr(speakers, "NOBODY", 1.0)
+    made = speakers.Speech(corpus, found, corpus, False)
+    for seed in range(8):
+        waves, codes, heard, _ = made.batch(codec.module, np.random.default_rng(seed), 6, 5)
+        assert waves.shape == (6, 5 * 1920) and codes.shape == (6, 5, 4) and heard.shape[:2] == (2, 6)
+    monkeypatch.setattr(speakers, "NATURAL", 1.0)
+    assert bool(made.batch(codec.module, np.random.default_rng(0), 6, 5)[3].all())
+    monkeypatch.setattr(speakers, "NATURAL", 0.0)
+    assert not bool(made.batch(codec.module, np.random.default_rng(0), 6, 5)[3].any())
+
+
 def test_a_spoilt_recording_is_still_a_recording():
     mel = torch.rand(50, 100) - 2
     spoilt = [speakers.spoilt(mel.clone(), np.random.default_rng(seed)) for seed in range(30)]

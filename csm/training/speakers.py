@@ -19,7 +19,7 @@ from csm.codec.pitch import pitch
 from csm.codec.spectral import HOP, SpeakerEncoder, SpectralCodec
 from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
 from csm.training.codec import CONTRAST, Clips, EnergyDistance, MelDistance, grow
-from csm.training.corpus import Corpus
+from csm.training.corpus import Corpus, Utterance
 from csm.training.pairs import Pair, read_pairs
 from csm.training.run import Run, improve, warmup_cosine
 
@@ -30,6 +30,7 @@ APART = 0.1  # weight of telling speakers apart
 SHARPNESS = 10.0  # of that
 CALM = 0.25  # of the rate, for what an embedding acts through: all of its numbers move an output together
 LISTEN_ANEW = 100  # steps
+MOST_TRIED = 20  # clips for one of another speaker than those of the batch
 
 
 class SpeakerTrainer(nn.Module):
@@ -134,6 +135,14 @@ class Speech:
         for pair in pairs:  # whoever is heard is known from all clips
             self.by_speaker.setdefault(pair.speaker, []).append(pair)
 
+    def _new(self, rng: np.random.Generator, heard: set[str]) -> Pair | Utterance:
+        """A natural clip or one of the recipe's, by somebody who was not heard yet if such a one comes up soon."""
+        for _ in range(MOST_TRIED):
+            chosen = self.pairs[rng.integers(len(self.pairs))] if rng.random() < NATURAL else self.clips.draw(rng)
+            if chosen.speaker not in heard:
+                break
+        return chosen
+
     def batch(self, codec: SpectralCodec, rng: np.random.Generator, size: int, frames: int) -> tuple[Tensor, ...]:
         """Waves (B, samples), codes (B, frames, K), recordings (2, B, samples), who is known (B,)."""
         length = frames * FRAME_SIZE
@@ -143,23 +152,17 @@ class Speech:
         others: dict[int, np.ndarray] = {}
         speakers: set[str] = set()
         for row in range(size):
-            while True:
-                if rng.random() < NATURAL:
-                    pair = self.pairs[rng.integers(len(self.pairs))]
-                    speaker, wave = pair.speaker, pair.wave(self.natural)
-                    own = [one.wave(self.natural) for one in _two(self.by_speaker[speaker], rng)]
-                    codes = None if rng.random() < AS_IT_IS else pair.codes
-                else:
-                    clip = self.clips.draw(rng)
-                    speaker, codes = clip.speaker, None
-                    wave, *own = (
-                        self.recipe.audio(one).astype(np.float32) / 32768
-                        for one in (clip, *_two(self.clips.by_speaker[speaker], rng))
-                    )
-                    known[row] = rng.random() >= NOBODY
-                if speaker not in speakers:
-                    break
-            speakers.add(speaker)
+            chosen = self._new(rng, speakers)
+            speakers.add(chosen.speaker)
+            codes = None
+            if isinstance(chosen, Pair):
+                codes = None if rng.random() < AS_IT_IS else chosen.codes
+                pairs = chosen, *_two(self.by_speaker[chosen.speaker], rng)
+                wave, *own = (pair.wave(self.natural) for pair in pairs)
+            else:
+                known[row] = rng.random() >= NOBODY
+                clips = chosen, *_two(self.clips.by_speaker[chosen.speaker], rng)
+                wave, *own = (self.recipe.audio(clip).astype(np.float32) / 32768 for clip in clips)
             start = int(rng.integers(max(1, len(wave) // FRAME_SIZE - frames + 1)))
             part = wave[start * FRAME_SIZE :][:length]
             waves[row, : len(part)] = part

@@ -20,6 +20,7 @@ from csm.speech.sound import Sounding, TurnSound
 from csm.speech.voices import shipped_voices
 from csm.training import pairs, speakers
 from csm.training.corpus import Corpus, Utterance
+from csm.training.dubbing import boundaries
 from csm.training.parts import Part
 from csm.training.plots import read_metrics
 from tests.small import SMALL_LIGHT, fill_codebooks, say_best, small_generator
@@ -180,9 +181,12 @@ def test_a_codec_learns_speakers_and_keeps_its_codes(speech, tmp_path, capsys, m
     made = {"codes": codes_of(sum(frames)).numpy().astype(np.int16), "frames": np.array(frames)}
     (tmp_path / "pairs").mkdir()
     np.savez(tmp_path / "pairs" / "pairs-000.npz", **made, speeds=np.full(len(frames), 1.25, np.float32))
+    dubbed = np.concatenate([corpus.audio(clip) for clip in corpus.utterances])
+    np.save(tmp_path / "pairs" / "pairs-000.npy", np.resize(dubbed, sum(frames) * 1920))
     found = pairs.read_pairs(corpus, tmp_path / "pairs")
     assert len(found) == 11 and {pair.speaker for pair in found} == {"s0*1.250", "s1*1.250"}
-    assert all(len(pair.wave(corpus)) == len(pair.codes) * 1920 for pair in found)
+    assert all(len(pair.dubbed) == len(pair.codes) * 1920 for pair in found)
+    assert all(abs(len(pair.natural(corpus)) - pair.clip.samples / 1.25) < 9 for pair in found), "played faster"
 
     command = ["train", "speakers", "--init", str(tmp_path / "model"), "--natural", str(speech), "--data", str(speech)]
     command += ["--pairs", str(tmp_path / "pairs"), "--out", str(tmp_path / "run"), "--steps", "1", "--frames", "5"]
@@ -214,7 +218,8 @@ def test_a_codec_learns_speakers_and_keeps_its_codes(speech, tmp_path, capsys, m
 
 def test_a_batch_of_more_clips_than_there_are_speakers_is_made_and_natural_ones_are_always_told(speech, monkeypatch):
     corpus, codec = Corpus(speech), told_codec()
-    found = [pairs.Pair(clip, 1.0, codes_of(12).numpy()) for clip in corpus.utterances]
+    dubbed = np.zeros(12 * 1920, np.int16)
+    found = [pairs.Pair(clip, 1.0, codes_of(12).numpy(), dubbed) for clip in corpus.utterances]
     monkeypatch.setattr(speakers, "NOBODY", 1.0)
     made = speakers.Speech(corpus, found, corpus, False)
     for seed in range(8):
@@ -233,30 +238,48 @@ def test_a_spoilt_recording_is_still_a_recording():
     assert len({float(one.sum()) for one in spoilt}) > 20
 
 
-def test_a_voice_of_the_recipe_is_moved_to_a_clip_s_times_and_melody():
-    world = pytest.importorskip("pyworld", reason="WORLD is what training alone needs")
-    low, high = recording(1, 110, 1.0).numpy(), recording(2, 220, 1.3).numpy()
-    moved = pairs.moved(world, low, high)
-    assert moved.dtype == np.float32 and len(moved) == len(high)
-    hertz, _ = pairs._melody(world, moved.astype(np.float64))
-    assert abs(np.median(hertz[hertz > 0]) / 110 - 1) < 0.03, "in its own register"
-    with pytest.raises(ValueError):
-        pairs.moved(world, low, np.zeros(24_000, np.float32))
+def test_phones_that_two_say_meet_and_one_that_only_one_says_shares_the_time_of_its_neighbours():
+    theirs = [("pau", 0.1), ("k", 0.2), ("ae", 0.4), ("t", 0.5), ("s", 0.7), ("pau", 0.9)]
+    names, ends = ["pau", "k", "ae", "t", "s", "pau"], [0.2, 0.3, 0.4, 0.5, 0.6, 0.8]
+    assert boundaries(names, ends, theirs) == (ends[:-1], [0.1, 0.2, 0.4, 0.5, 0.7])
+    assert boundaries(names, ends, [("pau", 0.1), ("g", 0.2), ("eh", 0.4), *theirs[3:]])[1] == [0.1, 0.2, 0.4, 0.5, 0.7]
+    more = ["pau", "k", "ae", "pau", "t", "s", "pau"], [0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.8]
+    assert boundaries(*more, theirs) == ([0.2, 0.3, 0.5, 0.6], [0.1, 0.2, 0.5, 0.7]), "a pause the recipe's doesn't make"
+    fewer = ["pau", "k", "ae", "s", "pau"], [0.2, 0.3, 0.4, 0.6, 0.8]
+    assert boundaries(*fewer, theirs) == ([0.2, 0.3, 0.4, 0.6], [0.1, 0.2, pytest.approx(0.45), 0.7]), "half each"
+    assert boundaries(["pau"], [0.2], theirs) == ([], [])
+
+
+class Dubbing:
+    """A teacher that hums for as long as it is asked to."""
+
+    def dub(self, text, style, phones, hertz, seconds, speed):
+        if text == "Hum c.":
+            raise ValueError("There is no voice in it.")
+        assert style == "of somebody" and abs(np.median(hertz) / 110 - 1) < 0.05 and phones == [("m", 1.0)]
+        return recording(2, 220, seconds).numpy()
+
+
+class Strangers:
+    def of(self, origin):
+        return "of somebody"
 
 
 def test_pairs_are_made_shard_by_shard_and_a_clip_that_cannot_be_said_is_left_out(speech, tmp_path, monkeypatch):
     def said(engines, text, source):
         if text == "Hum b.":
             raise ValueError("Nothing to say.")
-        return recording(1).numpy(), [], []
+        return recording(1, 110, 1.0).numpy(), [("m", 1.0)], []
 
     monkeypatch.setattr(pairs, "say", said)
-    monkeypatch.setattr(pairs, "_world", lambda: None)
-    monkeypatch.setattr(pairs, "moved", lambda world, source, clip: clip)
     corpus, codec = Corpus(speech), small_generator().codec
-    told = list(pairs.make_pairs(corpus, {}, codec, tmp_path / "pairs"))
-    assert told == ["shard 0: 10 pairs, 2 clips left out; 1 of 1"]
-    assert list(pairs.make_pairs(corpus, {}, codec, tmp_path / "pairs")) == [], "what is there is kept"
-    assert list(pairs.make_pairs(corpus, {}, codec, tmp_path / "more", part=Part(2, 2))) == []
+    makers = {}, Dubbing(), Strangers(), codec
+    told = list(pairs.make_pairs(corpus, *makers, tmp_path / "pairs"))
+    assert told == ["shard 0: 8 pairs, 4 clips left out; 1 of 1"]
+    assert list(pairs.make_pairs(corpus, *makers, tmp_path / "pairs")) == [], "what is there is kept"
+    assert list(pairs.make_pairs(corpus, *makers, tmp_path / "more", part=Part(2, 2))) == []
     found = pairs.read_pairs(corpus, tmp_path / "pairs")
-    assert len(found) == 10 and len({pair.speed for pair in found}) <= 2, "one pace a speaker"
+    assert len(found) == 8 and all(len(pair.dubbed) == 13 * 1920 == len(pair.codes) * 1920 for pair in found)
+    assert len({pair.speaker for pair in found}) == 4, "each of the two is two, at other speeds"
+    level = [float(np.sqrt(np.mean((pair.dubbed[:24_000] / 32768.0) ** 2))) for pair in found]
+    assert max(level) / min(level) < 1.05 and 0.03 < level[0] < 0.15

@@ -54,8 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _part(codes)
     codes.set_defaults(action=_codes)
 
-    pairs = steps.add_parser("pairs", help="have the recipe's voices say what natural ones do, to learn speakers from")
+    pairs = steps.add_parser("pairs", help="have natural voices say what the recipe's do, to learn speakers from")
     pairs.add_argument("--data", type=Path, default=Path("runs/natural"), help="natural speech of `train data`")
+    pairs.add_argument("--teacher", type=Path, default=Path("runs/kokoro"), help="who made it (default: runs/kokoro)")
     _codec_arguments(pairs)
     pairs.add_argument(
         "--rhvoice", type=Path, metavar="PREFIX", help="where RHVoice is installed (default: /usr/local)"
@@ -172,11 +173,13 @@ def _codes(arguments: argparse.Namespace) -> None:
 
 def _pairs(arguments: argparse.Namespace) -> None:
     from csm.training.corpus import Corpus, load_engines
+    from csm.training.dubbing import Dubber
+    from csm.training.kokoro import Styles
     from csm.training.pairs import make_pairs
 
-    engines = load_engines(arguments.rhvoice)
-    codec, out = _codec(arguments), arguments.out
-    for line in make_pairs(Corpus(arguments.data), engines, codec, out, arguments.seed, arguments.part):
+    speech, engines, codec = Corpus(arguments.data), load_engines(arguments.rhvoice), _codec(arguments)
+    teacher, styles = Dubber(arguments.teacher), Styles(arguments.teacher)
+    for line in make_pairs(speech, engines, teacher, styles, codec, arguments.out, arguments.seed, arguments.part):
         say(line)
 
 

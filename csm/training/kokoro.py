@@ -95,7 +95,21 @@ class Styles:
             return Style(name, name[0] == "b", self.rows[name])
         timbre = self._mixture(rng, list(self.rows) if rng.random() < 0.4 else self.english)
         together = all(name in self.english for name, _ in timbre) and rng.random() < 0.5
-        prosody = timbre if together else self._mixture(rng, self.english)
+        return self._mixed(timbre, timbre if together else self._mixture(rng, self.english))
+
+    def of(self, origin: str) -> Style:
+        """The speaker that a clip's `origin` names; weights are rounded there. Raises `InputError` for a stranger."""
+
+        def mixture(part: str) -> list[tuple[str, float]]:
+            voices = [one.partition(":") for one in part.split("+")]
+            return [(name, float(share or 1)) for name, _, share in voices]
+
+        mixtures = [mixture(part) for part in origin.split("|")]
+        if lacking := {name for voices in mixtures for name, _ in voices} - set(self.rows):
+            raise InputError(f"A clip is said by {origin}, and {min(lacking)} is not among the voices.")
+        return self._mixed(mixtures[0], mixtures[-1])
+
+    def _mixed(self, timbre: list[tuple[str, float]], prosody: list[tuple[str, float]]) -> Style:
         halves = [
             sum(weight * self.rows[name][:, part] for name, weight in mixture)
             for mixture, part in ((timbre, slice(0, 128)), (prosody, slice(128, 256)))
@@ -152,14 +166,19 @@ class Kokoro:
             raise InputError(
                 f"The teacher needs {error.name}: run `pip install onnx onnxruntime kokoro-onnx espeakng-loader`."
             ) from error
-        model: Any = onnx.load_from_string(read_model(folder))
-        model.graph.output.append(onnx.helper.make_tensor_value_info(DURATIONS, onnx.TensorProto.FLOAT, None))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._run = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        self._options = onnxruntime.SessionOptions()
+        self._options.intra_op_num_threads = self._options.inter_op_num_threads = 1
+        self._options.log_severity_level = 3
+        self._model: Any = onnx.load_from_string(read_model(folder))
+        self._model.graph.output.append(onnx.helper.make_tensor_value_info(DURATIONS, onnx.TensorProto.FLOAT, None))
+        self._run = self._session(self._model)
         self._tokenizer = Tokenizer()
         self._symbols = {number: symbol for symbol, number in self._tokenizer.vocab.items()}
+
+    def _session(self, model: Any) -> Any:
+        import onnxruntime
+
+        return onnxruntime.InferenceSession(model.SerializeToString(), self._options, ["CPUExecutionProvider"])
 
     def speak(self, text: str, style: Style, rate: float = 1.0) -> tuple[np.ndarray, Phones, Words]:
         """float32 (num_samples,) at 24 kHz, phones with their ends and words with their times, in seconds.
@@ -180,32 +199,41 @@ class Kokoro:
 
     def _made(self, phonemes: str, style: Style, rate: float) -> tuple[list[int], np.ndarray, np.ndarray]:
         """The tokens of `phonemes`, their sound, and where each ends, silence at both ends included."""
-        ids = self._tokenizer.tokenize(phonemes)
-        if not 1 <= len(ids) <= min(MOST_TOKENS, len(style.rows) - 1):
-            raise ValueError(f"{len(ids)} phonemes")
+        ids = self._ids(phonemes, style)
         feed = {"tokens": np.array([[0, *ids, 0]]), "style": style.rows[len(ids)][None]}
         feed["speed"] = np.array([rate], np.float32)
         wave, durations = (np.asarray(made).reshape(-1) for made in self._run.run(None, feed))
         ends = np.cumsum(durations)
         return ids, wave.astype(np.float32), ends * (len(wave) / SAMPLE_RATE / ends[-1])
 
+    def _ids(self, phonemes: str, style: Style) -> list[int]:
+        ids = self._tokenizer.tokenize(phonemes)
+        if not 1 <= len(ids) <= min(MOST_TOKENS, len(style.rows) - 1):
+            raise ValueError(f"{len(ids)} phonemes")
+        return ids
 
-def phones_of(symbols: list[str], ends: np.ndarray) -> Phones:
-    """The teacher's `symbols` with the `ends` of all tokens, silence at both ends included, as the recipe's phones."""
-    phones: Phones = [("pau", round(float(ends[0]), 3))]
+
+def spans(symbols: list[str]) -> list[tuple[str, int]]:
+    """The teacher's `symbols` as the recipe's phones, each with its last token, silence at both ends included."""
+    found = [("pau", 0)]
     at = 0
     while at < len(symbols):
         pair = "".join(symbols[at : at + 2])
         size = 2 if pair in PHONE_NAMES else 1
-        name, end = PHONE_NAMES.get("".join(symbols[at : at + size])), round(float(ends[at + size]), 3)
+        name = PHONE_NAMES.get("".join(symbols[at : at + size]))
         if name:
-            phones.append((name, end))
+            found.append((name, at + size))
         elif symbols[at] in PAUSES and symbols[at] != " ":
-            phones.append(("pau", end))
+            found.append(("pau", at + size))
         elif symbols[at] != "ˈ" and symbols[at] != "ˌ":  # length and the end of a word: what came before goes on
-            phones[-1] = (phones[-1][0], end)
+            found[-1] = (found[-1][0], at + size)
         at += size
-    return [*phones, ("pau", round(float(ends[-1]), 3))]
+    return [*found, ("pau", len(symbols) + 1)]
+
+
+def phones_of(symbols: list[str], ends: np.ndarray) -> Phones:
+    """The teacher's `symbols` with the `ends` of all tokens, silence at both ends included, as the recipe's phones."""
+    return [(name, round(float(ends[last]), 3)) for name, last in spans(symbols)]
 
 
 def words_of(text: str, symbols: list[str], ends: np.ndarray) -> Words:

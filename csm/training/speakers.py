@@ -2,7 +2,7 @@
 
 The codes stay what they are, so that the language model does. The decoder is told by an embedding who speaks, and
 learns from pairs: codes of one of the recipe's voices, and a natural clip with the same words, times and melody, whose
-speaker's embedding comes from another recording of it. The recipe's own voices stay in, so that they are kept.
+speaker's embedding comes from other recordings. The recipe's own voices stay in, so that they are kept.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from csm.codec.pitch import pitch
 from csm.codec.spectral import HOP, SpeakerEncoder, SpectralCodec
 from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
+from csm.model.precision import quick_in_bfloat16
 from csm.training.codec import CONTRAST, Clips, EnergyDistance, MelDistance, grow
 from csm.training.corpus import Corpus, Utterance
 from csm.training.pairs import Pair, read_pairs
@@ -70,9 +71,10 @@ class SpeakerTrainer(nn.Module):
             hertz, voiced = pitch(wave, HOP)
             mel, sung = codec.encoder.log_mel(heard.flatten(0, 1)), pitch(heard.flatten(0, 1), 2 * HOP)
             mel = mel if rng is None else torch.stack([spoilt(one, rng) for one in mel])
-        one, other = codec.speaker_encoder(mel, *sung).chunk(2)
-        features, _ = codec.decoder(latents, None, torch.where(known.unsqueeze(1), one, 0.0))
-        octaves, filters = codec.decoder.controls(features)
+        with torch.autocast(wave.device.type, torch.bfloat16, enabled=quick_in_bfloat16(wave.device.type)):
+            one, other = codec.speaker_encoder(mel, *sung).float().chunk(2)
+            features, _ = codec.decoder(latents, None, torch.where(known.unsqueeze(1), one, 0.0))
+        octaves, filters = codec.decoder.controls(features.float())
         made = codec._take(filters, hertz)
         metrics = {"mel": self.distance(made, wave), "contrast": self.distance.contrast(made, wave)}
         metrics["semitones_off"] = 12 * (octaves - hertz.log2()).abs()[voiced].mean()
@@ -85,7 +87,8 @@ class SpeakerTrainer(nn.Module):
             loss = loss + 14 * metrics["mel"] + CONTRAST / 2 * metrics["contrast"]
         if self._listener:
             steps = made.shape[1] // (2 * HOP)
-            sounds = self._listener[0](codec.encoder.log_mel(made), hertz[:, :steps], voiced[:, :steps])
+            with torch.autocast(wave.device.type, torch.bfloat16, enabled=quick_in_bfloat16(wave.device.type)):
+                sounds = self._listener[0](codec.encoder.log_mel(made), hertz[:, :steps], voiced[:, :steps]).float()
             own, wanted = (x[:, : -codec.speaker_encoder.BY_HAND] for x in (sounds, other.detach()))
             metrics["unlike"] = 1 - F.cosine_similarity(own, wanted, dim=1).mean()
             loss = loss + metrics["unlike"]
@@ -157,8 +160,8 @@ class Speech:
             codes = None
             if isinstance(chosen, Pair):
                 codes = None if rng.random() < AS_IT_IS else chosen.codes
-                pairs = chosen, *_two(self.by_speaker[chosen.speaker], rng)
-                wave, *own = (pair.wave(self.natural) for pair in pairs)
+                wave = chosen.natural(self.natural) if codes is None else chosen.dubbed.astype(np.float32) / 32768
+                own = [pair.natural(self.natural) for pair in _two(self.by_speaker[chosen.speaker], rng)]
             else:
                 known[row] = rng.random() >= NOBODY
                 clips = chosen, *_two(self.clips.by_speaker[chosen.speaker], rng)

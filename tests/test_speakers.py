@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from csm.conversation.project import open_project, save_project
 from csm.conversation.session import Session
 from csm.conversation.takes import Take
 from csm.engine.frames import Segment
+from csm.errors import InputError
 from csm.settings import Settings
 from csm.speech.sound import Sounding, TurnSound
 from csm.speech.voices import shipped_voices
-from csm.training import pairs, speakers
-from csm.training.corpus import Corpus, Utterance
-from csm.training.dubbing import boundaries
+from csm.training import kokoro, pairs, speakers
+from csm.training.corpus import Corpus, Utterance, levelled, pcm_of
+from csm.training.dubbing import AFTER, BEFORE, EARLY, FRAMES, LAST, MELODY, Dubber, boundaries, merged
+from csm.training.kokoro import DURATIONS, Style, Styles
 from csm.training.parts import Part
 from csm.training.plots import read_metrics
 from tests.small import SMALL_LIGHT, fill_codebooks, say_best, small_generator
@@ -239,25 +242,109 @@ def test_a_spoilt_recording_is_still_a_recording():
 
 
 def test_phones_that_two_say_meet_and_one_that_only_one_says_shares_the_time_of_its_neighbours():
-    theirs = [("pau", 0.1), ("k", 0.2), ("ae", 0.4), ("t", 0.5), ("s", 0.7), ("pau", 0.9)]
-    names, ends = ["pau", "k", "ae", "t", "s", "pau"], [0.2, 0.3, 0.4, 0.5, 0.6, 0.8]
-    assert boundaries(names, ends, theirs) == (ends[:-1], [0.1, 0.2, 0.4, 0.5, 0.7])
-    assert boundaries(names, ends, [("pau", 0.1), ("g", 0.2), ("eh", 0.4), *theirs[3:]])[1] == [0.1, 0.2, 0.4, 0.5, 0.7]
-    more = ["pau", "k", "ae", "pau", "t", "s", "pau"], [0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.8]
-    assert boundaries(*more, theirs) == ([0.2, 0.3, 0.5, 0.6], [0.1, 0.2, 0.5, 0.7]), "a pause the recipe's doesn't make"
-    fewer = ["pau", "k", "ae", "s", "pau"], [0.2, 0.3, 0.4, 0.6, 0.8]
-    assert boundaries(*fewer, theirs) == ([0.2, 0.3, 0.4, 0.6], [0.1, 0.2, pytest.approx(0.45), 0.7]), "half each"
-    assert boundaries(["pau"], [0.2], theirs) == ([], [])
+    def ending(names, *ends):
+        return list(zip(names.split(), ends))
+
+    theirs = ending("pau k ae t s pau", 0.1, 0.2, 0.4, 0.5, 0.7, 0.9)
+    ours = ending("pau k ae t s pau", 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+    every = [0.2, 0.3, 0.4, 0.5, 0.6], [0.1, 0.2, 0.4, 0.5, 0.7]
+    assert boundaries(ours, theirs) == every
+    assert boundaries(ours, [("pau", 0.1), ("g", 0.2), ("eh", 0.4), *theirs[3:]]) == every
+    more = ending("pau k ae pau t s pau", 0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.8)
+    assert boundaries(more, theirs) == ([0.2, 0.3, 0.5, 0.6], [0.1, 0.2, 0.5, 0.7]), "a pause the recipe's doesn't make"
+    fewer = ending("pau k ae s pau", 0.2, 0.3, 0.4, 0.6, 0.8)
+    assert boundaries(fewer, theirs) == ([0.2, 0.3, 0.4, 0.6], [0.1, 0.2, pytest.approx(0.45), 0.7]), "half each"
+    assert boundaries(ours[:1], theirs) == ([], [])
+    closed = ending("pau k ae t s pau pau", 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.8)
+    assert merged(closed) == ours, "a closing mark and the silence behind it are one pause"
+    assert boundaries(merged(closed), theirs) == every
+
+
+@pytest.fixture
+def dubber(monkeypatch):
+    """A teacher whose network says of every token that it lasts 0.2 s and is sung at 100 Hz; its sound is both."""
+    onnx = pytest.importorskip("onnx", reason="the teacher alone needs it")
+    pytest.importorskip("kokoro_onnx")
+    node, floats = onnx.helper.make_node, onnx.TensorProto.FLOAT
+    nodes = [
+        node("Cast", ["tokens"], ["numbers"], to=floats),
+        node("Mul", ["numbers", "no"], ["none"]),
+        node("MatMul", ["style", "nobody"], ["manner"]),
+        node("Mul", ["none", "speed"], ["still"]),
+        node("Mul", ["still", "manner"], ["nothing"]),
+        node("Add", ["nothing", "frames"], [DURATIONS]),
+        node("Tile", ["nothing", "twice"], ["line"]),
+        node("Add", ["line", "hertz"], [MELODY]),
+        node("Concat", [DURATIONS, MELODY], ["audio"], axis=1),
+    ]
+    values = {"no": np.float32(0), "frames": np.float32(8), "hertz": np.float32(100), "twice": np.array([1, 16])}
+    values["nobody"] = np.zeros((256, 1), np.float32)
+    inputs = {"tokens": onnx.TensorProto.INT64, "style": floats, "speed": floats}
+    graph = onnx.helper.make_graph(
+        nodes,
+        "toy",
+        [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in inputs.items()],
+        [onnx.helper.make_tensor_value_info("audio", floats, None)],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    monkeypatch.setattr(kokoro, "read_model", lambda folder: model.SerializeToString())
+    return Dubber(Path())
+
+
+class Sound:
+    """The second half of the teacher's network, which is asked for a sound of some frames."""
+
+    def run(self, outputs, feed):
+        self.asked = feed
+        return [np.ones((1, int(600 * feed["durations"].sum())), np.float32)]
+
+
+def test_the_teacher_is_given_the_times_and_the_melody_of_the_recipe(dubber, monkeypatch):
+    given = {"durations": np.ones((1, 3), np.float32), "melody": np.full((1, 2), 7, np.float32)}
+    assert dubber._sound.run(None, given)[0].tolist() == [[1, 1, 1, 7, 7]], "behind the cuts counts what it is given"
+    sound = Sound()
+    monkeypatch.setattr(dubber, "_sound", sound)
+    monkeypatch.setattr(dubber, "phonemes", lambda text, british: "kˈæt.")
+    style = Style("somebody", False, np.zeros((30, 256), np.float32))
+    phones = [("pau", 0.1), ("k", 0.3), ("ae", 0.7), ("t", 0.8), ("pau", 1.0)]
+    for speed in (1.0, 1.25):
+        wave = dubber.dub("Cat.", style, phones, np.array([100.0, 200.0]), 1.0, speed)
+        assert len(wave) == 24_000 and set(sound.asked) == {"tokens", "style", "durations", "melody"}
+        frames, sung = sound.asked["durations"][0], sound.asked["melody"][0]
+        assert frames.sum() == round((BEFORE + speed + AFTER) * FRAMES) == len(sung) / 2
+        ends = np.cumsum(frames) / FRAMES - BEFORE  # of silence, k, the mark of stress, ae, t, full stop, silence
+        wanted = np.array([0.1, 0.3, 0.7, 0.8]) * speed + [EARLY, EARLY, EARLY, LAST]
+        assert np.abs(ends[[0, 1, 3, 4]] - wanted).max() <= 0.5 / FRAMES + 1e-6, "to the frame, and the last one longer"
+        assert abs(np.log2(sung).mean() - np.log2(100)) < 1e-3, "in the teacher's register"
+        assert sung[-1] / sung[0] == pytest.approx(2, rel=1e-3), "an octave up, as the recipe's"
+    with pytest.raises(ValueError, match="other phones"):
+        dubber.dub("Cat.", style, [("pau", 0.1), ("m", 0.5), ("pau", 1.0)], np.array([100.0]), 1.0)
+
+
+def test_a_mixed_speaker_is_found_again_by_what_its_clips_say_of_it(tmp_path):
+    (tmp_path / "voices").mkdir()
+    for number, name in enumerate(("af_one", "bm_two", "am_three", "ff_four")):
+        rows = np.random.default_rng(number).normal(size=(4, 256)).astype(np.float32)
+        rows.tofile(tmp_path / "voices" / f"{name}.bin")
+    styles = Styles(tmp_path)
+    for number in range(12):
+        style = styles.draw(number, 1)
+        again = styles.of(style.origin)
+        assert again.british == style.british and np.abs(again.rows - style.rows).max() < 0.05, style.origin
+    for origin, said in (("af_one:0.50+af_nobody:0.50|af_one:1.00", "af_nobody"), ("", "anew")):
+        with pytest.raises(InputError, match=said):
+            styles.of(origin)
 
 
 class Dubbing:
-    """A teacher that hums for as long as it is asked to."""
+    """A teacher that hums for as long as it is asked to, every text in another pitch."""
 
     def dub(self, text, style, phones, hertz, seconds, speed):
         if text == "Hum c.":
             raise ValueError("There is no voice in it.")
         assert style == "of somebody" and abs(np.median(hertz) / 110 - 1) < 0.05 and phones == [("m", 1.0)]
-        return recording(2, 220, seconds).numpy()
+        return 0.2 * recording(2, 150.0 + 30 * ord(text[4]) % 7, seconds).numpy()
 
 
 class Strangers:
@@ -272,14 +359,24 @@ def test_pairs_are_made_shard_by_shard_and_a_clip_that_cannot_be_said_is_left_ou
         return recording(1, 110, 1.0).numpy(), [("m", 1.0)], []
 
     monkeypatch.setattr(pairs, "say", said)
-    corpus, codec = Corpus(speech), small_generator().codec
+    corpus, codec, folder = Corpus(speech), small_generator().codec, tmp_path / "pairs"
     makers = {}, Dubbing(), Strangers(), codec
-    told = list(pairs.make_pairs(corpus, *makers, tmp_path / "pairs"))
+    told = list(pairs.make_pairs(corpus, *makers, folder))
     assert told == ["shard 0: 8 pairs, 4 clips left out; 1 of 1"]
-    assert list(pairs.make_pairs(corpus, *makers, tmp_path / "pairs")) == [], "what is there is kept"
+    assert list(pairs.make_pairs(corpus, *makers, folder)) == [], "what is there is kept"
     assert list(pairs.make_pairs(corpus, *makers, tmp_path / "more", part=Part(2, 2))) == []
-    found = pairs.read_pairs(corpus, tmp_path / "pairs")
-    assert len(found) == 8 and all(len(pair.dubbed) == 13 * 1920 == len(pair.codes) * 1920 for pair in found)
-    assert len({pair.speaker for pair in found}) == 4, "each of the two is two, at other speeds"
-    level = [float(np.sqrt(np.mean((pair.dubbed[:24_000] / 32768.0) ** 2))) for pair in found]
-    assert max(level) / min(level) < 1.05 and 0.03 < level[0] < 0.15
+    with pytest.raises(InputError, match="dubbed"):
+        list(pairs.make_pairs(corpus, *makers, folder, seed=2))
+    found = pairs.read_pairs(corpus, folder)
+    assert len(found) == 8 and len({pair.speaker for pair in found}) == 4, "each of the two is two, at other speeds"
+    for pair in found:
+        own = levelled(Dubbing().dub(pair.clip.text, "of somebody", [("m", 1.0)], np.array([110.0]), 1.0, 1.0))
+        assert np.abs(pair.dubbed[:24_000] - pcm_of(own)).max() <= 1 and not pair.dubbed[24_000:].any()
+        assert np.array_equal(pair.codes, codec.encode(recording(1, 110, 1.0)).numpy())
+    sound = folder / "pairs-000.npy"
+    sound.write_bytes(sound.read_bytes()[:-1920])
+    with pytest.raises(InputError, match="damaged"):
+        pairs.read_pairs(corpus, folder)
+    sound.unlink()
+    assert len(list(pairs.make_pairs(corpus, *makers, folder))) == 1, "codes without their sound are made again"
+    assert len(pairs.read_pairs(corpus, folder)) == 8

@@ -8,6 +8,7 @@ vector alone. A trained codec can go on as a whole, with both distances at once 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,16 +54,27 @@ class MelDistance(nn.Module):
         return torch.log10(spectrum.abs().transpose(1, 2) @ getattr(self, f"filters_{window}") + 1e-3)
 
     def forward(self, made: Tensor, target: Tensor) -> Tensor:
-        distances = [F.l1_loss(self.log_mel(made, w), self.log_mel(target, w)) for w in self.windows]
-        return torch.stack(distances).mean()
+        return torch.stack([F.l1_loss(self.log_mel(made, w), self.log_mel(target, w)) for w in self.windows]).mean()
 
     def contrast(self, made: Tensor, target: Tensor) -> Tensor:
         """How far the liveliness of log-mel spectra is from the recording's: how much they vary, and how much they
         change from one to the next, over time and over bands (global variance, Toda and Tokuda 2007). What is right on
-        average is smoother than speech, and sounds muffled, where it is nearest to it."""
-        views = [[_liveliness(self.log_mel(wave, w)) for w in self.windows[1:]] for wave in (made, target)]
-        pairs = [(own, real) for mine, theirs in zip(*views) for own, real in zip(mine, theirs)]
-        return torch.stack([F.l1_loss(own, real) for own, real in pairs]).mean()
+        average is smoother than speech, and sounds muffled, where it is nearest to it. The shortest window has no part
+        in it: its spectra change with every period of the voice."""
+        return self.both(made, target)[1]
+
+    def both(self, made: Tensor, target: Tensor, windows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """The distance and the contrast of the same spectra, at all windows or at these."""
+        looked = windows or self.windows
+        mine, theirs = ([self.log_mel(wave, window) for window in looked] for wave in (made, target))
+        distance = torch.stack([F.l1_loss(own, real) for own, real in zip(mine, theirs)]).mean()
+        apart = [
+            F.l1_loss(own, real)
+            for window, mels in zip(looked, zip(mine, theirs))
+            if window != min(self.windows)
+            for own, real in zip(*map(_liveliness, mels))
+        ]
+        return distance, torch.stack(apart).mean()
 
 
 def _liveliness(mel: Tensor) -> list[Tensor]:
@@ -101,9 +113,11 @@ class EnergyDistance(nn.Module):
         waves = torch.fft.rfft((bands - bands.mean(-1, keepdim=True)) * getattr(self, f"window_{self.BAND}"))
         return waves[..., 2:].abs()
 
-    def forward(self, real: Tensor, made: Tensor, again: Tensor) -> Tensor:
-        """float32 (B, samples) each, clip for clip; `made` and `again` are two takes of the same codes."""
-        spectra = [[self.log_spectrum(wave, window) for window in self.windows] for wave in (real, made, again)]
+    def forward(self, real: Tensor, made: Tensor, again: Tensor, windows: Sequence[int] | None = None) -> Tensor:
+        """float32 (B, samples) each, clip for clip; `made` and `again` are two takes of the same codes. At all
+        windows or at these, the longest last."""
+        looked = windows or self.windows
+        spectra = [[self.log_spectrum(wave, window) for window in looked] for wave in (real, made, again)]
         rippled = _energy(*(self.ripples(longest) for *_, longest in spectra))
         return torch.stack([_energy(*views) for views in zip(*spectra)]).mean() + self.RIPPLES * rippled
 

@@ -8,8 +8,9 @@ becomes the same clip of another, and no sound is warped for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,41 +28,16 @@ BEFORE, EARLY, LAST, AFTER = 0.25, 0.055, 0.35, 0.6  # seconds
 UNVOICED = 30.0  # Hz
 VOWELS = frozenset("aa ae ah ao aw ax ay eh er ey ih iy ow oy uh uw".split())
 GAP, SHORT_GAP = 0.6, 0.3  # cost of a phone that only one of them says, and of a pause
-LIKE_VOWELS, LIKE_CONSONANTS, UNLIKE = 0.4, 0.7, 2.0
+LIKE_VOWELS, LIKE_CONSONANTS = 0.4, 0.7
+LEAST = 0.5  # share of boundaries that both have, for the two to say the same
 
 
 class Dubber(Kokoro):
     """The teacher, with its times and its melody in other hands; on one thread. Raises `InputError` as it does."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._foretell = self._cut({}, [DURATIONS, MELODY])
-        self._sound = self._cut({DURATIONS: "durations", MELODY: "melody"}, ["audio"])
-
-    def _cut(self, inputs: Mapping[str, str], outputs: Sequence[str]) -> Any:
-        """What of the network makes `outputs`, with the tensors in `inputs` given from outside under new names."""
-        import onnx
-
-        model = onnx.ModelProto()
-        model.CopyFrom(self._model)
-        graph = model.graph
-        wanted, kept = set(outputs), []
-        for node in reversed(graph.node):
-            node.input[:] = [inputs.get(name, name) for name in node.input]
-            if wanted & set(node.output):
-                wanted |= set(node.input)
-                kept.append(node)
-        free = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inputs.values()]
-        free += [one for one in graph.input if one.name in wanted]
-        made = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs]
-        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
-        del graph.node[:], graph.output[:], graph.value_info[:]
-        free = [onnx.ValueInfoProto.FromString(one.SerializeToString()) for one in free]
-        del graph.input[:]
-        graph.node.extend(kept)
-        graph.input.extend(free)
-        graph.output.extend(made)
-        return self._session(model)
+    def _open(self, model: Any) -> None:
+        self._foretell = self._session(cut(model, {}, [DURATIONS, MELODY]))
+        self._sound = self._session(cut(model, {DURATIONS: "durations", MELODY: "melody"}, ["audio"]))
 
     def dub(
         self, text: str, style: Style, phones: Phones, hertz: np.ndarray, seconds: float, speed: float = 1.0
@@ -78,9 +54,11 @@ class Dubber(Kokoro):
             made.reshape(-1) for made in self._foretell.run(None, feed | {"speed": np.ones(1, np.float32)})
         )
         usual = np.concatenate([[0], np.cumsum(natural)]) / FRAMES
-        groups = spans([self._symbols[number] for number in ids])
-        knots, times = boundaries([name for name, _ in groups], [usual[stop + 1] for _, stop in groups], phones)
-        said = max(usual[stop + 1] for name, stop in groups if name != "pau")
+        own = merged([(name, float(usual[stop + 1])) for name, stop in spans([self._symbols[one] for one in ids])])
+        knots, times = boundaries(own, merged(phones))
+        said = max((end for name, end in own if name != "pau"), default=0.0)
+        if len(knots) < LEAST * len(own):
+            raise ValueError("The two say other phones.")
         lasting = BEFORE + seconds * speed + AFTER
         shifts = np.where(np.array(knots) < said, EARLY, LAST)
         times = BEFORE + np.array(times) * speed + shifts
@@ -90,34 +68,60 @@ class Dubber(Kokoro):
         # the teacher's own melody tells what is voiced; where that is, when it is said in these times
         at = (np.arange(2 * count) + 0.5) / (2 * FRAMES)
         within = np.interp(at, places, usual)
-        own = melody[np.clip((within * 2 * FRAMES).astype(int), 0, len(melody) - 1)]
-        voiced = own > UNVOICED
+        foretold = melody[np.clip((within * 2 * FRAMES).astype(int), 0, len(melody) - 1)]
+        voiced = foretold > UNVOICED
         if not voiced.any():
             raise ValueError("There is no voice in it.")
         octaves = np.interp(at - BEFORE, (np.arange(len(hertz)) + 1) / len(hertz) * seconds * speed, np.log2(hertz))
-        register = np.log2(own[voiced]).mean() - octaves[voiced].mean()
-        sung = np.where(voiced, np.exp2(octaves + register), own).astype(np.float32)
+        register = np.log2(foretold[voiced]).mean() - octaves[voiced].mean()
+        sung = np.where(voiced, np.exp2(octaves + register), foretold).astype(np.float32)
         feed |= {"durations": np.diff(edges).astype(np.float32).reshape(1, -1), "melody": sung[None]}
-        wave = np.asarray(self._sound.run(None, feed)[0], np.float32).reshape(-1)
-        wave = wave[round(BEFORE * SAMPLE_RATE) :]
+        made = np.asarray(self._sound.run(None, feed)[0], np.float32).reshape(-1)
+        wave: np.ndarray = made[round(BEFORE * SAMPLE_RATE) :]
         if speed != 1:
             wave = soxr.resample(wave, SAMPLE_RATE * speed, SAMPLE_RATE)
         length = round(seconds * SAMPLE_RATE)
         return np.pad(wave[:length], (0, max(0, length - len(wave))))
 
 
-def boundaries(names: Sequence[str], ends: Sequence[float], phones: Phones) -> tuple[list[float], list[float]]:
-    """Where phones with `names` and `ends` end, when they are said at the times of `phones`: two lists for `np.interp`.
+def cut(model: Any, inputs: Mapping[str, str], outputs: Sequence[str]) -> Any:
+    """What of an ONNX model makes `outputs`, with the tensors in `inputs` given from outside under new names."""
+    import onnx
+
+    graph, needed, nodes = model.graph, set(outputs), []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            kept = onnx.NodeProto.FromString(node.SerializeToString())
+            kept.input[:] = [inputs.get(name, name) for name in node.input]
+            needed |= set(kept.input)
+            nodes.append(kept)
+
+    def tensor(name: str) -> Any:
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+
+    given = [one for one in graph.input if one.name in needed] + [tensor(name) for name in inputs.values()]
+    weights = [one for one in graph.initializer if one.name in needed]
+    part = onnx.helper.make_graph(nodes[::-1], graph.name, given, [tensor(name) for name in outputs], weights)
+    return onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def merged(phones: Phones) -> Phones:
+    """Phones with their ends, pauses that follow one another as one."""
+    following = [*(name for name, _ in phones[1:]), ""]
+    return [phone for phone, after in zip(phones, following) if not phone[0] == "pau" == after]
+
+
+def boundaries(ours: Phones, theirs: Phones) -> tuple[list[float], list[float]]:
+    """Where `ours` end, and when that is if they are said at the times of `theirs`: two lists for `np.interp`.
 
     A phone that only the first have shares the time of its neighbours, of one that only the second have each neighbour
     gets a half.
     """
-    starts = [0.0, *(end for _, end in phones)]
-    pairs = _matched(list(names), [name for name, _ in phones])
+    starts = [0.0, *(end for _, end in theirs)]
     knots, times = [], []
-    for (one, other), (next_one, next_other) in zip(pairs, pairs[1:]):
+    for (one, other), (next_one, next_other) in pairwise(_matched([n for n, _ in ours], [n for n, _ in theirs])):
         if next_one == one + 1:
-            knots.append(float(ends[one]))
+            knots.append(float(ours[one][1]))
             times.append((starts[other + 1] + starts[next_other]) / 2)
     return knots, times
 
@@ -132,7 +136,7 @@ def _matched(ours: list[str], theirs: list[str]) -> list[tuple[int, int]]:
         if one == other:
             return 0
         if "pau" in (one, other) or (one in VOWELS) != (other in VOWELS):
-            return UNLIKE
+            return math.inf
         return LIKE_VOWELS if one in VOWELS else LIKE_CONSONANTS
 
     costs = np.zeros((len(ours) + 1, len(theirs) + 1))
@@ -147,8 +151,7 @@ def _matched(ours: list[str], theirs: list[str]) -> list[tuple[int, int]]:
     while i and j:
         if costs[i, j] == costs[i - 1, j - 1] + unlike(ours[i - 1], theirs[j - 1]):
             i, j = i - 1, j - 1
-            if unlike(ours[i], theirs[j]) < UNLIKE:
-                pairs.append((i, j))
+            pairs.append((i, j))
         elif costs[i, j] == costs[i - 1, j] + gap(ours[i - 1]):
             i -= 1
         else:

@@ -99,6 +99,8 @@ class Styles:
 
     def of(self, origin: str) -> Style:
         """The speaker that a clip's `origin` names; weights are rounded there. Raises `InputError` for a stranger."""
+        if not origin:
+            raise InputError("This speech does not say which of the teacher's voices said it: make it anew.")
 
         def mixture(part: str) -> list[tuple[str, float]]:
             voices = [one.partition(":") for one in part.split("+")]
@@ -169,11 +171,15 @@ class Kokoro:
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads = self._options.inter_op_num_threads = 1
         self._options.log_severity_level = 3
-        self._model: Any = onnx.load_from_string(read_model(folder))
-        self._model.graph.output.append(onnx.helper.make_tensor_value_info(DURATIONS, onnx.TensorProto.FLOAT, None))
-        self._run = self._session(self._model)
+        self._open(onnx.load_from_string(read_model(folder)))
         self._tokenizer = Tokenizer()
         self._symbols = {number: symbol for symbol, number in self._tokenizer.vocab.items()}
+
+    def _open(self, model: Any) -> None:
+        import onnx
+
+        model.graph.output.append(onnx.helper.make_tensor_value_info(DURATIONS, onnx.TensorProto.FLOAT, None))
+        self._run = self._session(model)
 
     def _session(self, model: Any) -> Any:
         import onnxruntime

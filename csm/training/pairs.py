@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import soxr
@@ -25,8 +26,8 @@ from csm.files import whole
 from csm.training.codec import other_speed
 from csm.training.corpus import BASE_SPEAKERS, SAMPLE_RATE, SPEAKERS, Corpus, Engine, Utterance, levelled, pcm_of, say
 from csm.training.dubbing import Dubber
-from csm.training.kokoro import Styles
-from csm.training.parts import EVERYTHING, Part, agree
+from csm.training.kokoro import MODEL_SHA256, Styles
+from csm.training.parts import EVERYTHING, Part, agree, digest
 from csm.training.shapes import keep_shape
 
 PEOPLE = 2  # that each speaker of the natural speech becomes, by turns, as it is or played faster or slower
@@ -67,13 +68,21 @@ def read_pairs(corpus: Corpus, folder: Path) -> list[Pair]:
         clips = by_shard.get(int(file.stem.split("-")[1]))
         if clips is None:
             continue
-        waves = np.load(file.with_suffix(".npy"), mmap_mode="r")
-        with np.load(file) as kept:
-            ends = np.cumsum(kept["frames"])
-            for clip, speed, end, frames in zip(clips, kept["speeds"], ends, kept["frames"]):
-                if frames:
-                    sound = waves[(end - frames) * FRAME_SIZE : end * FRAME_SIZE]
-                    pairs.append(Pair(clip, float(speed), kept["codes"][end - frames : end], sound))
+        try:
+            waves = np.load(file.with_suffix(".npy"), mmap_mode="r")
+            with np.load(file) as kept:
+                codes, counts, speeds = kept["codes"], kept["frames"], kept["speeds"]
+            if len(waves) != len(codes) * FRAME_SIZE or counts.sum() != len(codes):
+                raise ValueError("it is cut short")
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+            raise InputError(
+                f"The pairs in {folder} are damaged at {file.name} ({error}): remove that file and run `python -m csm "
+                "train pairs` again."
+            ) from error
+        for clip, speed, end, count in zip(clips, speeds, np.cumsum(counts), counts):
+            if count:
+                sound = waves[(end - count) * FRAME_SIZE : end * FRAME_SIZE]
+                pairs.append(Pair(clip, float(speed), codes[end - count : end], sound))
     if not pairs:
         raise InputError(f"No pairs in {folder}: run `python -m csm train pairs` first.")
     return pairs
@@ -93,10 +102,11 @@ def make_pairs(
     `part`, and yield a line for each; what is there is kept. Raises `InputError` for a folder of another codec's."""
     keep_shape(folder, codec.config)
     agree(folder, "codec", codec_key(codec, encoding=True))
+    agree(folder, "dubbed", digest([MODEL_SHA256, str(seed)]))
     shards = sorted({clip.shard for clip in corpus.utterances if clip.shard in part})
     for done, shard in enumerate(shards, 1):
         file = folder / f"pairs-{shard:03d}.npz"
-        if file.exists():
+        if file.exists() and file.with_suffix(".npy").exists():
             continue
         rng = np.random.default_rng((seed, shard))
         people: dict[tuple[str, int], float] = {}
@@ -109,11 +119,12 @@ def make_pairs(
             said[clip.speaker] += 1
             speeds.append(people.setdefault(who, 1.0 if rng.random() < AS_MADE else other_speed(rng)))
             source = str(rng.choice(list(BASE_SPEAKERS if rng.random() < SHIPPED else SPEAKERS)))
-            own, sound = np.zeros((0, codec.num_codebooks), np.int16), np.zeros(0, np.int16)
+            own: np.ndarray = np.zeros((0, codec.num_codebooks), np.int16)
+            sound: np.ndarray = np.zeros(0, np.int16)
+            style = styles.of(clip.origin)
             try:
                 wave, phones, _ = say(engines, clip.text, source)
                 melody = pitch(torch.from_numpy(wave)[None], HOP)[0][0].numpy()
-                style = styles.of(clip.origin)
                 dubbed = teacher.dub(clip.text, style, phones, melody, len(wave) / SAMPLE_RATE, speeds[-1])
                 own = codec.encode(torch.from_numpy(wave)).numpy().astype(np.int16)
                 sound = np.pad(pcm_of(levelled(dubbed)), (0, len(own) * FRAME_SIZE))[: len(own) * FRAME_SIZE]
@@ -121,12 +132,19 @@ def make_pairs(
                 lost += 1
             codes.append(own)
             waves.append(sound)
-        np.save(file.with_suffix(".npy"), np.concatenate(waves))
-        with whole(file) as written, written.open("wb") as out:  # last: a shard with codes is whole
-            np.savez(
-                out,
-                codes=np.concatenate(codes),
-                frames=np.array([len(one) for one in codes]),
-                speeds=np.array(speeds, np.float32),
-            )
+        made = {
+            "codes": np.concatenate(codes),
+            "frames": np.array([len(one) for one in codes]),
+            "speeds": np.array(speeds, np.float32),
+        }
+        try:
+            with whole(file.with_suffix(".npy")) as written, written.open("wb") as out:
+                np.save(out, np.concatenate(waves))
+            with whole(file) as written, written.open("wb") as out:  # last: a shard with codes is whole
+                np.savez(out, **made)
+        except OSError as error:
+            raise InputError(
+                f"The pairs can't be written to {folder} ({error.strerror or error}): make room and give the same "
+                "command again, to go on from the last shard."
+            ) from error
         yield f"shard {shard}: {len(clips) - lost} pairs, {lost} clips left out; {done} of {len(shards)}"

@@ -31,6 +31,7 @@ APART = 0.1  # weight of telling speakers apart
 SHARPNESS = 10.0  # of that
 CALM = 0.25  # of the rate, for what an embedding acts through: all of its numbers move an output together
 LISTEN_ANEW = 100  # steps
+SHORT, LONG = (256, 512), (1024, 2048)  # windows: spectra are looked at through one of each, a step
 MOST_TRIED = 20  # clips for one of another speaker than those of the batch
 
 
@@ -63,7 +64,8 @@ class SpeakerTrainer(nn.Module):
     ) -> tuple[Tensor, dict[str, float]]:
         """wave (B, samples), codes (B, frames, K) that say the same, two recordings of each speaker (2, B, samples) and
         whether it is told, bool (B,) -> loss, metrics. `refining`: two takes are judged by the energy distance, too.
-        With `rng` the recordings are heard through microphones and in rooms."""
+        With `rng` the recordings are heard through microphones and in rooms, and spectra looked at through two windows
+        of the four."""
         codec = self.codec
         assert codec.speaker_encoder is not None
         with torch.no_grad():
@@ -76,12 +78,14 @@ class SpeakerTrainer(nn.Module):
             features, _ = codec.decoder(latents, None, torch.where(known.unsqueeze(1), one, 0.0))
         octaves, filters = codec.decoder.controls(features.float())
         made = codec._take(filters, hertz)
-        metrics = {"mel": self.distance(made, wave), "contrast": self.distance.contrast(made, wave)}
+        few = None if rng is None else [int(rng.choice(windows)) for windows in (SHORT, LONG)]
+        mel_distance, contrast = self.distance.both(made, wave, few)
+        metrics = {"mel": mel_distance, "contrast": contrast}
         metrics["semitones_off"] = 12 * (octaves - hertz.log2()).abs()[voiced].mean()
         metrics["apart"] = _apart(one[:, : -codec.speaker_encoder.BY_HAND], other[:, : -codec.speaker_encoder.BY_HAND])
         loss = metrics["semitones_off"] / 3 + APART * metrics["apart"]
         if refining:
-            metrics["energy"] = self.energy(wave, made, codec._take(filters, hertz))
+            metrics["energy"] = self.energy(wave, made, codec._take(filters, hertz), few and [few[0], max(LONG)])
             loss = loss + 10 * metrics["energy"] + 4 * metrics["mel"] + CONTRAST * metrics["contrast"]
         else:
             loss = loss + 14 * metrics["mel"] + CONTRAST / 2 * metrics["contrast"]

@@ -259,7 +259,7 @@ def train_mimi(
         loss = recipe.commitment * commitment
         if step >= recipe.adversarial_from:
             critic_loss = discriminator_loss(trainer.adversary, wave, made)
-            improve(critic, critic_loss)
+            improve([critic], critic_loss)
             adversarial, feature = generator_losses(trainer.adversary, wave, made)
             loss = loss + recipe.adversarial * adversarial + recipe.feature * feature
             metrics |= {"critic": critic_loss.item(), "adversarial": adversarial.item(), "feature": feature.item()}
@@ -268,7 +268,7 @@ def train_mimi(
             loss = loss + recipe.semantic * taught
             metrics |= learned
         mel, waveform = trainer.distance(made, wave), F.l1_loss(made, wave)
-        improve(learner, loss + recipe.mel * mel + recipe.waveform * waveform)
+        improve([learner], loss + recipe.mel * mel + recipe.waveform * waveform)
         return {"mel": mel.item(), "waveform": waveform.item(), "commitment": commitment.item(), **metrics}
 
     @torch.no_grad()

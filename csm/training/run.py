@@ -7,7 +7,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,15 @@ def warmup_cosine(step: int, steps: int, warmup: int = 200, floor: float = 0.02)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
-def improve(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step, its gradients no longer than 5 together."""
-    optimiser.zero_grad(set_to_none=True)
+def improve(optimisers: Sequence[torch.optim.Optimizer], loss: Tensor) -> None:
+    """One step of each, their gradients no longer than 5 together."""
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 5.0)
-    optimiser.step()
+    groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+    nn.utils.clip_grad_norm_([weight for group in groups for weight in group["params"]], 5.0)
+    for optimiser in optimisers:
+        optimiser.step()
 
 
 def say(line: str) -> None:

@@ -21,6 +21,7 @@ from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
 from csm.model.precision import quick_in_bfloat16
 from csm.training.codec import CONTRAST, Clips, EnergyDistance, MelDistance, grow
 from csm.training.corpus import Corpus, Utterance
+from csm.training.muon import Muon
 from csm.training.pairs import Pair, read_pairs
 from csm.training.run import Run, improve, warmup_cosine
 
@@ -29,7 +30,6 @@ NOBODY = 0.25  # share of the recipe's clips that are spoken by nobody in partic
 HEARD = 3.0  # seconds that an embedding is made from
 APART = 0.1  # weight of telling speakers apart
 SHARPNESS = 10.0  # of that
-CALM = 0.25  # of the rate, for what an embedding acts through: all of its numbers move an output together
 LISTEN_ANEW = 100  # steps
 SHORT, LONG = (256, 512), (1024, 2048)  # windows: spectra are looked at through one of each, a step
 MOST_TRIED = 20  # clips for one of another speaker than those of the batch
@@ -212,8 +212,9 @@ def train_speakers(
     every: int = 200,
 ) -> SpectralCodec:
     """Train (or resume) in `folder` decoder and speaker encoder of a codec that begins as `start`, which may have fewer
-    decoder blocks and know no speakers: `steps` by what is right on average, then `refined` at half the rate by the
-    energy distance, too. Returns it in evaluation mode. Raises `InputError` for speech that is missing."""
+    decoder blocks and know no speakers: `steps` by what is right on average, then `refined` by the energy distance,
+    too. Muon moves the matrices between the first and the last layers, AdamW the rest. Returns it in evaluation mode.
+    Raises `InputError` for speech that is missing."""
     torch.manual_seed(seed)
     corpus, recipe = Corpus(natural), Corpus(speech)
     found = read_pairs(corpus, pairs)
@@ -223,30 +224,28 @@ def train_speakers(
     codec = trainer.codec
     for part in (codec.encoder, codec.quantizer):
         part.requires_grad_(False)
-    acting: list[Tensor] = []
-    others: list[Tensor] = []
+    inner: list[Tensor] = []
+    outer: list[Tensor] = []
     for name, weight in codec.named_parameters():
         if weight.requires_grad:
-            (acting if name.endswith(".speaker.weight") else others).append(weight)
-    optimiser = torch.optim.AdamW(
-        [{"params": others, "share": 1.0}, {"params": acting, "share": CALM}], lr=rate, betas=(0.9, 0.99)
-    )
-    run = Run(folder, trainer, [optimiser])
+            matrix = weight.dim() == 2 and min(weight.shape) > 1 and not name.endswith(("embed.weight", "head.weight"))
+            (inner if matrix else outer).append(weight)
+    optimisers = [Muon(inner, lr=rate, weight_decay=0.0), torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.99))]
+    run = Run(folder, trainer, optimisers)
 
     def train_step(step: int) -> dict[str, float]:
         torch.manual_seed(seed * 1_000_003 + step)
         trainer.train()
         for part in (codec.encoder, codec.quantizer):
             part.eval()
-        refining = step >= steps
-        now = 0.5 * warmup_cosine(step - steps, refined, 50) if refining else warmup_cosine(step, steps, 100, 0.4)
-        for group in optimiser.param_groups:
-            group["lr"] = group["share"] * rate * now
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * warmup_cosine(step, steps + refined, 50)
         if step % LISTEN_ANEW == 0 or not trainer.listens:
             trainer.listen_anew()
         rng = np.random.default_rng((seed, step))
-        loss, metrics = trainer(*train.batch(codec, rng, batch, frames), refining, rng)
-        improve(optimiser, loss)
+        loss, metrics = trainer(*train.batch(codec, rng, batch, frames), step >= steps, rng)
+        improve(optimisers, loss)
         return metrics
 
     @torch.no_grad()

@@ -344,7 +344,7 @@ class Dubbing:
         if text == "Hum c.":
             raise ValueError("There is no voice in it.")
         assert style == "of somebody" and abs(np.median(hertz) / 110 - 1) < 0.05 and phones == [("m", 1.0)]
-        return 0.2 * recording(2, 150.0 + 30 * ord(text[4]) % 7, seconds).numpy()
+        return 0.2 * recording(2, 150.0 + 30 * (ord(text[4]) % 7), seconds).numpy()
 
 
 class Strangers:

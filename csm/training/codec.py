@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import soxr
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from csm.codec.pitch import pitch
 from csm.codec.spectral import HOP, SpectralCodec, mel_filters
 from csm.config import FRAME_SIZE, SAMPLE_RATE, SpectralConfig
 from csm.training.adversary import Adversary, discriminator_loss, fooled
-from csm.training.corpus import Corpus, Utterance, speaker_shares
+from csm.training.corpus import Corpus, Utterance, played, speaker_shares
 from csm.training.run import Run, warmup_cosine
 
 FASTER, SLOWER = 1.25, 0.8  # how a clip may be played, pitch and vocal tract with it, to be another speaker's
@@ -61,7 +60,7 @@ class MelDistance(nn.Module):
         change from one to the next, over time and over bands (global variance, Toda and Tokuda 2007). What is right on
         average is smoother than speech, and sounds muffled, where it is nearest to it. The shortest window has no part
         in it: its spectra change with every period of the voice."""
-        return self.both(made, target)[1]
+        return self.both(made, target, self.windows[1:])[1]
 
     def both(self, made: Tensor, target: Tensor, windows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """The distance and the contrast of the same spectra, at all windows or at these."""
@@ -222,8 +221,7 @@ def crops(
         taken = length if speed == 1 else int(length * speed) + 2
         start = int(rng.integers(max(1, clip.samples - taken)))
         wave = corpus.audio(clip)[start : start + taken].astype(np.float32) / 32768
-        if speed != 1:
-            wave = soxr.resample(wave, SAMPLE_RATE * speed, SAMPLE_RATE, quality="MQ")[:length]
+        wave = played(wave, speed, "MQ")[:length]
         waves[row, : len(wave)] = wave * 10 ** (rng.uniform(-4, 2) / 20)
         phones[row] = phones_at(clip, start / SAMPLE_RATE, frames, speed)
     return torch.from_numpy(waves), torch.from_numpy(phones)

@@ -14,9 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import soxr
 
-from csm.training.corpus import SAMPLE_RATE
+from csm.training.corpus import SAMPLE_RATE, played
 from csm.training.flite import Phones
 from csm.training.kokoro import DURATIONS, Kokoro, Style, spans
 
@@ -48,13 +47,12 @@ class Dubber(Kokoro):
 
         Raises `ValueError` for a text that is too long or has nothing to say.
         """
-        ids = self._ids(self.phonemes(text, style.british), style)
-        feed = {"tokens": np.array([[0, *ids, 0]]), "style": style.rows[len(ids)][None]}
+        symbols, feed = self._asked(self.phonemes(text, style.british), style)
         natural, melody = (
             made.reshape(-1) for made in self._foretell.run(None, feed | {"speed": np.ones(1, np.float32)})
         )
         usual = np.concatenate([[0], np.cumsum(natural)]) / FRAMES
-        own = merged([(name, float(usual[stop + 1])) for name, stop in spans([self._symbols[one] for one in ids])])
+        own = merged([(name, float(usual[stop + 1])) for name, stop in spans(symbols)])
         knots, times = boundaries(own, merged(phones))
         said = max((end for name, end in own if name != "pau"), default=0.0)
         if len(knots) < LEAST * len(own):
@@ -77,9 +75,7 @@ class Dubber(Kokoro):
         sung = np.where(voiced, np.exp2(octaves + register), foretold).astype(np.float32)
         feed |= {"durations": np.diff(edges).astype(np.float32).reshape(1, -1), "melody": sung[None]}
         made = np.asarray(self._sound.run(None, feed)[0], np.float32).reshape(-1)
-        wave: np.ndarray = made[round(BEFORE * SAMPLE_RATE) :]
-        if speed != 1:
-            wave = soxr.resample(wave, SAMPLE_RATE * speed, SAMPLE_RATE)
+        wave = played(made[round(BEFORE * SAMPLE_RATE) :], speed)
         length = round(seconds * SAMPLE_RATE)
         return np.pad(wave[:length], (0, max(0, length - len(wave))))
 

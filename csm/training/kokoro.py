@@ -26,7 +26,7 @@ from csm.errors import InputError
 from csm.files import whole
 from csm.training.corpus import SAMPLE_RATE, Utterance, levelled, pcm_of
 from csm.training.flite import Phones, Words
-from csm.training.parts import EVERYTHING, Part, agree, digest
+from csm.training.parts import EVERYTHING, Part, agree, digest, unwritten
 from csm.training.sentences import SHORT_TURNS
 
 MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
@@ -191,8 +191,7 @@ class Kokoro:
 
         Raises `ValueError` for a text that is too long or has nothing to say.
         """
-        ids, wave, ends = self._made(self.phonemes(text, style.british), style, rate)
-        symbols = [self._symbols[number] for number in ids]
+        symbols, wave, ends = self._made(self.phonemes(text, style.british), style, rate)
         return wave, phones_of(symbols, ends), words_of(text, symbols, ends)
 
     def phonemes(self, text: str, british: bool = False) -> str:
@@ -203,20 +202,21 @@ class Kokoro:
         """float32 (num_samples,) at 24 kHz of what is written in IPA. Raises `ValueError` as `speak` does."""
         return self._made(phonemes, style, rate)[1]
 
-    def _made(self, phonemes: str, style: Style, rate: float) -> tuple[list[int], np.ndarray, np.ndarray]:
-        """The tokens of `phonemes`, their sound, and where each ends, silence at both ends included."""
-        ids = self._ids(phonemes, style)
-        feed = {"tokens": np.array([[0, *ids, 0]]), "style": style.rows[len(ids)][None]}
+    def _made(self, phonemes: str, style: Style, rate: float) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """The symbols of `phonemes`, their sound, and where each ends, silence at both ends included."""
+        symbols, feed = self._asked(phonemes, style)
         feed["speed"] = np.array([rate], np.float32)
         wave, durations = (np.asarray(made).reshape(-1) for made in self._run.run(None, feed))
         ends = np.cumsum(durations)
-        return ids, wave.astype(np.float32), ends * (len(wave) / SAMPLE_RATE / ends[-1])
+        return symbols, wave.astype(np.float32), ends * (len(wave) / SAMPLE_RATE / ends[-1])
 
-    def _ids(self, phonemes: str, style: Style) -> list[int]:
+    def _asked(self, phonemes: str, style: Style) -> tuple[list[str], dict[str, np.ndarray]]:
+        """The symbols of `phonemes`, and what the network is given of them and of who says them."""
         ids = self._tokenizer.tokenize(phonemes)
         if not 1 <= len(ids) <= min(MOST_TOKENS, len(style.rows) - 1):
             raise ValueError(f"{len(ids)} phonemes")
-        return ids
+        symbols = [self._symbols[number] for number in ids]
+        return symbols, {"tokens": np.array([[0, *ids, 0]]), "style": style.rows[len(ids)][None]}
 
 
 def spans(symbols: list[str]) -> list[tuple[str, int]]:
@@ -348,10 +348,7 @@ def _write_seed(
                 seconds = write_shard(folder, engine, styles, sentences, short, seed, number)
                 lines.put(f"shard {shard}: {seconds / 60:.1f} min of {SPEAKERS_A_SHARD} speakers")
     except OSError as error:
-        lines.put(
-            f"{FAILED}The speech can't be written to {folder} ({error.strerror or error}): make room and give the same "
-            "command again, to go on from the last shard."
-        )
+        lines.put(f"{FAILED}{unwritten('speech', folder, error)}")
     finally:
         lines.put(None)
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import soxr
 import torch
 
 from csm.codec import Codec, codec_key
@@ -24,10 +23,21 @@ from csm.config import FRAME_SIZE
 from csm.errors import InputError
 from csm.files import whole
 from csm.training.codec import other_speed
-from csm.training.corpus import BASE_SPEAKERS, SAMPLE_RATE, SPEAKERS, Corpus, Engine, Utterance, levelled, pcm_of, say
+from csm.training.corpus import (
+    BASE_SPEAKERS,
+    SAMPLE_RATE,
+    SPEAKERS,
+    Corpus,
+    Engine,
+    Utterance,
+    levelled,
+    pcm_of,
+    played,
+    say,
+)
 from csm.training.dubbing import Dubber
 from csm.training.kokoro import MODEL_SHA256, Styles
-from csm.training.parts import EVERYTHING, Part, agree, digest
+from csm.training.parts import EVERYTHING, Part, agree, digest, unwritten
 from csm.training.shapes import keep_shape
 
 PEOPLE = 2  # that each speaker of the natural speech becomes, by turns, as it is or played faster or slower
@@ -52,10 +62,7 @@ class Pair:
 
     def natural(self, corpus: Corpus) -> np.ndarray:
         """The clip as its speaker said it, at the recipe's level, float32 (num_samples,)."""
-        wave = corpus.audio(self.clip).astype(np.float32) / 32768
-        if self.speed != 1:
-            wave = soxr.resample(wave, SAMPLE_RATE * self.speed, SAMPLE_RATE)
-        return levelled(wave)
+        return levelled(played(corpus.audio(self.clip).astype(np.float32) / 32768, self.speed))
 
 
 def read_pairs(corpus: Corpus, folder: Path) -> list[Pair]:
@@ -143,8 +150,5 @@ def make_pairs(
             with whole(file) as written, written.open("wb") as out:  # last: a shard with codes is whole
                 np.savez(out, **made)
         except OSError as error:
-            raise InputError(
-                f"The pairs can't be written to {folder} ({error.strerror or error}): make room and give the same "
-                "command again, to go on from the last shard."
-            ) from error
+            raise InputError(unwritten("pairs", folder, error)) from error
         yield f"shard {shard}: {len(clips) - lost} pairs, {lost} clips left out; {done} of {len(shards)}"

@@ -60,3 +60,11 @@ def agree(folder: Path, what: str, made_from: str) -> None:
             f"The shards in {folder} are made from something else ({others[0]}, here it is {mine.name}): give all jobs "
             "the same options and packages, or choose another folder."
         )
+
+
+def unwritten(what: str, folder: Path, error: OSError) -> str:
+    """The sentence for shards that a disk does not take."""
+    return (
+        f"The {what} can't be written to {folder} ({error.strerror or error}): make room and give the same command "
+        "again, to go on from the last shard."
+    )

@@ -68,12 +68,13 @@ class SpeakerTrainer(nn.Module):
         of the four."""
         codec = self.codec
         assert codec.speaker_encoder is not None
+        quick = torch.autocast(wave.device.type, torch.bfloat16, enabled=quick_in_bfloat16(wave.device.type))
         with torch.no_grad():
             latents = codec.quantizer.decode(codes.transpose(1, 2)).transpose(1, 2)
             hertz, voiced = pitch(wave, HOP)
             mel, sung = codec.encoder.log_mel(heard.flatten(0, 1)), pitch(heard.flatten(0, 1), 2 * HOP)
             mel = mel if rng is None else torch.stack([spoilt(one, rng) for one in mel])
-        with torch.autocast(wave.device.type, torch.bfloat16, enabled=quick_in_bfloat16(wave.device.type)):
+        with quick:
             one, other = codec.speaker_encoder(mel, *sung).float().chunk(2)
             features, _ = codec.decoder(latents, None, torch.where(known.unsqueeze(1), one, 0.0))
         octaves, filters = codec.decoder.controls(features.float())
@@ -91,7 +92,7 @@ class SpeakerTrainer(nn.Module):
             loss = loss + 14 * metrics["mel"] + CONTRAST / 2 * metrics["contrast"]
         if self._listener:
             steps = made.shape[1] // (2 * HOP)
-            with torch.autocast(wave.device.type, torch.bfloat16, enabled=quick_in_bfloat16(wave.device.type)):
+            with quick:
                 sounds = self._listener[0](codec.encoder.log_mel(made), hertz[:, :steps], voiced[:, :steps]).float()
             own, wanted = (x[:, : -codec.speaker_encoder.BY_HAND] for x in (sounds, other.detach()))
             metrics["unlike"] = 1 - F.cosine_similarity(own, wanted, dim=1).mean()

@@ -19,13 +19,17 @@ PATIENCE = 1200  # seconds; several replicas start on few cores
 ALONE = {"OMP_NUM_THREADS": "1", "CSM_LISTEN": "0", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(TOP)}
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class Serving:
     """A running cluster: `told` are the lines that it has written, `web` asks its front."""
 
     def __init__(self, *options: str, **environment: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         command = [sys.executable, "-m", "csm", "serve", "--cluster", "--port", str(port), *options]
         self.process = subprocess.Popen(
             command, cwd=TOP, env={**os.environ, **ALONE, **environment}, stderr=subprocess.PIPE, text=True

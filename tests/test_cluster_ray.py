@@ -2,16 +2,19 @@
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from csm.web.cluster.register import NEW_SECONDS
-from tests.serving import TOP, serving
+from tests.serving import ALONE, PATIENCE, TOP, free_port, serving
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -133,6 +136,45 @@ def test_what_is_wrong_with_a_replica_is_named_and_the_rest_serves_on(cluster, m
 
 
 def test_a_stop_leaves_nothing_behind(cluster):
+    import psutil  # Ray brings it
+
     started = cluster.processes("")
     cluster.end()
-    assert not any(one.is_running() for one in started)
+    assert not psutil.wait_procs(started, timeout=10)[1]
+
+
+def test_it_speaks_behind_serves_own_proxy_too(tmp_path):
+    port = free_port()
+    config = tmp_path / "serve.yaml"
+    config.write_text(
+        f"{{proxy_location: HeadOnly, http_options: {{host: 127.0.0.1, port: {port}}}, applications: [{{name: csm, "
+        "route_prefix: /, import_path: 'csm.web.cluster:app', args: {replicas: '1', cores: '0.5'}}]}"
+    )
+    command = [Path(sys.executable).with_name("serve"), "run", config]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **ALONE}, **quiet)
+    web = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False)
+    try:
+        wait_for(lambda: ready(web), process)
+        answer = web.post("/v1/audio/speech", json={"input": TEXT, "voice": "alloy", "response_format": "pcm"})
+        assert answer.status_code == 200 and len(answer.content) > 48_000
+        assert [one["state"] for one in web.get("/health").json()["replicas"]] == ["ready"]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(120)
+
+
+def ready(web: httpx.Client) -> bool:
+    """Whether Serve's proxy is there and a replica behind it takes requests."""
+    try:
+        return web.get("/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def wait_for(true, process) -> None:
+    """Until it is true, while the process runs."""
+    give_up = time.monotonic() + PATIENCE
+    while not true():
+        assert process.poll() is None and time.monotonic() < give_up
+        time.sleep(0.5)

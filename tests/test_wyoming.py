@@ -1,7 +1,6 @@
 """Home Assistant's protocol, spoken by its own client to the bridge, and by that to a server of a small model."""
 
 import asyncio
-import socket
 import threading
 import time
 from functools import partial
@@ -12,6 +11,7 @@ from starlette.applications import Starlette
 
 from csm.conversation.studio import Studio
 from csm.web.openai import SpeechApi
+from tests.serving import free_port
 from tests.small import end_after, small_generator
 
 pytest.importorskip("wyoming", reason="wyoming is not installed: pip install wyoming")
@@ -24,12 +24,6 @@ from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, Synthesize
 from csm.web.wyoming import Bridge
 
 FRAMES = 3
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ import uvicorn
 from ray import serve
 from ray.serve.api import RunTarget
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from csm.config import Environment
 from csm.errors import InputError
@@ -173,8 +175,10 @@ def speakers(options: ClusterOptions, generation: float, alone: bool = False) ->
     return deployment.bind(options, generation, alone)
 
 
-def _asgi() -> Front:
-    return Front(RayRegister(register()), Access.of(Environment.read()))
+def _asgi() -> Starlette:
+    """The front, in the only kind of app that Serve's proxy takes."""
+    front = Front(RayRegister(register()), Access.of(Environment.read()))
+    return Starlette(routes=[Mount("", front)], lifespan=lambda _: front.living())
 
 
 def application(args: dict[str, Any]) -> Any:
@@ -220,7 +224,7 @@ def run(options: ClusterOptions, port: int | None, tell: Callable[[str], None]) 
         front = Front(RayRegister(actor), Access.of(environment, options.host))
         asyncio.run(_listen(front, host, port, options.grace, tell))
     finally:
-        for end in (serve.shutdown, lambda: ray.kill(actor), ray.shutdown):
+        for end in (lambda: serve.delete(NAME), lambda: ray.kill(actor), ray.shutdown):  # others may serve there, too
             with suppress(Exception):
                 end()
 

@@ -121,11 +121,11 @@ class InsideTab:
     picture: gr.HTML
     players: dict[int, gr.Audio]
 
-    def look(self, choice: str, file: str | None, text: str, last: list[Segment] | None) -> Iterator[Changes]:
+    def look(self, choice: str, file: str | None, text: str | None, last: list[Segment] | None) -> Iterator[Changes]:
         """Open the chosen clip up: `choice` is `file` or the number of a segment of the last conversation."""
         yield {self.status: markup.status("Taking the clip apart …", "busy")}
         try:
-            yield from self._look(choice, file, text, last or [])
+            yield from self._look(choice, file, text or "", last or [])
         except InputError as error:
             yield {self.status: markup.status(str(error), "error")}
         except Exception:

@@ -93,7 +93,7 @@ class VoicesTab:
     kept_note: gr.HTML
     note: gr.HTML
 
-    def hear(self, recording: str | None, transcript: str, heard_before: str) -> Changes:
+    def hear(self, recording: str | None, transcript: str | None, heard_before: str) -> Changes:
         """A new recording: find where it sounds, write down what is said unless somebody typed it, and check it."""
         if not recording:
             return {self.told: markup.status(HELLO), self.kept_note: "", self.start: 0, self.end: 0}
@@ -102,6 +102,7 @@ class VoicesTab:
         end = min(end or len(wave), begin + int(LONGEST * SAMPLE_RATE))
         changes: Changes = {self.start: round(begin / SAMPLE_RATE, 2), self.end: round(end / SAMPLE_RATE, 2)}
         ears = self.ears.get()
+        transcript = transcript or ""
         if transcript.strip() in ("", heard_before) and ears.recogniser is not None:
             transcript = write_down(wave[begin:end], ears)
             changes |= {self.transcript: transcript, self.heard: transcript}
@@ -111,9 +112,9 @@ class VoicesTab:
             self.told: self._checked(wave[begin:end], transcript) + longer(inspect_audio(recording).seconds),
         }
 
-    def check(self, recording: str | None, start: float, end: float, transcript: str) -> Changes:
+    def check(self, recording: str | None, start: float, end: float, transcript: str | None) -> Changes:
         """Check the chosen part again."""
-        return {self.told: self._checked(self._part(recording, start, end), transcript)}
+        return {self.told: self._checked(self._part(recording, start, end), transcript or "")}
 
     def write(self, recording: str | None, start: float, end: float) -> Changes:
         """Write down what is said in the chosen part."""
@@ -123,14 +124,16 @@ class VoicesTab:
             raise InputError("No words were heard in it: type what is said.")
         return {self.transcript: heard, self.heard: heard, self.told: self._checked(part, heard)}
 
-    def add(self, recording: str | None, start: float, end: float, transcript: str, name: str, kept: Kept) -> Changes:
+    def add(
+        self, recording: str | None, start: float, end: float, transcript: str | None, name: str | None, kept: Kept
+    ) -> Changes:
         """Keep the chosen part as a voice of this page."""
         part = self._part(recording, start, end)
         self._room(kept)
-        wanted = voice_name(name, {**self.generator.voices(), **kept})
+        wanted = voice_name(name or "", {**self.generator.voices(), **kept})
         with self._new_folder() as folder:
             try:
-                voice = self._encoded(own_voice(folder, wanted, part, transcript))
+                voice = self._encoded(own_voice(folder, wanted, part, transcript or ""))
             except InputError as error:  # its file has a name of ours, which nobody knows
                 raise InputError(re.sub(rf"{re.escape(wanted)}-\w+\.wav", f"“{wanted}”", str(error))) from error
         sentence = f"“{wanted}” is kept while this page is open: choose it for a speaker of the conversation."

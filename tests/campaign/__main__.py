@@ -17,7 +17,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.campaign.doors import doors, look_around
+from tests.campaign.doors import doors, look_around, warm_up
 from tests.campaign.judge import PATIENCE, Fault, Request, judged, sent
 from tests.campaign.server import Server, forget_peak, held, leftovers, served, usage
 
@@ -124,6 +124,7 @@ def main() -> int:
         folder.mkdir()
         with served(folder) as server:
             asked = Campaign(min(100, arguments.cases), arguments.seed + 1, max(60.0, arguments.patience), only)
+            warm_up(server)
             campaign(server, asked)  # what is loaded once is loaded
             before, start = usage(server), time.monotonic()
             forget_peak(server)

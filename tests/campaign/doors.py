@@ -29,7 +29,7 @@ from tests.campaign.inputs import (
     texts,
 )
 from tests.campaign.judge import UPLOADED, Request, sent
-from tests.campaign.server import Server
+from tests.campaign.server import TOP, Server
 
 JSON = ("Content-Type", "application/json")
 MCP = (JSON, ("Accept", "application/json, text/event-stream"))
@@ -76,6 +76,15 @@ def look_around(server: Server) -> Known:
     schema = json.loads(asked("GET", "/v1/audio/speech/schema"))
     key, version = view["turns"][0]["takes"][0]["key"], view["sound"]["version"]
     return Known(token, key, version, _bytes(server, f"/csm/save/{token}/csm"), _voice(), schema, functions)
+
+
+def warm_up(server: Server) -> None:
+    """Let it load what listens, which it does when somebody first asks: memory that stays is no leak."""
+    recording = ("slt.wav", (TOP / "prompts" / "slt.wav").read_bytes())
+    for name, more in ("transcribe", []), ("check_prompt", [""]):
+        data = [{"path": UPLOADED, "meta": {"_type": "gradio.FileData"}}, *more]
+        body = json.dumps({"data": data}).encode()
+        sent(server, Request("POST", f"/gradio_api/run/{name}", body, (JSON,), file=recording), LONG)
 
 
 def _bytes(server: Server, path: str) -> bytes:

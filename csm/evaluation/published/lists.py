@@ -8,6 +8,7 @@ list and, in some lists, a recording of the text as a fifth part. A manifest of 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class Item:
 
 def read_list(path: Path, most: int | None = None) -> list[Item]:
     """The items of a list, the first `most` of them. Raises `InputError` for a list that can't be read, a line that
-    isn't one, and where recordings are missing, before anything is spoken."""
+    isn't one, two of one name, and where recordings are missing, before anything is spoken."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -37,9 +38,13 @@ def read_list(path: Path, most: int | None = None) -> list[Item]:
     items = [read(path, number, line) for number, line in enumerate(lines, 1) if line.strip()][:most]
     if not items:
         raise InputError(f"The list {path} is empty.")
+    if twice := [name for name, count in Counter(item.name for item in items).items() if count > 1]:
+        raise InputError(f"The list {path} has more than one line named {twice[0]}: give each a name of its own.")
     missing = list(dict.fromkeys(item.recording for item in items if not item.recording.is_file()))
     if missing:
-        names = ", ".join(str(file.relative_to(path.parent)) for file in missing[:SHOWN])
+        beside = path.parent
+        shown = [file.relative_to(beside) if file.is_relative_to(beside) else file for file in missing[:SHOWN]]
+        names = ", ".join(map(str, shown))
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise InputError(f"Recordings of the list {path} are missing: {names}{more}. They belong beside it.")
     return items
@@ -57,6 +62,8 @@ def _manifest_line(path: Path, number: int, line: str) -> Item:
     try:
         found = json.loads(line)
         recording, transcript, text = (found[key] for key in ("prompt_audio_filepath", "prompt_text", "text"))
+        if not all(isinstance(one, str) and one.strip() for one in (recording, transcript, text)):
+            raise ValueError("no words")
         return Item(_plain(str(found.get("id", f"sample_{number - 1}"))), transcript, path.parent / recording, text)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(

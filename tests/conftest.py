@@ -1,7 +1,6 @@
 """Fixtures that several files of tests share: the app itself, running as a user starts it."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # files run side by side: more threads than cores wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, and for what the tests start
+from tests.serving import free_port
 
 TOP = Path(__file__).parent.parent
 LONGEST_START = 120  # seconds; a warm machine needs a tenth of it, but tests also run on busy ones
@@ -71,9 +71,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     """`python app.py` on a free port, with the embedded model, ended after the last test."""
     folder = tmp_path_factory.mktemp("app")
     log = folder / "log.txt"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     changed = {
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),

@@ -25,6 +25,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def wait_for(true: Callable[[], Any], process: subprocess.Popen, about: Callable[[], Any] = str) -> Any:
+    """Until `true` is, while `process` runs -> what it was; `about` says what there was instead."""
+    give_up = time.monotonic() + PATIENCE
+    while not (found := true()):
+        assert process.poll() is None and time.monotonic() < give_up, about()
+        time.sleep(0.2)
+    return found
+
+
 class Serving:
     """A running cluster: `told` are the lines that it has written, `web` asks its front."""
 
@@ -56,12 +65,7 @@ class Serving:
 
     def wait(self, true: Callable[[], Any]) -> Any:
         """Until `true` is -> what it was."""
-        give_up = time.monotonic() + PATIENCE
-        while not (found := true()):
-            assert self.process.poll() is None, self.told
-            assert time.monotonic() < give_up, (self.replicas(), self.told)
-            time.sleep(0.2)
-        return found
+        return wait_for(true, self.process, lambda: (self.replicas(), self.told))
 
     def wait_for_ready(self, count: int) -> list[str]:
         """Until so many replicas take requests -> their names."""

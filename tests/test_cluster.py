@@ -34,6 +34,7 @@ from csm.web.cluster.options import ClusterOptions
 from csm.web.cluster.register import Register, SharedShelf
 from csm.web.cluster.roster import FAILED, READY, Standing
 from csm.web.v1.shelf import MOST_VOICES
+from tests.serving import free_port
 from tests.test_roster import standing
 
 SECRET = "known to the front"
@@ -70,9 +71,7 @@ def test_without_ray_the_command_says_how_to_get_it(monkeypatch, capsys):
 @contextmanager
 def served(app):
     """The port of `app` on a server in a thread, and what ends it at once."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="critical"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from csm.web.cluster.register import NEW_SECONDS
-from tests.serving import ALONE, PATIENCE, TOP, free_port, serving
+from tests.serving import ALONE, TOP, free_port, serving, wait_for
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -170,11 +170,3 @@ def ready(web: httpx.Client) -> bool:
         return web.get("/ready", timeout=5).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def wait_for(true, process) -> None:
-    """Until it is true, while the process runs."""
-    give_up = time.monotonic() + PATIENCE
-    while not true():
-        assert process.poll() is None and time.monotonic() < give_up
-        time.sleep(0.5)

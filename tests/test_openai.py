@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from csm.web.encoding import OPEN_END
 from csm.web.openai import LONGEST_SPEECH_BODY, SpeechApi
 from csm.web.v1.forms import LONGEST_INPUT
 from csm.web.v1.orders import VOICE_ALIASES, voice_for
+from tests.serving import free_port
 from tests.small import small_generator
 
 openai = pytest.importorskip("openai", reason="OpenAI's client is not installed: pip install openai")
@@ -199,9 +199,7 @@ def serve():
     running = []
 
     def start(read, key: str | None = None, generator=None) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         api = SpeechApi(generator or small_generator(), read, key)
         server = uvicorn.Server(uvicorn.Config(Starlette(routes=api.routes()), port=port, log_level="error"))
         thread = threading.Thread(target=server.run, daemon=True)

@@ -22,6 +22,7 @@ import torch
 from csm.web.pages import Pages
 from csm.web.server import open_studio, server_options
 from csm.web.ui import build_app, launch_options
+from tests.serving import free_port
 from tests.small import small_generator
 
 TOP = Path(__file__).parent.parent.parent
@@ -108,9 +109,7 @@ def served_here(folder: Path) -> Iterator[Server]:
 @contextmanager
 def served(folder: Path) -> Iterator[Server]:
     """The app in a process of its own, which is told to end after the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     changed = {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder), "TMPDIR": str(folder / "tmp")}
     (folder / "tmp").mkdir()
     log = folder.with_suffix(".log")
